@@ -1,0 +1,5 @@
+//! Configuration: what operators write, and what the gateway runs on.
+
+mod settings;
+
+pub use settings::*;

@@ -1,0 +1,341 @@
+//! What the gateway runs on: checked values that need no further checks.
+//!
+//! [`Settings`] is made from a [`Config`](super::Config) by [`super::check`]. Names are resolved
+//! to indexes, durations are durations, addresses are parsed.
+//!
+//! Not here: what operators write (`file`), and turning one into the other (`check`).
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ipnet::IpNet;
+
+/// A whole checked configuration.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Where clients connect. At least one.
+    pub listeners: Vec<Listener>,
+    /// How many workers, and where they sit.
+    pub workers: Workers,
+    /// Named groups of servers; routes refer to them by index.
+    pub upstreams: Vec<Upstream>,
+    /// In file order; the router sorts them.
+    pub routes: Vec<Route>,
+    /// Every plugin that a chain may name; chains refer to them by index.
+    pub plugins: Vec<Plugin>,
+    /// Every `*.wasm` file in it is a plugin as well.
+    pub plugins_dir: Option<PathBuf>,
+    /// What a peer may stretch, and how far.
+    pub limits: Limits,
+    /// Peers whose forwarding headers are believed.
+    pub trusted_proxies: Vec<IpNet>,
+    /// The admin listener; `None` when it is switched off.
+    pub admin: Option<Admin>,
+    /// Where each request leaves a line.
+    pub access_log: AccessLog,
+    /// How long a drain may take.
+    pub drain_timeout: Duration,
+}
+
+/// An address to listen on or to connect to without a name lookup.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Address {
+    /// IP address and port.
+    Tcp(SocketAddr),
+    /// Path of a Unix stream socket.
+    Unix(PathBuf),
+}
+
+/// One place where clients connect.
+#[derive(Clone, Debug)]
+pub struct Listener {
+    /// Where it listens.
+    pub address: Address,
+    /// Connections that the kernel holds before they are accepted.
+    pub backlog: u32,
+}
+
+/// How many workers, and where.
+#[derive(Clone, Debug)]
+pub struct Workers {
+    /// `None`: one per CPU that this process may use.
+    pub count: Option<usize>,
+    /// Whether each worker stays on one CPU.
+    pub pin: bool,
+    /// Who accepts connections.
+    pub acceptors: Acceptors,
+}
+
+/// Who accepts connections.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Acceptors {
+    /// Every worker has its own listening socket (SO_REUSEPORT).
+    PerWorker,
+    /// One thread accepts and deals connections out to the workers.
+    Dedicated,
+}
+
+/// A group of servers that answer for the same routes.
+#[derive(Clone, Debug)]
+pub struct Upstream {
+    /// The name in the file, or the URL that a route gave.
+    pub name: Arc<str>,
+    /// What it consists of.
+    pub kind: UpstreamKind,
+    /// How to choose among the servers.
+    pub balance: Balance,
+    /// Time to establish a connection.
+    pub connect_timeout: Duration,
+    /// Time from the end of the request to the head of the response.
+    pub response_timeout: Duration,
+    /// Longest silence while a body or a tunnel is open.
+    pub idle_timeout: Duration,
+    /// Idle connections kept per server and worker.
+    pub keepalive_connections_max: usize,
+    /// How long an idle connection is kept.
+    pub keepalive_idle: Duration,
+}
+
+/// What an upstream consists of.
+#[derive(Clone, Debug)]
+pub enum UpstreamKind {
+    /// Servers on the network. At least one.
+    Servers(Vec<Server>),
+    /// The built-in upstream that answers with a picture of the request.
+    Echo,
+}
+
+/// One server of an upstream.
+#[derive(Clone, Debug)]
+pub struct Server {
+    /// Where it is.
+    pub address: ServerAddress,
+    /// Share of the requests, 1 to 256.
+    pub weight: u32,
+}
+
+/// Where a server is.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum ServerAddress {
+    /// Needs no lookup.
+    Ip(SocketAddr),
+    /// Looked up when a connection is made.
+    Name {
+        /// Host name, without brackets.
+        host: Arc<str>,
+        /// TCP port.
+        port: u16,
+    },
+    /// Path of a Unix stream socket.
+    Unix(PathBuf),
+}
+
+/// How to choose among servers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Balance {
+    /// Each in turn.
+    RoundRobin,
+    /// In turn, each as often as its weight says, spread evenly.
+    Weighted,
+}
+
+/// Which requests, and what becomes of them.
+#[derive(Clone, Debug)]
+pub struct Route {
+    /// Unique; given or made from the path.
+    pub name: Arc<str>,
+    /// Hosts that it answers for, lower case; empty means any.
+    pub hosts: Vec<HostPattern>,
+    /// The path as written: literal, `{name}`, `{*rest}`.
+    pub path: String,
+    /// Whether `path` also matches everything below it.
+    pub matching: Matching,
+    /// Allowed methods; empty means any. HEAD is allowed where GET is.
+    pub methods: Vec<String>,
+    /// Higher wins among equally specific routes.
+    pub priority: i32,
+    /// What answers.
+    pub target: Target,
+    /// Changes to the request on its way to an upstream.
+    pub rewrite: Rewrite,
+    /// Plugins in request order.
+    pub chain: Vec<ChainItem>,
+    /// Longest time for a whole exchange; `None`: `limits.request_timeout`.
+    pub request_timeout: Option<Duration>,
+    /// Longest silence of an open body or tunnel; `None`: the upstream's.
+    pub idle_timeout: Option<Duration>,
+    /// Largest request body; `None`: `limits.body_bytes_max`.
+    pub body_bytes_max: Option<u64>,
+}
+
+/// A host that a route answers for.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum HostPattern {
+    /// `example.com`
+    Exact(String),
+    /// `*.example.com`: kept as `.example.com`
+    Suffix(String),
+}
+
+/// How a route's path is compared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Matching {
+    /// The path itself and everything below it, at segment borders.
+    Prefix,
+    /// The whole path.
+    Exact,
+}
+
+/// What answers a route.
+#[derive(Clone, Debug)]
+pub enum Target {
+    /// Index into `Settings::upstreams`.
+    Upstream(usize),
+    /// Several upstreams, each with a share of the requests.
+    Split(Vec<(usize, u32)>),
+    /// A redirect.
+    Redirect {
+        /// 301, 302, 303, 307 or 308.
+        status: u16,
+        /// `Location`; `{path}`, `{query}`, `{host}` and the route's parameters are filled in.
+        to: String,
+    },
+    /// A fixed answer.
+    Respond {
+        /// 200 to 599.
+        status: u16,
+        /// Header fields, validated.
+        headers: Vec<(String, String)>,
+        /// The body.
+        body: Arc<[u8]>,
+    },
+}
+
+/// Changes to a request on its way to an upstream.
+#[derive(Clone, Debug, Default)]
+pub struct Rewrite {
+    /// Taken off the front of the path, at a segment border.
+    pub strip_prefix: Option<String>,
+    /// Replaces the path; the route's parameters (`{name}`) are filled in.
+    pub path: Option<String>,
+    /// Replaces `Host`.
+    pub host: Option<String>,
+}
+
+/// A plugin's place in a route's chain.
+#[derive(Clone, Debug)]
+pub struct ChainItem {
+    /// Index into `Settings::plugins`.
+    pub plugin: usize,
+    /// JSON text handed to `init`: an object.
+    pub config: Arc<str>,
+    /// What happens to a request when the plugin fails.
+    pub on_error: OnError,
+    /// JSON path of the item, for messages about its config.
+    pub at: Arc<str>,
+}
+
+/// What happens to a request when a plugin fails.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnError {
+    /// It is refused with 503.
+    Closed,
+    /// It goes on as if the plugin were not there.
+    Open,
+}
+
+/// A plugin that chains may name.
+#[derive(Clone, Debug)]
+pub struct Plugin {
+    /// Lower case with `-`, never `_`.
+    pub name: Arc<str>,
+    /// Its file.
+    pub source: PluginSource,
+    /// What an instance may use.
+    pub limits: PluginLimits,
+}
+
+/// Where a plugin comes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PluginSource {
+    /// A component on disk.
+    File(PathBuf),
+    /// Middleware that the embedding program registered under this name.
+    Native,
+}
+
+/// What an instance may use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct PluginLimits {
+    /// Linear memory, all of an instance's memories together.
+    pub memory_bytes_max: usize,
+    /// Longest time in one hook call.
+    pub time_max: Duration,
+}
+
+/// What a peer may stretch, and how far.
+#[derive(Clone, Debug)]
+pub struct Limits {
+    /// Client connections of the whole gateway.
+    pub connections_max: usize,
+    /// Bytes of a message head, request line included.
+    pub header_bytes_max: usize,
+    /// Field lines of a head.
+    pub headers_max: usize,
+    /// Bytes of a request target.
+    pub uri_bytes_max: usize,
+    /// Bytes of a request body; `None`: no limit.
+    pub body_bytes_max: Option<u64>,
+    /// From the first byte of a head to its last.
+    pub header_timeout: Duration,
+    /// Silence of a client between requests and within bodies.
+    pub idle_timeout: Duration,
+    /// A whole exchange without a tunnel, until the response head.
+    pub request_timeout: Duration,
+}
+
+/// The admin listener.
+#[derive(Clone, Debug)]
+pub struct Admin {
+    /// Where it listens.
+    pub address: Address,
+    /// Required as `Authorization: Bearer` when set.
+    pub token: Option<Arc<str>>,
+}
+
+/// Where each request leaves a line.
+#[derive(Clone, Debug, PartialEq)]
+pub struct AccessLog {
+    /// Where it goes.
+    pub path: AccessLogPath,
+    /// How a line looks.
+    pub format: AccessLogFormat,
+    /// Share of the requests that leave one, 0 to 1.
+    pub sample: f64,
+    /// Header fields whose values are never written, lower case.
+    pub redact: Vec<String>,
+}
+
+/// Where the access log goes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AccessLogPath {
+    /// Nowhere.
+    Off,
+    /// Standard output.
+    Stdout,
+    /// A file, appended to.
+    File(PathBuf),
+}
+
+/// How a line of the access log looks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AccessLogFormat {
+    /// One JSON object.
+    Json,
+    /// The Combined Log Format.
+    Combined,
+    /// A template with `{field}` places, named as the JSON fields; `{request_header.NAME}` too.
+    Template(String),
+}

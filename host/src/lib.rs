@@ -1,0 +1,3 @@
+//! ZProxy: an HTTP gateway that people program with WebAssembly components.
+
+pub mod config;
