@@ -1,3 +1,5 @@
 //! ZProxy: an HTTP gateway that people program with WebAssembly components.
 
+pub mod plugin;
+pub mod http;
 pub mod config;

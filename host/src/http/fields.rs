@@ -1,0 +1,455 @@
+//! Header fields: received bytes, an index over them, and edits.
+//!
+//! ```text
+//! bytes  │ GET / HTTP/1.1␍␊ │ Host: a␍␊ │ Cookie: b␍␊ │ x-added: c␍␊ │
+//! lines                      ▲ kept       ▲ removed      ▲ added later
+//! ```
+//!
+//! A field is a whole line within `bytes`, CR LF included. Removing marks its line; adding appends
+//! a line to `bytes`. What is left untouched goes out as the bytes that came in: neighbouring
+//! lines as one run.
+//!
+//! Not here: start lines (`head`), and what makes a received line well-formed (`h1`).
+
+use std::ops::Range;
+
+/// Edits may add this much to a head. Far above any honest use, far below what hurts.
+pub const EDIT_BYTES_MAX: usize = 64 * 1024;
+
+/// A pooled head keeps its buffer for the next message up to this size.
+const KEPT_BYTES_MAX: usize = 16 * 1024;
+
+/// Fields that the gateway itself reads; all others are `Other`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Name {
+    /// None of the below.
+    Other,
+    /// RFC 9110 §7.6.1.
+    Connection,
+    /// RFC 9110 §8.6.
+    ContentLength,
+    /// RFC 9110 §6.6.1.
+    Date,
+    /// RFC 9110 §10.1.1.
+    Expect,
+    /// RFC 7239.
+    Forwarded,
+    /// RFC 9110 §7.2.
+    Host,
+    /// RFC 7540 §3.2.1, obsolete, hop-by-hop.
+    Http2Settings,
+    /// RFC 2068 §19.7.1, hop-by-hop.
+    KeepAlive,
+    /// RFC 9110 §11.7.1, hop-by-hop in effect.
+    ProxyAuthenticate,
+    /// RFC 9110 §11.7.2, hop-by-hop in effect.
+    ProxyAuthorization,
+    /// Never standard, hop-by-hop.
+    ProxyConnection,
+    /// RFC 9110 §10.1.4, hop-by-hop.
+    Te,
+    /// W3C Trace Context.
+    Traceparent,
+    /// RFC 9110 §6.6.2.
+    Trailer,
+    /// RFC 9112 §6.1.
+    TransferEncoding,
+    /// RFC 9110 §7.8.
+    Upgrade,
+    /// RFC 9110 §7.6.3.
+    Via,
+    /// De facto standard.
+    XForwardedFor,
+    /// De facto standard.
+    XForwardedHost,
+    /// De facto standard.
+    XForwardedProto,
+    /// De facto standard.
+    XRequestId,
+}
+
+impl Name {
+    /// Classifies a field name, in any case.
+    pub fn of(name: &[u8]) -> Self {
+        let is = |known: &str| name.eq_ignore_ascii_case(known.as_bytes());
+        // The length decides among at most three candidates, so that most names cost one comparison.
+        match name.len() {
+            2 if is("te") => Self::Te,
+            3 if is("via") => Self::Via,
+            4 if is("host") => Self::Host,
+            4 if is("date") => Self::Date,
+            6 if is("expect") => Self::Expect,
+            7 if is("upgrade") => Self::Upgrade,
+            7 if is("trailer") => Self::Trailer,
+            9 if is("forwarded") => Self::Forwarded,
+            10 if is("connection") => Self::Connection,
+            10 if is("keep-alive") => Self::KeepAlive,
+            11 if is("traceparent") => Self::Traceparent,
+            12 if is("x-request-id") => Self::XRequestId,
+            14 if is("content-length") => Self::ContentLength,
+            14 if is("http2-settings") => Self::Http2Settings,
+            15 if is("x-forwarded-for") => Self::XForwardedFor,
+            16 if is("proxy-connection") => Self::ProxyConnection,
+            16 if is("x-forwarded-host") => Self::XForwardedHost,
+            17 if is("transfer-encoding") => Self::TransferEncoding,
+            17 if is("x-forwarded-proto") => Self::XForwardedProto,
+            18 if is("proxy-authenticate") => Self::ProxyAuthenticate,
+            19 if is("proxy-authorization") => Self::ProxyAuthorization,
+            _ => Self::Other,
+        }
+    }
+
+    /// Whether the field belongs to the framing of a message or to one connection, and is thus the
+    /// gateway's business and never a plugin's.
+    pub fn is_framing(self) -> bool {
+        matches!(
+            self,
+            Self::Connection
+                | Self::ContentLength
+                | Self::Http2Settings
+                | Self::KeepAlive
+                | Self::ProxyConnection
+                | Self::Te
+                | Self::Trailer
+                | Self::TransferEncoding
+                | Self::Upgrade
+        )
+    }
+}
+
+/// Why an edit was refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum EditError {
+    /// RFC 9110 §5.6.2.
+    #[error("a field name must be a token")]
+    Name,
+    /// RFC 9110 §5.5.
+    #[error("a field value must not hold CR, LF or NUL")]
+    Value,
+    /// The framing of a message is not a plugin's business.
+    #[error("a field that frames the message cannot be changed")]
+    Framing,
+    /// More than [`EDIT_BYTES_MAX`].
+    #[error("edits exceed 64 KiB")]
+    TooLarge,
+    /// Not a request target in origin form.
+    #[error("a path must begin with `/` and hold visible ASCII only")]
+    Path,
+    /// Outside of 200 to 599.
+    #[error("a status must be 200 to 599")]
+    Status,
+}
+
+/// One field line within [`Fields::bytes`].
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Line {
+    pub(super) start: u32,
+    pub(super) name_end: u32,
+    pub(super) value_start: u32,
+    pub(super) value_end: u32,
+    /// After CR LF.
+    pub(super) end: u32,
+    pub(super) name: Name,
+    pub(super) removed: bool,
+}
+
+/// The fields of a message head.
+#[derive(Debug, Default)]
+pub struct Fields {
+    pub(super) bytes: Vec<u8>,
+    pub(super) lines: Vec<Line>,
+    edited: usize,
+}
+
+/// Whether `name` is a token (RFC 9110 §5.6.2).
+pub fn is_token(name: &[u8]) -> bool {
+    !name.is_empty() && name.iter().all(|byte| TOKEN[usize::from(*byte)])
+}
+
+/// Whether `value` may stand in a field line: no control characters but HTAB (RFC 9110 §5.5).
+pub fn is_value(value: &[u8]) -> bool {
+    // No early exit, so that the compiler makes vector code of it.
+    value.iter().fold(true, |good, byte| good & (*byte >= 0x20 || *byte == b'\t') & (*byte != 0x7f))
+}
+
+pub(super) const TOKEN: [bool; 256] = {
+    let mut table = [false; 256];
+    let mut byte = 0;
+    while byte < 256 {
+        table[byte] = matches!(byte as u8,
+            b'!' | b'#' | b'$' | b'%' | b'&' | b'\'' | b'*' | b'+' | b'-' | b'.' | b'^' | b'_'
+            | b'`' | b'|' | b'~' | b'0'..=b'9' | b'A'..=b'Z' | b'a'..=b'z');
+        byte += 1;
+    }
+    table
+};
+
+/// Narrows a position. Heads are limited to far less than 4 GiB where they are read and edited.
+pub(super) fn at(position: usize) -> u32 {
+    debug_assert!(u32::try_from(position).is_ok(), "heads are limited to far below 4 GiB");
+    #[expect(clippy::cast_possible_truncation, reason = "checked above; limits keep heads small")]
+    let position = position as u32;
+    position
+}
+
+pub(super) fn range(start: u32, end: u32) -> Range<usize> {
+    start as usize..end as usize
+}
+
+impl Fields {
+    /// Forgets the message, keeps the memory.
+    pub fn clear(&mut self) {
+        self.bytes.clear();
+        self.bytes.shrink_to(KEPT_BYTES_MAX);
+        self.lines.clear();
+        self.edited = 0;
+    }
+
+    /// Fields in order: name as received, value without surrounding white space.
+    pub fn iter(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
+        self.kept().map(|line| (self.name_of(line), self.value_of(line)))
+    }
+
+    /// The value of the first field of this name.
+    pub fn get(&self, name: &str) -> Option<&[u8]> {
+        self.all(name).next()
+    }
+
+    /// The values of every field of this name, in order.
+    pub fn all<'a>(&'a self, name: &str) -> impl Iterator<Item = &'a [u8]> {
+        let known = Name::of(name.as_bytes());
+        self.kept().filter_map(move |line| {
+            let same = if known == Name::Other {
+                line.name == Name::Other
+                    && (line.name_end - line.start) as usize == name.len()
+                    && self.name_of(line).eq_ignore_ascii_case(name.as_bytes())
+            } else {
+                line.name == known
+            };
+            same.then(|| self.value_of(line))
+        })
+    }
+
+    /// The values of every field of a known name, in order.
+    pub fn known(&self, name: Name) -> impl Iterator<Item = &[u8]> {
+        debug_assert!(name != Name::Other, "`Other` is no name");
+        self.kept().filter(move |line| line.name == name).map(|line| self.value_of(line))
+    }
+
+    /// All values of a name joined with `separator`; borrowed when there is only one.
+    pub fn joined<'a>(
+        &'a self,
+        name: &str,
+        separator: &[u8],
+    ) -> Option<std::borrow::Cow<'a, [u8]>> {
+        let mut values = self.all(name);
+        let first = values.next()?;
+        let Some(second) = values.next() else { return Some(first.into()) };
+        let mut joined = first.to_vec();
+        for value in std::iter::once(second).chain(values) {
+            joined.extend_from_slice(separator);
+            joined.extend_from_slice(value);
+        }
+        Some(joined.into())
+    }
+
+    /// Removes every field of this name, by what a plugin may touch.
+    pub fn remove(&mut self, name: &str) -> Result<(), EditError> {
+        check_name(name)?;
+        self.drop_all(name);
+        Ok(())
+    }
+
+    /// Replaces every field of this name by one, by what a plugin may touch.
+    pub fn set(&mut self, name: &str, value: &[u8]) -> Result<(), EditError> {
+        check_name(name)?;
+        self.check_edit(name, value)?;
+        self.drop_all(name);
+        self.push(name, value);
+        Ok(())
+    }
+
+    /// Adds a field, by what a plugin may touch.
+    pub fn append(&mut self, name: &str, value: &[u8]) -> Result<(), EditError> {
+        check_name(name)?;
+        self.check_edit(name, value)?;
+        self.push(name, value);
+        Ok(())
+    }
+
+    /// Removes every field of a known name.
+    pub fn remove_known(&mut self, name: Name) {
+        for line in self.lines.iter_mut().filter(|line| line.name == name) {
+            line.removed = true;
+        }
+    }
+
+    /// Removes every field that `condemned` says yes to.
+    pub fn remove_if(&mut self, condemned: impl Fn(&[u8], Name) -> bool) {
+        for line in &mut self.lines {
+            let name = &self.bytes[range(line.start, line.name_end)];
+            line.removed |= condemned(name, line.name);
+        }
+    }
+
+    /// Adds a field that the gateway made itself; name and value are known to be good.
+    pub fn push(&mut self, name: &str, value: &[u8]) {
+        debug_assert!(is_token(name.as_bytes()) && is_value(value), "checked by the caller");
+        let start = at(self.bytes.len());
+        self.bytes.extend_from_slice(name.as_bytes());
+        let name_end = at(self.bytes.len());
+        self.bytes.extend_from_slice(b": ");
+        let value_start = at(self.bytes.len());
+        self.bytes.extend_from_slice(value);
+        let value_end = at(self.bytes.len());
+        self.bytes.extend_from_slice(b"\r\n");
+        let end = at(self.bytes.len());
+        let name = Name::of(name.as_bytes());
+        self.lines.push(Line {
+            start,
+            name_end,
+            value_start,
+            value_end,
+            end,
+            name,
+            removed: false,
+        });
+    }
+
+    /// Whether some field of this known name is there.
+    pub fn has(&self, name: Name) -> bool {
+        self.kept().any(|line| line.name == name)
+    }
+
+    /// Number of fields.
+    pub fn len(&self) -> usize {
+        self.kept().count()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.kept().next().is_none()
+    }
+
+    /// Writes all field lines; neighbours that nobody touched as one run.
+    pub fn write(&self, out: &mut Vec<u8>) {
+        let mut run = 0..0;
+        for line in self.kept() {
+            let line = range(line.start, line.end);
+            if line.start == run.end {
+                run.end = line.end;
+            } else {
+                out.extend_from_slice(&self.bytes[run]);
+                run = line;
+            }
+        }
+        out.extend_from_slice(&self.bytes[run]);
+    }
+
+    /// Bytes that [`write`](Self::write) would add.
+    pub fn written_len(&self) -> usize {
+        self.kept().map(|line| (line.end - line.start) as usize).sum()
+    }
+
+    pub(super) fn kept(&self) -> impl Iterator<Item = &Line> {
+        self.lines.iter().filter(|line| !line.removed)
+    }
+
+    fn name_of(&self, line: &Line) -> &[u8] {
+        &self.bytes[range(line.start, line.name_end)]
+    }
+
+    fn value_of(&self, line: &Line) -> &[u8] {
+        &self.bytes[range(line.value_start, line.value_end)]
+    }
+
+    fn drop_all(&mut self, name: &str) {
+        self.remove_if(|other, _| other.eq_ignore_ascii_case(name.as_bytes()));
+    }
+
+    fn check_edit(&mut self, name: &str, value: &[u8]) -> Result<(), EditError> {
+        if !is_value(value) {
+            return Err(EditError::Value);
+        }
+        self.spend(name.len() + value.len() + 4)
+    }
+
+    /// Takes `bytes` off what edits may still add.
+    pub(super) fn spend(&mut self, bytes: usize) -> Result<(), EditError> {
+        self.edited = self.edited.saturating_add(bytes);
+        if self.edited > EDIT_BYTES_MAX { Err(EditError::TooLarge) } else { Ok(()) }
+    }
+}
+
+fn check_name(name: &str) -> Result<(), EditError> {
+    if !is_token(name.as_bytes()) {
+        return Err(EditError::Name);
+    }
+    if Name::of(name.as_bytes()).is_framing() { Err(EditError::Framing) } else { Ok(()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn fields(lines: &[(&str, &str)]) -> Fields {
+        let mut fields = Fields::default();
+        for (name, value) in lines {
+            fields.push(name, value.as_bytes());
+        }
+        fields
+    }
+
+    fn written(fields: &Fields) -> String {
+        let mut out = Vec::new();
+        fields.write(&mut out);
+        assert_eq!(out.len(), fields.written_len());
+        String::from_utf8(out).unwrap()
+    }
+
+    #[test]
+    fn untouched_fields_are_written_as_they_came() {
+        let fields = fields(&[("Host", "a"), ("X-Y", "b")]);
+
+        assert_eq!(written(&fields), "Host: a\r\nX-Y: b\r\n");
+    }
+
+    #[test]
+    fn set_replaces_every_field_of_the_name_in_any_case() {
+        let mut fields = fields(&[("X-Y", "1"), ("Accept", "*/*"), ("x-y", "2")]);
+
+        fields.set("X-y", b"3").unwrap();
+
+        assert_eq!(written(&fields), "Accept: */*\r\nX-y: 3\r\n");
+        assert_eq!(fields.get("x-Y"), Some(b"3".as_slice()));
+    }
+
+    #[test]
+    fn repeated_fields_are_joined_in_order() {
+        let fields = fields(&[("a", "1"), ("b", "x"), ("A", "2")]);
+
+        assert_eq!(fields.joined("a", b", ").unwrap().as_ref(), b"1, 2");
+        assert_eq!(fields.joined("c", b", "), None);
+    }
+
+    #[test]
+    fn edits_that_would_break_the_message_are_refused() {
+        let mut fields = fields(&[]);
+
+        assert_eq!(fields.set("a b", b""), Err(EditError::Name));
+        assert_eq!(fields.set("", b""), Err(EditError::Name));
+        assert_eq!(fields.append("a", b"x\r\ny: z"), Err(EditError::Value));
+        assert_eq!(fields.remove("Content-Length"), Err(EditError::Framing));
+        assert_eq!(fields.append("transfer-encoding", b"chunked"), Err(EditError::Framing));
+    }
+
+    /// A plugin that sets a header in a loop must not grow the process.
+    #[test]
+    fn edits_are_bounded() {
+        let mut fields = fields(&[]);
+        let value = [b'x'; 1000];
+        let taken = (0..1000).take_while(|_| fields.set("a", &value).is_ok()).count();
+
+        assert!((60..=66).contains(&taken), "{taken}");
+    }
+}

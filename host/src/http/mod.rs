@@ -1,0 +1,7 @@
+//! Messages: one head for every protocol version, and HTTP/1 as functions over bytes.
+
+pub mod fields;
+pub mod head;
+
+pub use fields::{EditError, Fields, Name};
+pub use head::{Method, RequestHead, ResponseHead, Version};

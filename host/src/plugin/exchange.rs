@@ -1,0 +1,109 @@
+//! One request and its response, as middleware sees them.
+//!
+//! Not here: bytes of bodies, and sockets (`proxy`, `connection`).
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use crate::http::{EditError, RequestHead, ResponseHead};
+
+/// Notes of one exchange: at most this many,
+pub const NOTES_MAX: usize = 64;
+/// with at most this many bytes altogether.
+pub const NOTE_BYTES_MAX: usize = 64 * 1024;
+/// Body of an answer that a plugin makes.
+pub const REPLY_BYTES_MAX: usize = 1024 * 1024;
+
+/// What middleware tells the gateway to do next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Flow {
+    /// Go on along the chain.
+    Next,
+    /// Go no further: the answer is in the exchange, made by [`Exchange::reply`].
+    Respond,
+}
+
+/// One request and its response.
+#[derive(Debug, Default)]
+pub struct Exchange {
+    /// What goes upstream.
+    pub request: RequestHead,
+    /// What goes to the client; empty until there is one.
+    pub response: ResponseHead,
+    /// The body of an answer that middleware or the gateway made; `None` when the body is the
+    /// upstream's.
+    pub body: Option<Vec<u8>>,
+    /// The client's address, behind trusted proxies the one they name.
+    pub client_ip: Option<IpAddr>,
+    /// `http` or `https`.
+    pub scheme: &'static str,
+    /// Name of the route.
+    pub route: Option<Arc<str>>,
+    notes: Vec<(String, Vec<u8>)>,
+}
+
+impl Exchange {
+    /// Forgets the exchange, keeps the memory.
+    pub fn clear(&mut self) {
+        self.request.clear();
+        self.response.clear();
+        self.body = None;
+        self.client_ip = None;
+        self.scheme = "http";
+        self.route = None;
+        self.notes.clear();
+    }
+
+    /// Answers the request here and now; to be followed by [`Flow::Respond`].
+    ///
+    /// On an error nothing is kept of a reply that was begun.
+    pub fn reply<'a>(
+        &mut self,
+        status: u16,
+        fields: impl IntoIterator<Item = (&'a str, &'a [u8])>,
+        body: impl Into<Vec<u8>>,
+    ) -> Result<(), EditError> {
+        self.response.assign(status);
+        let done = self.response.set_status(status).and_then(|()| {
+            fields
+                .into_iter()
+                .try_for_each(|(name, value)| self.response.fields.append(name, value))
+        });
+        let body = body.into();
+        if done.is_err() || body.len() > REPLY_BYTES_MAX {
+            self.response.clear();
+            self.body = None;
+            return done.and(Err(EditError::TooLarge));
+        }
+        self.body = Some(body);
+        Ok(())
+    }
+
+    /// The note under `key`, if some middleware of the chain has made one.
+    pub fn note(&self, key: &str) -> Option<&[u8]> {
+        self.notes.iter().find(|(known, _)| known == key).map(|(_, value)| value.as_slice())
+    }
+
+    /// Every note, in the order made.
+    pub fn notes(&self) -> impl Iterator<Item = (&str, &[u8])> {
+        self.notes.iter().map(|(key, value)| (key.as_str(), value.as_slice()))
+    }
+
+    /// Makes or replaces a note for later middleware.
+    pub fn set_note(&mut self, key: &str, value: &[u8]) -> Result<(), EditError> {
+        let others = self.notes.iter().filter(|(known, _)| known != key);
+        let held: usize = others.map(|(key, value)| key.len() + value.len()).sum();
+        if key.len() > 256 || held + key.len() + value.len() > NOTE_BYTES_MAX {
+            return Err(EditError::TooLarge);
+        }
+        if let Some((_, old)) = self.notes.iter_mut().find(|(known, _)| known == key) {
+            old.clear();
+            old.extend_from_slice(value);
+        } else if self.notes.len() < NOTES_MAX {
+            self.notes.push((key.to_owned(), value.to_vec()));
+        } else {
+            return Err(EditError::TooLarge);
+        }
+        Ok(())
+    }
+}
