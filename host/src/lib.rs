@@ -2,4 +2,6 @@
 
 pub mod plugin;
 pub mod http;
+pub mod io;
 pub mod config;
+pub mod error;
