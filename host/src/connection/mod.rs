@@ -13,10 +13,28 @@
 use std::future::poll_fn;
 use std::rc::Rc;
 use std::task::Poll;
+use std::time::Duration;
 
+use crate::error::RequestError;
 use crate::http::Connection;
 use crate::http::connection::ReadError;
 use crate::proxy::{self, After, Client, Context};
+
+/// While draining, a connection that asks for nothing is kept this long: its client may have sent a
+/// request that is still on its way.
+const DRAIN_IDLE: Duration = Duration::from_millis(500);
+
+/// Answers a connection for which there is no room, and ends it.
+pub async fn turn_away(context: &Context, mut client: Client) {
+    poll_fn(|cx| {
+        client.timer.bind(cx);
+        Poll::Ready(())
+    })
+    .await;
+    proxy::refuse(context, &mut client, RequestError::Overloaded).await;
+    let Client { connection, timer, .. } = client;
+    connection.linger(&context.pool, &timer).await;
+}
 
 /// Serves a connection until it is done.
 pub async fn serve(context: Rc<Context>, mut client: Client) {
@@ -50,7 +68,12 @@ async fn idle(context: &Context, client: &mut Client) -> bool {
     timer.limit(None);
     timer.arm(context.idle_timeout());
     let Connection { stream, inbox } = connection;
+    let mut hurried = false;
     poll_fn(|cx| {
+        if context.draining.get() && !hurried {
+            hurried = true;
+            timer.arm(DRAIN_IDLE);
+        }
         let mut buffer = context.pool.take();
         match stream.poll_read(cx, buffer.room()) {
             Poll::Ready(Ok(count)) if count > 0 => {
@@ -60,7 +83,7 @@ async fn idle(context: &Context, client: &mut Client) -> bool {
             }
             Poll::Ready(_) => Poll::Ready(false),
             // Nothing was being asked, so nothing is lost.
-            Poll::Pending if timer.is_due() || context.draining.get() => Poll::Ready(false),
+            Poll::Pending if timer.is_due() => Poll::Ready(false),
             Poll::Pending => Poll::Pending,
         }
     })

@@ -64,6 +64,13 @@ impl Deadlines {
         }
     }
 
+    /// Wakes everybody, to look at something that has changed.
+    pub fn wake_all(&self) {
+        for waker in self.wakers.borrow().iter().flatten() {
+            waker.wake_by_ref();
+        }
+    }
+
     fn after(&self, wait: Duration) -> u64 {
         let ticks = wait.as_millis().div_ceil(TICK.as_millis());
         // One more, because the current tick has begun some time ago.

@@ -9,5 +9,5 @@ mod deadline;
 mod stream;
 
 pub use buffer::{Buffer, BufferPool};
-pub use deadline::{Deadlines, Timer};
+pub use deadline::{Deadlines, TICK, Timer};
 pub use stream::{Reader, Stream, Writer};
