@@ -1,0 +1,220 @@
+//! The paths of all routes of one host, as a tree of segments.
+//!
+//! ```text
+//! /            ── api ── users ── {id}        literals first, then the parameter, then
+//!              │         └─ (prefix)          the wildcard, then the node's own prefix:
+//!              └─ {*rest}                     the order of the walk is the order of precedence
+//! ```
+//!
+//! The walk goes back when a branch leads nowhere, so that `/a/{x}/c` is found although `/a/b`
+//! is there too. It visits no more nodes than the routes have, whatever the request.
+//!
+//! Not here: hosts and methods (`route`).
+
+use std::collections::HashMap;
+use std::hash::{BuildHasherDefault, Hasher};
+
+use memchr::memchr;
+
+use super::Params;
+use super::pattern::{Pattern, Segment};
+use crate::config::Matching;
+
+/// Up to this many literal children are compared one by one. Looking one up in the table costs
+/// as much as about eight comparisons of different lengths.
+const SCANNED_MAX: usize = 8;
+
+/// The paths of all routes of one host.
+#[derive(Debug)]
+pub(super) struct Tree {
+    /// The first is the root.
+    nodes: Vec<Node>,
+}
+
+/// What follows a sequence of segments. The lists hold indexes of routes, first choice first.
+#[derive(Debug, Default)]
+struct Node {
+    literals: Literals,
+    parameter: Option<usize>,
+    /// Routes that end here.
+    exact: Vec<usize>,
+    /// Routes that take at least one further segment, which may be empty.
+    wildcard: Vec<usize>,
+    /// Routes that take whatever follows, or nothing.
+    prefix: Vec<usize>,
+}
+
+impl Tree {
+    pub(super) fn new() -> Self {
+        Self { nodes: vec![Node::default()] }
+    }
+
+    /// Adds a route; the first added is the first choice among equals.
+    pub(super) fn insert(&mut self, pattern: &Pattern, matching: Matching, route: usize) {
+        let prefix = matching == Matching::Prefix && !pattern.wildcard;
+        let mut segments = pattern.segments.as_slice();
+        // The prefix `/a/` means `/a`, and `/` means everything.
+        if let ([before @ .., Segment::Literal(last)], true) = (segments, prefix)
+            && last.is_empty()
+        {
+            segments = before;
+        }
+        let end = segments.iter().fold(0, |node, segment| self.child(node, segment));
+        let node = &mut self.nodes[end];
+        let list = match () {
+            () if pattern.wildcard => &mut node.wildcard,
+            () if prefix => &mut node.prefix,
+            () => &mut node.exact,
+        };
+        list.push(route);
+    }
+
+    fn child(&mut self, node: usize, segment: &Segment) -> usize {
+        let next = self.nodes.len();
+        let known = match segment {
+            Segment::Literal(text) => self.nodes[node].literals.get_or_insert(text, next),
+            Segment::Parameter => *self.nodes[node].parameter.get_or_insert(next),
+        };
+        if known == next {
+            self.nodes.push(Node::default());
+        }
+        known
+    }
+
+    /// Shows `visit` every list of routes that match `path`, the most specific first, until it
+    /// says true. `path` begins with `/`.
+    pub(super) fn walk(
+        &self,
+        path: &str,
+        params: &mut Params,
+        visit: &mut impl FnMut(&[usize], &Params) -> bool,
+    ) -> bool {
+        self.walk_from(&self.nodes[0], path.as_bytes(), Some(1), params, visit)
+    }
+
+    /// `from` is where the next segment begins, `None` when there is none.
+    fn walk_from(
+        &self,
+        node: &Node,
+        path: &[u8],
+        from: Option<usize>,
+        params: &mut Params,
+        visit: &mut impl FnMut(&[usize], &Params) -> bool,
+    ) -> bool {
+        let Some(from) = from else {
+            return offer(&node.exact, params, visit) || offer(&node.prefix, params, visit);
+        };
+        let slash = memchr(b'/', &path[from..]).map(|length| from + length);
+        let end = slash.unwrap_or(path.len());
+        let next = slash.map(|slash| slash + 1);
+        if let Some(child) = node.literals.get(&path[from..end])
+            && self.walk_from(&self.nodes[child], path, next, params, visit)
+        {
+            return true;
+        }
+        if let (Some(child), true) = (node.parameter, end > from) {
+            params.push(from, end);
+            if self.walk_from(&self.nodes[child], path, next, params, visit) {
+                return true;
+            }
+            params.pop();
+        }
+        if !node.wildcard.is_empty() {
+            params.push(from, path.len());
+            if visit(&node.wildcard, params) {
+                return true;
+            }
+            params.pop();
+        }
+        offer(&node.prefix, params, visit)
+    }
+}
+
+fn offer(
+    list: &[usize],
+    params: &Params,
+    visit: &mut impl FnMut(&[usize], &Params) -> bool,
+) -> bool {
+    !list.is_empty() && visit(list, params)
+}
+
+/// Children of a node by their segment.
+#[derive(Debug)]
+enum Literals {
+    Scanned(Vec<(Box<[u8]>, usize)>),
+    Table(HashMap<Box<[u8]>, usize, BuildHasherDefault<SegmentHasher>>),
+}
+
+impl Default for Literals {
+    fn default() -> Self {
+        Self::Scanned(Vec::new())
+    }
+}
+
+impl Literals {
+    fn get(&self, segment: &[u8]) -> Option<usize> {
+        match self {
+            Self::Scanned(list) => {
+                list.iter().find(|(text, _)| **text == *segment).map(|(_, child)| *child)
+            }
+            Self::Table(table) => table.get(segment).copied(),
+        }
+    }
+
+    fn get_or_insert(&mut self, segment: &str, new: usize) -> usize {
+        if let Some(known) = self.get(segment.as_bytes()) {
+            return known;
+        }
+        if let Self::Scanned(list) = self
+            && list.len() == SCANNED_MAX
+        {
+            *self = Self::Table(std::mem::take(list).into_iter().collect());
+        }
+        match self {
+            Self::Scanned(list) => list.push((segment.as_bytes().into(), new)),
+            Self::Table(table) => {
+                table.insert(segment.as_bytes().into(), new);
+            }
+        }
+        new
+    }
+}
+
+/// Hashes a segment: multiply and fold, eight bytes at a time.
+///
+/// The keys are the operator's, clients only look up, so nobody can choose keys that collide.
+/// The standard SipHash costs four times as much for a short segment.
+#[derive(Debug, Default)]
+struct SegmentHasher(u64);
+
+impl Hasher for SegmentHasher {
+    fn write(&mut self, bytes: &[u8]) {
+        let mut chunks = bytes.chunks_exact(8);
+        for chunk in &mut chunks {
+            self.add(chunk.try_into().map_or(0, u64::from_le_bytes));
+        }
+        let mut last = [0; 8];
+        let rest = chunks.remainder();
+        last[..rest.len()].copy_from_slice(rest);
+        self.add(u64::from_le_bytes(last));
+    }
+
+    fn write_usize(&mut self, length: usize) {
+        self.add(length as u64);
+    }
+
+    fn finish(&self) -> u64 {
+        self.0
+    }
+}
+
+impl SegmentHasher {
+    fn add(&mut self, word: u64) {
+        // The odd number is 2^64 divided by the golden ratio; folding brings the high bits of the
+        // product, where the mixing is, down to the low ones, which choose the bucket.
+        let product = u128::from(self.0 ^ word).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        #[expect(clippy::cast_possible_truncation, reason = "both halves are taken")]
+        let folded = (product as u64) ^ ((product >> 64) as u64);
+        self.0 = folded.rotate_left(5);
+    }
+}
