@@ -182,12 +182,7 @@ pub(super) struct Report {
 
 impl Report {
     /// Adds a problem with the value at `at`.
-    pub(super) fn problem(
-        &mut self,
-        at: &At,
-        message: impl Into<String>,
-        cure: impl Into<String>,
-    ) {
+    pub(super) fn problem(&mut self, at: &At, message: impl Into<String>, cure: impl Into<String>) {
         self.add(at, None, message.into(), cure.into());
     }
 

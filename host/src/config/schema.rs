@@ -24,7 +24,8 @@ pub(super) fn shared() -> &'static Value {
 
 /// The schema that `schema` stands for, and the name of its type if it has one.
 pub(super) fn resolve<'a>(root: &'a Value, schema: &'a Value) -> (&'a Value, Option<&'a str>) {
-    let name = schema.get("$ref").and_then(Value::as_str).and_then(|to| to.strip_prefix("#/$defs/"));
+    let name =
+        schema.get("$ref").and_then(Value::as_str).and_then(|to| to.strip_prefix("#/$defs/"));
     match name.and_then(|name| root.get("$defs")?.get(name)) {
         Some(definition) => (definition, name),
         None if std::ptr::eq(root, schema) => (schema, root.get("title").and_then(Value::as_str)),

@@ -154,10 +154,14 @@ impl Walker<'_> {
         let wants = |wanted: Kind| kinds.contains(&wanted);
         let cure = match &node.content {
             Content::Null => "leave the key out for its default".into(),
-            Content::Text { text, .. } if is_number(text) && (wants(Kind::Integer) || wants(Kind::Number)) => {
+            Content::Text { text, .. }
+                if is_number(text) && (wants(Kind::Integer) || wants(Kind::Number)) =>
+            {
                 format!("write {text} without quotes")
             }
-            Content::Text { text, .. } if wants(Kind::Boolean) && ["true", "false"].contains(&text.as_str()) => {
+            Content::Text { text, .. }
+                if wants(Kind::Boolean) && ["true", "false"].contains(&text.as_str()) =>
+            {
                 format!("write {text} without quotes")
             }
             Content::Number(number) if wants(Kind::Text) => format!("write \"{number}\" in quotes"),
@@ -298,7 +302,9 @@ fn unquote(root: &Value, choices: &[&Value], text: &str) -> Option<Content> {
     }
     match serde_json::from_str(text.trim()).ok()? {
         Value::Bool(value) if kinds.contains(&Kind::Boolean) => Some(Content::Bool(value)),
-        Value::Number(value) if kinds.iter().any(|kind| matches!(kind, Kind::Integer | Kind::Number)) => {
+        Value::Number(value)
+            if kinds.iter().any(|kind| matches!(kind, Kind::Integer | Kind::Number)) =>
+        {
             Some(Content::Number(value))
         }
         _ => None,

@@ -25,7 +25,9 @@ pub(super) fn closest<'a>(
 
 /// Spelling without what people mix up: case, `-` and `_`.
 fn fold(word: &str) -> Vec<char> {
-    word.chars().map(|letter| if letter == '-' { '_' } else { letter.to_ascii_lowercase() }).collect()
+    word.chars()
+        .map(|letter| if letter == '-' { '_' } else { letter.to_ascii_lowercase() })
+        .collect()
 }
 
 /// Insertions, deletions, replacements and swaps of neighbours between two words.

@@ -1,2 +1,3 @@
 //! t
-#[cfg(test)] mod x {}
+#[cfg(test)]
+mod x {}

@@ -243,7 +243,8 @@ pub(super) fn is_host_name(text: &str) -> bool {
     };
     let name = text.strip_suffix('.').unwrap_or(text);
     // RFC 1123 §2.1: a last label of digits only would be a mistyped IPv4 address.
-    let numeric = name.rsplit('.').next().is_some_and(|last| last.bytes().all(|b| b.is_ascii_digit()));
+    let numeric =
+        name.rsplit('.').next().is_some_and(|last| last.bytes().all(|b| b.is_ascii_digit()));
     name.len() <= 253 && name.split('.').all(label) && !numeric
 }
 

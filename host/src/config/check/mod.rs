@@ -17,9 +17,7 @@ use super::file::{
 };
 use super::later;
 use super::problem::{At, Refusal, Report, quote};
-use super::settings::{
-    Acceptors, Address, Admin, Limits, Listener, Settings, Workers,
-};
+use super::settings::{Acceptors, Address, Admin, Limits, Listener, Settings, Workers};
 
 mod address;
 mod log;

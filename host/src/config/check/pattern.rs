@@ -100,7 +100,9 @@ pub(super) fn is_path_text(text: &str) -> bool {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=:@/%".contains(&byte);
     let escaped = |(index, byte): (usize, &u8)| {
         *byte != b'%'
-            || bytes.get(index + 1..index + 3).is_some_and(|pair| pair.iter().all(u8::is_ascii_hexdigit))
+            || bytes
+                .get(index + 1..index + 3)
+                .is_some_and(|pair| pair.iter().all(u8::is_ascii_hexdigit))
     };
     bytes.iter().copied().all(plain) && bytes.iter().enumerate().all(escaped)
 }

@@ -201,12 +201,7 @@ impl<'a> Plugins<'a> {
         chain
     }
 
-    fn item(
-        &mut self,
-        item: &ChainItemConfig,
-        at: &At,
-        report: &mut Report,
-    ) -> Option<ChainItem> {
+    fn item(&mut self, item: &ChainItemConfig, at: &At, report: &mut Report) -> Option<ChainItem> {
         let (written, place, name_at) = match item {
             ChainItemConfig::Name(name) => (name, None, at.clone()),
             ChainItemConfig::Place(place) => (&place.plugin, Some(place), at.key("plugin")),
@@ -330,7 +325,8 @@ fn text(config: &Map<String, Value>) -> Arc<str> {
 /// reports.
 pub(in crate::config) fn names_in(folder: &str, environment: &dyn Environment) -> Vec<String> {
     let entries = environment.list(Path::new(folder)).unwrap_or_default();
-    let stems = entries.iter().filter(|path| is_component(path)).filter_map(|path| path.file_stem());
+    let stems =
+        entries.iter().filter(|path| is_component(path)).filter_map(|path| path.file_stem());
     let names = stems.map(|stem| normal(&stem.to_string_lossy()));
     names.filter(|name| is_name(name)).collect()
 }

@@ -22,8 +22,14 @@ const METHODS: &[&str] =
 
 /// Fields that the gateway writes itself, since they describe the framing or the connection.
 const OWN_FIELDS: &[&str] = &[
-    "connection", "content-length", "keep-alive", "proxy-connection", "te", "trailer",
-    "transfer-encoding", "upgrade",
+    "connection",
+    "content-length",
+    "keep-alive",
+    "proxy-connection",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
 ];
 
 /// What two routes must not have in common: hosts, shape of the path, kind of match, methods
@@ -271,7 +277,10 @@ fn location(to: &str, known: &[&str]) -> Result<(), Refusal> {
     let start = to.starts_with(['/', '{']) || to.contains("://");
     if !start {
         let message = format!("{} is neither a URL nor a path", quote(to));
-        return Err((message, format!("write {} or {}", json(&format!("https://{to}")), json(&format!("/{to}")))));
+        return Err((
+            message,
+            format!("write {} or {}", json(&format!("https://{to}")), json(&format!("/{to}"))),
+        ));
     }
     pattern::placeholders(to, known, "filled in here")
 }
@@ -385,9 +394,7 @@ fn is_authority(text: &str) -> bool {
         Some((host, port)) if !port.contains(']') => (host, port),
         _ => (text, "0"),
     };
-    port.parse::<u16>().is_ok()
-        && !host.contains('*')
-        && pattern::host(host).is_ok()
+    port.parse::<u16>().is_ok() && !host.contains('*') && pattern::host(host).is_ok()
 }
 
 /// Whether `text` is a token. RFC 9110 §5.6.2.

@@ -23,10 +23,7 @@ pub(super) struct Upstreams {
 
 impl Upstreams {
     /// Checks the upstreams that have a name.
-    pub(super) fn check(
-        written: &BTreeMap<String, UpstreamConfig>,
-        report: &mut Report,
-    ) -> Self {
+    pub(super) fn check(written: &BTreeMap<String, UpstreamConfig>, report: &mut Report) -> Self {
         let mut upstreams = Self { list: Vec::new(), by_name: HashMap::new() };
         for (name, upstream) in written {
             let at = At::default().key("upstreams").key(name);
