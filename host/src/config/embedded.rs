@@ -60,6 +60,7 @@ pub fn load_embedded(
 }
 
 /// The embedded default for a gateway with these plugins that listens on `address`.
+#[must_use]
 pub fn embedded(plugins: &[String], address: &str) -> Config {
     let mut config = Config::default();
     config.routes.push(RouteConfig {

@@ -2,7 +2,7 @@
 //!
 //! Not here: writing it (`telemetry`).
 
-use super::pattern::placeholders;
+use super::pattern::{placeholders, short_enough};
 use super::route::is_field_name;
 use crate::config::file::AccessLogConfig;
 use crate::config::problem::{At, Refusal, Report, quote};
@@ -91,6 +91,7 @@ fn format(text: &str) -> Result<AccessLogFormat, Refusal> {
 
 /// Checks that every place of `template` is a field of the line or of the request's head.
 fn check_fields(template: &str) -> Result<(), Refusal> {
+    short_enough(template)?;
     let mut known = FIELDS.to_vec();
     for place in template.split('{').skip(1) {
         let name = place.split('}').next().unwrap_or_default();

@@ -23,6 +23,7 @@ mod address;
 mod log;
 mod pattern;
 mod plugin;
+mod rewrite;
 mod route;
 mod upstream;
 

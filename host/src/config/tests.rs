@@ -1,3 +1,0 @@
-//! t
-#[cfg(test)]
-mod x {}
