@@ -179,14 +179,14 @@ impl Router {
         let wanted = Method::of(method);
         let mut found = None;
         let mut matched = false;
-        self.matching(host, path, &mut |list, params| {
+        let mut params = Params::default();
+        self.matching(host, path, &mut params, &mut |list| {
             matched = true;
-            let fits = |index: &&usize| self.routes[**index].methods.allow(wanted);
-            found = list.iter().find(fits).map(|index| (*index, *params));
+            found = list.iter().copied().find(|index| self.routes[*index].methods.allow(wanted));
             found.is_some()
         });
         match found {
-            Some((index, params)) => Found::Route { index, params },
+            Some(index) => Found::Route { index, params },
             None if matched => Found::MethodNotAllowed { allow: self.allow(host, path) },
             None => Found::None,
         }
@@ -200,7 +200,7 @@ impl Router {
     /// The methods of all routes for this host and path.
     fn allow(&self, host: Option<&str>, path: &str) -> String {
         let mut allow = Allow::default();
-        self.matching(host, path, &mut |list, _| {
+        self.matching(host, path, &mut Params::default(), &mut |list| {
             for index in list {
                 allow.add(&self.routes[*index].methods);
             }
@@ -209,25 +209,26 @@ impl Router {
         allow.value()
     }
 
-    /// Shows `visit` all routes for this host and path, first choice first, until it says true.
+    /// Shows `visit` all routes for this host and path, first choice first, until it says true;
+    /// `params` are then those of the last shown.
     fn matching(
         &self,
         host: Option<&str>,
         path: &str,
-        visit: &mut impl FnMut(&[usize], &Params) -> bool,
+        params: &mut Params,
+        visit: &mut impl FnMut(&[usize]) -> bool,
     ) {
-        let mut params = Params::default();
         if !self.trees.is_empty() {
             let mut buffer = [0; HOST_BYTES_MAX];
             if let Some(host) = host.and_then(|host| host::canonical(host, &mut buffer)) {
                 for tree in self.trees_for(host) {
-                    if tree.walk(path, &mut params, visit) {
+                    if tree.walk(path, params, visit) {
                         return;
                     }
                 }
             }
         }
-        self.any_host.walk(path, &mut params, visit);
+        self.any_host.walk(path, params, visit);
     }
 
     fn trees_for(&self, host: &str) -> impl Iterator<Item = &Tree> {

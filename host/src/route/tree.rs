@@ -12,7 +12,6 @@
 //! Not here: hosts and methods (`route`).
 
 use std::collections::HashMap;
-use std::hash::{BuildHasherDefault, Hasher};
 
 use memchr::memchr;
 
@@ -20,8 +19,8 @@ use super::Params;
 use super::pattern::{Pattern, Segment};
 use crate::config::Matching;
 
-/// Up to this many literal children are compared one by one. Looking one up in the table costs
-/// as much as about eight comparisons of different lengths.
+/// Up to this many literal children are compared one by one: most differ in length already, which
+/// is cheaper than hashing the segment.
 const SCANNED_MAX: usize = 8;
 
 /// The paths of all routes of one host.
@@ -82,12 +81,12 @@ impl Tree {
     }
 
     /// Shows `visit` every list of routes that match `path`, the most specific first, until it
-    /// says true. `path` begins with `/`.
+    /// says true; `params` are then those of the list. `path` begins with `/`.
     pub(super) fn walk(
         &self,
         path: &str,
         params: &mut Params,
-        visit: &mut impl FnMut(&[usize], &Params) -> bool,
+        visit: &mut impl FnMut(&[usize]) -> bool,
     ) -> bool {
         self.walk_from(&self.nodes[0], path.as_bytes(), Some(1), params, visit)
     }
@@ -99,10 +98,10 @@ impl Tree {
         path: &[u8],
         from: Option<usize>,
         params: &mut Params,
-        visit: &mut impl FnMut(&[usize], &Params) -> bool,
+        visit: &mut impl FnMut(&[usize]) -> bool,
     ) -> bool {
         let Some(from) = from else {
-            return offer(&node.exact, params, visit) || offer(&node.prefix, params, visit);
+            return offer(&node.exact, visit) || offer(&node.prefix, visit);
         };
         let slash = memchr(b'/', &path[from..]).map(|length| from + length);
         let end = slash.unwrap_or(path.len());
@@ -121,28 +120,24 @@ impl Tree {
         }
         if !node.wildcard.is_empty() {
             params.push(from, path.len());
-            if visit(&node.wildcard, params) {
+            if visit(&node.wildcard) {
                 return true;
             }
             params.pop();
         }
-        offer(&node.prefix, params, visit)
+        offer(&node.prefix, visit)
     }
 }
 
-fn offer(
-    list: &[usize],
-    params: &Params,
-    visit: &mut impl FnMut(&[usize], &Params) -> bool,
-) -> bool {
-    !list.is_empty() && visit(list, params)
+fn offer(list: &[usize], visit: &mut impl FnMut(&[usize]) -> bool) -> bool {
+    !list.is_empty() && visit(list)
 }
 
 /// Children of a node by their segment.
 #[derive(Debug)]
 enum Literals {
     Scanned(Vec<(Box<[u8]>, usize)>),
-    Table(HashMap<Box<[u8]>, usize, BuildHasherDefault<SegmentHasher>>),
+    Table(HashMap<Box<[u8]>, usize>),
 }
 
 impl Default for Literals {
@@ -177,44 +172,5 @@ impl Literals {
             }
         }
         new
-    }
-}
-
-/// Hashes a segment: multiply and fold, eight bytes at a time.
-///
-/// The keys are the operator's, clients only look up, so nobody can choose keys that collide.
-/// The standard SipHash costs four times as much for a short segment.
-#[derive(Debug, Default)]
-struct SegmentHasher(u64);
-
-impl Hasher for SegmentHasher {
-    fn write(&mut self, bytes: &[u8]) {
-        let mut chunks = bytes.chunks_exact(8);
-        for chunk in &mut chunks {
-            self.add(chunk.try_into().map_or(0, u64::from_le_bytes));
-        }
-        let mut last = [0; 8];
-        let rest = chunks.remainder();
-        last[..rest.len()].copy_from_slice(rest);
-        self.add(u64::from_le_bytes(last));
-    }
-
-    fn write_usize(&mut self, length: usize) {
-        self.add(length as u64);
-    }
-
-    fn finish(&self) -> u64 {
-        self.0
-    }
-}
-
-impl SegmentHasher {
-    fn add(&mut self, word: u64) {
-        // The odd number is 2^64 divided by the golden ratio; folding brings the high bits of the
-        // product, where the mixing is, down to the low ones, which choose the bucket.
-        let product = u128::from(self.0 ^ word).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        #[expect(clippy::cast_possible_truncation, reason = "both halves are taken")]
-        let folded = (product as u64) ^ ((product >> 64) as u64);
-        self.0 = folded.rotate_left(5);
     }
 }
