@@ -1,0 +1,5 @@
+//! The life of one request.
+
+pub mod client;
+pub mod headers;
+pub mod trace;
