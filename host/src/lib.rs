@@ -1,7 +1,21 @@
 //! ZProxy: an HTTP gateway that people program with WebAssembly components.
+//!
+//! The modules stand in the order in which a request passes them; each may use those below it.
 
+pub mod control;
+pub mod worker;
+pub mod connection;
 pub mod proxy;
 pub mod plugin;
+pub mod upstream;
 pub mod http;
+pub mod io;
 pub mod route;
+pub mod telemetry;
 pub mod config;
+pub mod error;
+pub mod sys;
+
+pub use config::Config;
+pub use control::{Gateway, GatewayBuilder, StartError};
+pub use plugin::{Exchange, Flow, Middleware};

@@ -1,0 +1,3 @@
+//! t
+#[cfg(test)]
+mod x {}
