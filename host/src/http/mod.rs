@@ -3,5 +3,5 @@
 pub mod fields;
 pub mod head;
 
-pub use fields::{EditError, Fields, Name};
-pub use head::{Method, RequestHead, ResponseHead, Version};
+pub use fields::{EditError, Fields, Mark, Name};
+pub use head::{Method, RequestHead, RequestMark, ResponseHead, ResponseMark, Version};
