@@ -109,6 +109,7 @@ pub fn make_context(worker: usize, snapshot: &Arc<Snapshot>) -> anyhow::Result<C
     };
     Ok(Context {
         worker,
+        instances,
         chains,
         upstreams: upstreams.map(|(index, one)| Upstream::new(index, one, worker)).collect(),
         splits: splits.collect(),

@@ -11,7 +11,7 @@ use super::relay::{Lanes, Scratch};
 use crate::config::{self, Settings};
 use crate::http::HeadLimits;
 use crate::io::{BufferPool, Deadlines, Timer};
-use crate::plugin::{Chain, ChainPlan, Exchange};
+use crate::plugin::{Chain, ChainPlan, Exchange, Instances};
 use crate::route::Router;
 use crate::route::rewrite::{Redirect, Rewrite};
 use crate::telemetry::{AccessLogger, WorkerTelemetry};
@@ -57,6 +57,8 @@ pub struct Context {
     pub worker: usize,
     /// What the gateway is configured to do.
     pub snapshot: Arc<Snapshot>,
+    /// The instances that the chains call.
+    pub instances: Instances,
     /// One for each route.
     pub chains: Vec<Chain>,
     /// In the order of the settings.

@@ -245,13 +245,21 @@ fn response(
         // The connection is no longer HTTP; there is nothing that a plugin could change.
         return (exchange, answer);
     }
-    let (mut after, result) = context.chains[index].on_response(exchange, progress.entered);
-    if result.is_err() {
-        fail(&mut after, RequestError::Plugin, progress);
-        exchange = after;
+    let mut entered = progress.entered;
+    let mut failed = false;
+    loop {
+        let (back, result) = context.chains[index].on_response(exchange, entered);
+        exchange = back;
+        let Err(broken) = result else { break };
+        // The 503 that takes the response's place goes on to those above the one that failed.
+        fail(&mut exchange, RequestError::Plugin, progress);
+        failed = true;
+        entered = broken.entered;
+    }
+    if failed {
+        sanitize_reply(context, &mut exchange);
         return (exchange, Answer::Local);
     }
-    exchange = after;
     let bodiless = exchange.response.is_bodiless();
     match answer {
         // A plugin has put its own answer in the place of the upstream's; or made it one that has no
