@@ -136,6 +136,14 @@ pub struct Hooks {
     pub on_response: bool,
 }
 
+impl Hooks {
+    /// Names of those that are there.
+    pub fn names(self) -> Vec<&'static str> {
+        let all = [(self.on_request, "on-request"), (self.on_response, "on-response")];
+        all.into_iter().filter_map(|(there, name)| there.then_some(name)).collect()
+    }
+}
+
 /// A loaded component. Shared by all workers, which make instances of it.
 pub struct Plugin {
     name: Arc<str>,

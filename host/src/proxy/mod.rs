@@ -78,10 +78,12 @@ struct Progress {
     entered: usize,
     allow: Option<String>,
     upstream: Option<(usize, usize)>,
+    upstream_status: Option<u16>,
     attempts: u32,
     error: Option<RequestError>,
     sent: u64,
     waited: Option<Duration>,
+    trace: Option<trace::Trace>,
     /// Something of the request's body has been read.
     touched: bool,
 }
@@ -214,6 +216,7 @@ async fn request(
     match answered {
         Ok(answered) => {
             progress.upstream = Some((upstream.index, answered.lease.server));
+            progress.upstream_status = Some(exchange.response.status);
             progress.sent = answered.sent;
             match headers::response_to_client(&mut exchange.response, &context.clock.date()) {
                 Ok(()) => (exchange, Ok(Answer::Upstream(answered, times))),
@@ -318,7 +321,7 @@ fn admit(
     facts: &RequestFacts,
     plan: &RoutePlan,
     context: &Context,
-    progress: &Progress,
+    progress: &mut Progress,
 ) -> Result<(), RequestError> {
     debug_assert!(progress.route.is_some(), "only a routed request is admitted");
     if matches!(facts.framing, Framing::Length(length) if length > plan.body_bytes_max) {
@@ -336,7 +339,8 @@ fn admit(
         // Upstreams record a trace unless its parent says no; nobody has said so.
         sampled: true,
     };
-    headers::request_to_upstream(&mut exchange.request, &client.facts, &stamp)?;
+    let trace = headers::request_to_upstream(&mut exchange.request, &client.facts, &stamp)?;
+    progress.trace = Some(trace);
     Ok(())
 }
 
@@ -434,29 +438,33 @@ fn record(
     delivered: &Delivered,
     started: std::time::Instant,
 ) {
-    let duration = context.clock.now() - started;
     let finished = Finished {
         listener: client.listener,
         route: progress.route,
         method: exchange.request.method,
         status: exchange.response.status,
         upstream: progress.upstream,
+        upstream_status: progress.upstream_status,
         bytes_in: progress.sent + delivered.received,
         bytes_out: delivered.written,
-        duration,
+        duration: context.clock.now() - started,
         upstream_wait: progress.waited,
         retries: progress.attempts.saturating_sub(1),
     };
     context.telemetry.record(&finished);
-    if let Some(log) = &context.access_log {
-        log.write(&AccessRecord {
-            finished: &finished,
-            request: &exchange.request,
-            client_ip: exchange.client_ip.or(client.facts.peer),
-            route: exchange.route.as_deref(),
-            cause: progress.error.map(RequestError::proxy_status).or(delivered.broken),
-            wall_ms: context.clock.wall_ms(),
-            attempts: progress.attempts,
-        });
-    }
+    let Some(log) = &context.access_log else { return };
+    let upstream = progress.upstream.map(|(upstream, _)| &context.upstreams[upstream]);
+    let server = progress.upstream.and_then(|(_, server)| upstream?.server_name(server));
+    log.write(&AccessRecord {
+        finished: &finished,
+        request: &exchange.request,
+        client: exchange.client_ip.or(client.facts.peer),
+        route: exchange.route.as_deref(),
+        upstream: upstream.map(|upstream| upstream.settings.name.as_ref()),
+        server,
+        flags: progress.error.map(RequestError::proxy_status).or(delivered.broken),
+        trace_id: progress.trace.as_ref().map(|trace| trace.id.as_slice()),
+        wall_ms: context.clock.wall_ms(),
+        attempts: progress.attempts,
+    });
 }
