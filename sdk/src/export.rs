@@ -70,7 +70,6 @@ macro_rules! __export_interface {
 
 /// A plugin that has read its configuration.
 #[doc(hidden)]
-#[derive(Debug)]
 pub struct Running<M> {
     middleware: M,
     request_fields: Rc<[String]>,

@@ -35,6 +35,8 @@ pub mod crypto;
 pub mod clock;
 pub mod log;
 mod host;
+#[cfg(not(target_family = "wasm"))]
+pub mod testing;
 
 #[doc(hidden)]
 pub use export::{Plugin, Running, Slot};
