@@ -123,7 +123,7 @@ pub async fn handle(
             return (exchange, After::Close);
         }
         Err(error) => {
-            fail(&mut exchange, error, &mut progress);
+            fail(context, &mut exchange, error, &mut progress);
             Answer::Local
         }
     };
@@ -226,7 +226,7 @@ async fn request(
         Err(error) => {
             if error != RequestError::ClientGone {
                 let name = &upstream.settings.name;
-                log::info!(target: "upstream", "{name}: {error}");
+                log::debug!(target: "upstream", "{name}: {error}");
             }
             progress.upstream = Some((upstream.index, 0));
             (exchange, Err(error))
@@ -255,12 +255,11 @@ fn response(
         exchange = back;
         let Err(broken) = result else { break };
         // The 503 that takes the response's place goes on to those above the one that failed.
-        fail(&mut exchange, RequestError::Plugin, progress);
+        fail(context, &mut exchange, RequestError::Plugin, progress);
         failed = true;
         entered = broken.entered;
     }
     if failed {
-        sanitize_reply(context, &mut exchange);
         return (exchange, Answer::Local);
     }
     let bodiless = exchange.response.is_bodiless();
@@ -397,9 +396,15 @@ fn sanitize_reply(context: &Context, exchange: &mut Exchange) {
     exchange.body.get_or_insert_default();
 }
 
-fn fail(exchange: &mut Exchange, error: RequestError, progress: &mut Progress) {
+fn fail(
+    context: &Context,
+    exchange: &mut Exchange,
+    error: RequestError,
+    progress: &mut Progress,
+) {
     progress.error = Some(error);
     reply::error(exchange, error, progress.allow.as_deref());
+    sanitize_reply(context, exchange);
 }
 
 /// The protocol that the client wants to switch to, if it can be tunnelled.
@@ -416,8 +421,7 @@ pub async fn refuse(context: &Context, client: &mut Client, error: RequestError)
     let mut exchange = context.take_exchange();
     exchange.request.method = Method::Get;
     let mut progress = Progress { touched: true, ..Progress::default() };
-    fail(&mut exchange, error, &mut progress);
-    sanitize_reply(context, &mut exchange);
+    fail(context, &mut exchange, error, &mut progress);
     let facts = RequestFacts {
         framing: Framing::UntilClose,
         keep_alive: false,
