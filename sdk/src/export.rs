@@ -39,6 +39,10 @@ macro_rules! export {
 
             #[cfg(target_family = "wasm")]
             $crate::__export_interface!(lifecycle, Exported);
+            // What makes the plugin elsewhere, so that it does not count as unused there.
+            #[cfg(not(target_family = "wasm"))]
+            const _: fn(&str) -> ::std::result::Result<$crate::Running<$plugin>, ::std::string::String> =
+                $crate::Running::<$plugin>::new;
             $(
                 #[cfg(target_family = "wasm")]
                 $crate::__export_interface!($hook, Exported);
@@ -78,7 +82,11 @@ pub struct Running<M> {
 
 impl<M: Middleware> Running<M> {
     /// Reads the configuration. The error is for the operator.
-    pub(crate) fn new(config: &str) -> Result<Self, String> {
+    ///
+    /// # Errors
+    ///
+    /// What the operator is told.
+    pub fn new(config: &str) -> Result<Self, String> {
         log::ask();
         let middleware: M = serde_json::from_str(config).map_err(|error| error.to_string())?;
         let request_fields = lower_case(middleware.request_fields());

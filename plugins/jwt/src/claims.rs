@@ -22,15 +22,15 @@ impl Policy {
             }
         }
         self.check_times(claims, unix_ms)?;
-        if let Some(issuer) = &self.issuer {
-            if claims.get("iss").and_then(Value::as_str) != Some(issuer) {
-                return Err("the issuer is another");
-            }
+        if let Some(issuer) = &self.issuer
+            && claims.get("iss").and_then(Value::as_str) != Some(issuer)
+        {
+            return Err("the issuer is another");
         }
-        if let Some(audience) = &self.audience {
-            if !is_for(claims.get("aud"), audience) {
-                return Err("the audience is another");
-            }
+        if let Some(audience) = &self.audience
+            && !is_for(claims.get("aud"), audience)
+        {
+            return Err("the audience is another");
         }
         Ok(())
     }
