@@ -1,4 +1,4 @@
-//! From a [`Middleware`] to the component's exports: [`export!`] and what it expands to.
+//! From a [`Middleware`] to the component's exports: [`export!`](crate::export!) and what it expands to.
 
 use std::cell::OnceCell;
 use std::marker::PhantomData;
@@ -136,7 +136,7 @@ fn lower_case(names: Vec<&str>) -> Rc<[String]> {
     names.into_iter().map(str::to_ascii_lowercase).collect()
 }
 
-/// Where [`export!`] keeps the one plugin of the component.
+/// Where [`export!`](crate::export!) keeps the one plugin of the component.
 #[doc(hidden)]
 pub trait Slot: Middleware {
     /// Empty until `init` has been called.
