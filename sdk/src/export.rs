@@ -1,4 +1,4 @@
-//! From a [`Middleware`] to the component's exports: [`export!`] and what it expands to.
+//! From a [`Middleware`] to the component's exports: [`export!`](crate::export!) and what it expands to.
 
 use std::cell::OnceCell;
 use std::marker::PhantomData;
@@ -39,6 +39,10 @@ macro_rules! export {
 
             #[cfg(target_family = "wasm")]
             $crate::__export_interface!(lifecycle, Exported);
+            // What makes the plugin elsewhere, so that it does not count as unused there.
+            #[cfg(not(target_family = "wasm"))]
+            const _: fn(&str) -> ::std::result::Result<$crate::Running<$plugin>, ::std::string::String> =
+                $crate::Running::<$plugin>::new;
             $(
                 #[cfg(target_family = "wasm")]
                 $crate::__export_interface!($hook, Exported);
@@ -78,7 +82,11 @@ pub struct Running<M> {
 
 impl<M: Middleware> Running<M> {
     /// Reads the configuration. The error is for the operator.
-    pub(crate) fn new(config: &str) -> Result<Self, String> {
+    ///
+    /// # Errors
+    ///
+    /// What the operator is told.
+    pub fn new(config: &str) -> Result<Self, String> {
         log::ask();
         let middleware: M = serde_json::from_str(config).map_err(|error| error.to_string())?;
         let request_fields = lower_case(middleware.request_fields());
@@ -128,7 +136,7 @@ fn lower_case(names: Vec<&str>) -> Rc<[String]> {
     names.into_iter().map(str::to_ascii_lowercase).collect()
 }
 
-/// Where [`export!`] keeps the one plugin of the component.
+/// Where [`export!`](crate::export!) keeps the one plugin of the component.
 #[doc(hidden)]
 pub trait Slot: Middleware {
     /// Empty until `init` has been called.
