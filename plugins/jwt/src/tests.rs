@@ -369,6 +369,29 @@ fn a_token_is_found_and_kept_back_where_the_operator_says() {
     assert_eq!(answer.upstream_request().unwrap().value("authorization"), None);
 }
 
+/// Of two tokens one would be checked, and the upstream might believe the other.
+#[test]
+fn two_tokens_in_one_place_are_refused() {
+    let cookie = r#""token_from": {"cookie": "session"}"#;
+    let query = r#""token_from": {"query": "t"}"#;
+    let bad = SAMPLE.replace('S', "T");
+    let cookies = |text: String| Request::get("/").with_header("cookie", text);
+    for (config, request, expected) in [
+        (cookie, cookies(format!("session={SAMPLE}")), 200),
+        (cookie, cookies(format!("session={SAMPLE}; session={bad}")), 401),
+        (cookie, cookies(format!("session={SAMPLE}; session")), 401),
+        (cookie, cookies(format!("session={SAMPLE}")).with_header("cookie", "session=x"), 401),
+        (query, Request::get(&format!("/?t={SAMPLE}&tt=1&T=2")), 200),
+        (query, Request::get(&format!("/?%74={SAMPLE}&%7=1&%zz=2")), 200),
+        (query, Request::get(&format!("/?t={SAMPLE}&t={bad}")), 401),
+        (query, Request::get(&format!("/?t={SAMPLE}&%74={bad}")), 401),
+    ] {
+        let shown = format!("{request:?}");
+
+        assert_eq!(send(config, request).status(), expected, "{shown}");
+    }
+}
+
 /// The operator reads these, so each names its key, and none shows a secret.
 #[test]
 fn a_wrong_configuration_is_refused_by_key() {
@@ -387,6 +410,8 @@ fn a_wrong_configuration_is_refused_by_key() {
         (r#"{"jwt_secret":"271828","audience":1}"#, "audience: write a string"),
         (r#"{"jwt_secret":"271828","token_from":{"cookie":"a b"}}"#, "token_from.cookie"),
         (r#"{"jwt_secret":"271828","token_from":{"query":""}}"#, "token_from.query"),
+        (r#"{"jwt_secret":"271828","leeway_seconds":"9"}"#, "`leeway_seconds`"),
+        (r#"{"jwt_secret":"271828","algorithms":["HS256",5]}"#, "`algorithms[1]`"),
         (r#"{"jwt_secret":"271828","claims_to_headers":{"a":"te"}}"#, "claims_to_headers: `te`"),
         (
             r#"{"jwt_secret":"271828","claims_to_headers":{"a":"x","b":"X"}}"#,
