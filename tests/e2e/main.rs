@@ -6,5 +6,8 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 #![allow(unreachable_pub, reason = "the harness is written like a library of its own")]
 
+mod bad_upstream;
+mod framing;
 mod harness;
+mod headers;
 mod http;

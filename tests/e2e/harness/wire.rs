@@ -99,9 +99,9 @@ impl Wire {
         }
     }
 
-    /// Closes with a reset instead of an orderly end.
-    pub fn reset(self) {
-        socket2::SockRef::from(&self).set_linger(Some(Duration::ZERO)).unwrap();
+    /// When dropped, this end closes with a reset instead of an orderly end.
+    pub fn reset_at_end(&mut self) {
+        socket2::SockRef::from(&*self).set_linger(Some(Duration::ZERO)).unwrap();
     }
 
     /// Makes the kernel's receive buffer small, so that a slow reader is felt soon.
