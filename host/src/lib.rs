@@ -1,5 +1,17 @@
 //! ZProxy: an HTTP gateway that people program with WebAssembly components.
+//!
+//! The modules stand in the order in which a request passes them; each may use those below it.
 
+pub mod control;
+pub mod worker;
+pub mod connection;
+pub mod proxy;
 pub mod plugin;
+pub mod upstream;
 pub mod http;
+pub mod io;
+pub mod route;
+pub mod telemetry;
 pub mod config;
+pub mod error;
+pub mod sys;

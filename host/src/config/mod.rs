@@ -1,5 +1,162 @@
 //! Configuration: what operators write, and what the gateway runs on.
+//!
+//! [`load`] is the way of a file:
+//!
+//! ```text
+//! bytes ─► parse ─► overrides ─► substitute ─► structure ─► Config ─► check ─► Settings
+//!          tree      flags        ${env:…}      schema       types     meaning
+//! ```
+//!
+//! Each step but a syntax error lets the next one run, so that all problems of a file are
+//! reported at once. The types of `file` are the single source: the schema is made from them,
+//! the structure is checked against the schema, and the manual is printed from it.
+//!
+//! A program that builds a [`Config`] enters at [`check`].
+//!
+//! Not here: reading the configuration file itself, the command line, watching for changes.
 
+mod check;
+mod document;
+mod embedded;
+mod environment;
+mod file;
+mod later;
+mod manual;
+mod overrides;
+mod parse;
+mod problem;
+mod schema;
 mod settings;
+mod structure;
+mod substitute;
+mod suggest;
 
+#[cfg(test)]
+mod tests;
+
+use serde_json::Value;
+
+use document::{Document, Node};
+use problem::{At, Origin, Report};
+
+pub use embedded::{EMBEDDED, embedded, load_embedded};
+pub use environment::{Environment, System};
+pub use file::*;
+pub use manual::manual;
+pub use overrides::Overrides;
+pub use problem::{Problem, Problems};
+pub use schema::schema;
 pub use settings::*;
+
+/// Reads a configuration file and checks it.
+///
+/// `file` is its name in messages. `native` names the middleware that the program brings along,
+/// which a chain may name like a plugin.
+///
+/// # Errors
+/// Everything that is wrong with the file and the overrides.
+pub fn load(
+    text: &[u8],
+    file: &str,
+    overrides: &Overrides,
+    environment: &dyn Environment,
+    native: &[&str],
+) -> Result<(Config, Settings), Problems> {
+    let mut report = Report::default();
+    let text = parse::decode(text, file)?;
+    let root = parse::parse(text, file, &mut report)?;
+    let mut document = Document { file, text, overrides: Vec::new(), root };
+    if !matches!(document.root.content, document::Content::Object(_)) {
+        let message = "the configuration must be an object";
+        report.problem_from(&At::default(), document.root.origin, message, "write `{ … }`");
+        return Err(document.problems(report));
+    }
+    overrides.apply(&mut document, &mut report);
+    substitute::substitute(&mut document, environment, &mut report);
+    finish(document, environment, native, report)
+}
+
+/// Checks a configuration that a program has made.
+///
+/// # Errors
+/// Everything that is wrong with it; problems have paths but no positions.
+pub fn check(
+    config: &Config,
+    environment: &dyn Environment,
+    native: &[&str],
+) -> Result<Settings, Problems> {
+    let mut report = Report::default();
+    let root = Node::from_value(&to_value(config), Origin::Nowhere);
+    let document = Document { file: "", text: "", overrides: Vec::new(), root };
+    if let Some(at) = first_nul(&document.root, &At::default()) {
+        report.problem(&at, "contains a NUL character", "remove it");
+    }
+    finish(document, environment, native, report).map(|(_, settings)| settings)
+}
+
+impl Config {
+    /// The configuration as the text of a file that loads equal.
+    pub fn to_text(&self) -> String {
+        let mut value = to_value(self);
+        escape(&mut value);
+        // The alternative form of a `Value` is indented.
+        format!("{value:#}\n")
+    }
+}
+
+/// The steps that files and programs share.
+fn finish(
+    mut document: Document<'_>,
+    environment: &dyn Environment,
+    native: &[&str],
+    mut report: Report,
+) -> Result<(Config, Settings), Problems> {
+    structure::check(&mut document.root, schema::shared(), &mut report);
+    let config: Config = match serde_json::from_value(document.root.to_value()) {
+        Ok(config) => config,
+        Err(error) => {
+            // The structure has been checked, so this is a consequence of what was found.
+            if report.findings.is_empty() {
+                report.problem(&At::default(), error.to_string(), "compare with `zproxy schema`");
+            }
+            return Err(document.problems(report));
+        }
+    };
+    let settings = check::settings(&config, environment, native, &mut report);
+    if report.findings.is_empty() {
+        return Ok((config, settings));
+    }
+    Err(document.problems(report))
+}
+
+/// The value of a configuration. A number that JSON cannot hold becomes `null` and is refused.
+fn to_value(config: &Config) -> Value {
+    serde_json::to_value(config).unwrap_or_default()
+}
+
+/// Escapes what a load would replace.
+fn escape(value: &mut Value) {
+    match value {
+        Value::String(text) => *text = substitute::escape(text),
+        Value::Array(elements) => elements.iter_mut().for_each(escape),
+        Value::Object(members) => members.values_mut().for_each(escape),
+        Value::Null | Value::Bool(_) | Value::Number(_) => {}
+    }
+}
+
+/// The first string with a NUL character, which no file or header can take.
+fn first_nul(node: &Node, at: &At) -> Option<At> {
+    use document::Content;
+
+    match &node.content {
+        Content::Text { text, .. } => text.contains('\0').then(|| at.clone()),
+        Content::List(elements) => elements
+            .iter()
+            .enumerate()
+            .find_map(|(index, element)| first_nul(element, &at.index(index))),
+        Content::Object(members) => {
+            members.iter().find_map(|member| first_nul(&member.node, &at.key(&member.key)))
+        }
+        Content::Null | Content::Bool(_) | Content::Number(_) => None,
+    }
+}

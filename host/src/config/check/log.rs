@@ -1,0 +1,81 @@
+//! The access log: where it goes and how a line looks.
+//!
+//! Not here: writing it (`telemetry`).
+
+use super::pattern::placeholders;
+use super::route::is_field_name;
+use crate::config::file::AccessLogConfig;
+use crate::config::problem::{At, Refusal, Report, quote};
+use crate::config::settings::{AccessLog, AccessLogFormat, AccessLogPath};
+use crate::config::suggest;
+
+/// Fields of a line, in the order of the JSON object.
+const FIELDS: &[&str] = &[
+    "ts", "request_id", "trace_id", "client", "method", "host", "path", "protocol", "status",
+    "flags", "bytes_in", "bytes_out", "duration_us", "phases", "route", "upstream", "server",
+    "attempts", "cache", "plugins",
+];
+
+/// Turns the written access log into the one that runs.
+pub(super) fn check(log: &AccessLogConfig, at: &At, report: &mut Report) -> AccessLog {
+    let mut redact = Vec::new();
+    for (index, name) in log.redact.iter().enumerate() {
+        if is_field_name(name) {
+            redact.push(name.to_ascii_lowercase());
+        } else {
+            let message = format!("{} is not the name of a header field", quote(name));
+            report.problem(&at.key("redact").index(index), message, "write one like \"cookie\"");
+        }
+    }
+    AccessLog {
+        path: report.take(&at.key("path"), path(&log.path)).unwrap_or(AccessLogPath::Off),
+        format: report.take(&at.key("format"), format(&log.format)).unwrap_or(AccessLogFormat::Json),
+        sample: log.sample,
+        redact,
+    }
+}
+
+fn path(text: &str) -> Result<AccessLogPath, Refusal> {
+    match text {
+        "off" => Ok(AccessLogPath::Off),
+        "stdout" => Ok(AccessLogPath::Stdout),
+        "" | "stderr" | "none" | "on" | "-" => {
+            let message = format!("{} is not a place for the access log", quote(text));
+            Err((message, "write \"stdout\", \"off\" or the path of a file".into()))
+        }
+        file => Ok(AccessLogPath::File(file.into())),
+    }
+}
+
+fn format(text: &str) -> Result<AccessLogFormat, Refusal> {
+    match text {
+        "json" => Ok(AccessLogFormat::Json),
+        "combined" => Ok(AccessLogFormat::Combined),
+        _ if !text.contains(['{', '}']) => {
+            let message = format!("{} is not a format", quote(text));
+            Err(match suggest::closest(text, ["json", "combined"]) {
+                Some(close) => (message, format!("did you mean \"{close}\"?")),
+                None => (message, "write \"json\", \"combined\" or a template with `{status}`".into()),
+            })
+        }
+        _ if text.contains(['\n', '\r']) => {
+            Err(("the template holds a line break".into(), "remove it: each line gets one".into()))
+        }
+        template => {
+            check_fields(template)?;
+            Ok(AccessLogFormat::Template(template.to_owned()))
+        }
+    }
+}
+
+/// Checks that every place of `template` is a field of the line or of the request's head.
+fn check_fields(template: &str) -> Result<(), Refusal> {
+    let mut known = FIELDS.to_vec();
+    for place in template.split('{').skip(1) {
+        let name = place.split('}').next().unwrap_or_default();
+        if name.strip_prefix("request_header.").is_some_and(is_field_name) {
+            known.push(name);
+        }
+    }
+    placeholders(template, &known, "a field of the access log")
+}

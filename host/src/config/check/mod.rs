@@ -1,0 +1,225 @@
+//! From what was written to what the gateway runs on.
+//!
+//! Every check goes on after a problem; a caller uses the settings only when there was none.
+//! What the schema can say (kinds, ranges, required keys) holds already.
+//!
+//! Not here: positions in the file (`document`), shapes of values (`structure`).
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use ipnet::IpNet;
+
+use super::environment::Environment;
+use super::file::{
+    AcceptorsConfig, Config, LimitsConfig, PlacedWorkersConfig, WorkerCountConfig, WorkersConfig,
+};
+use super::later;
+use super::problem::{At, Refusal, Report, quote};
+use super::settings::{
+    Acceptors, Address, Admin, Limits, Listener, Settings, Workers,
+};
+
+mod address;
+mod log;
+mod pattern;
+mod plugin;
+mod route;
+mod upstream;
+
+pub(super) use address::listen;
+pub(super) use plugin::names_in;
+
+/// Checks `config` and turns it into settings, which are whole only if nothing was reported.
+pub(super) fn settings(
+    config: &Config,
+    environment: &dyn Environment,
+    native: &[&str],
+    report: &mut Report,
+) -> Settings {
+    let root = At::default();
+    let listeners = listeners(config, report);
+    let admin = admin(config, report);
+    distinct(config, &listeners, admin.as_ref(), report);
+    let mut upstreams = upstream::Upstreams::check(&config.upstreams, report);
+    let mut plugins = plugin::Plugins::check(config, environment, native, report);
+    let routes = route::check(&config.routes, &mut upstreams, &mut plugins, report);
+    plugins.look_for_unused(report);
+    Settings {
+        listeners: listeners.into_iter().map(|(listener, _)| listener).collect(),
+        workers: workers(&config.workers),
+        upstreams: upstreams.list,
+        routes,
+        plugins: plugins.list,
+        plugins_dir: config.plugins_dir.as_ref().map(PathBuf::from),
+        limits: limits(&config.limits, report),
+        trusted_proxies: trusted_proxies(&config.trusted_proxies, report),
+        admin,
+        access_log: log::check(&config.access_log, &root.key("access_log"), report),
+        drain_timeout: milliseconds(config.drain_timeout_ms),
+    }
+}
+
+/// The listeners and their places in the file.
+fn listeners(config: &Config, report: &mut Report) -> Vec<(Listener, At)> {
+    let root = At::default();
+    let backlog = super::file::ListenerConfig::default().backlog;
+    let mut listeners = Vec::new();
+    for (index, listener) in config.listeners.iter().enumerate() {
+        let at = root.key("listeners").index(index).key("address");
+        if let Some(address) = report.take(&at, address::listen(&listener.address)) {
+            listeners.push((Listener { address, backlog: listener.backlog }, at));
+        }
+    }
+    if let Some(tls) = &config.tls
+        && tls.enabled
+    {
+        let message = later::refusal("tls.enabled: true", "TLS comes later");
+        report.problem(&root.key("tls").key("enabled"), message, "write false");
+    }
+    let short = config.listen_address.is_some() || config.listen_port.is_some();
+    if short || listeners.is_empty() && config.listeners.is_empty() {
+        let port = config.listen_port.unwrap_or(8080);
+        let written = config.listen_address.as_deref().unwrap_or("127.0.0.1");
+        let key = if config.listen_address.is_some() { "listen_address" } else { "listen_port" };
+        let at = root.key(key);
+        if let Some(ip) = report.take(&at, address::listen_ip(written)) {
+            listeners.push((Listener { address: Address::Tcp((ip, port).into()), backlog }, at));
+        }
+    }
+    listeners
+}
+
+/// Two listeners, or a listener and the admin listener, cannot share an address.
+fn distinct(
+    config: &Config,
+    listeners: &[(Listener, At)],
+    admin: Option<&Admin>,
+    report: &mut Report,
+) {
+    let mut seen: HashMap<&Address, &At> = HashMap::new();
+    for (listener, at) in listeners {
+        // Port 0 is a different free port each time.
+        if matches!(listener.address, Address::Tcp(address) if address.port() == 0) {
+            continue;
+        }
+        match seen.get(&listener.address) {
+            Some(other) => {
+                let message = format!("is the same address as `{other}`");
+                report.problem(at, message, "remove it, or use another port");
+            }
+            None => _ = seen.insert(&listener.address, at),
+        }
+    }
+    let Some(listener) = admin.and_then(|admin| seen.get(&admin.address)) else { return };
+    if config.admin == Config::default().admin {
+        let message = "is the default address of the admin listener";
+        report.problem(listener, message, "use another port, or set `admin.address`");
+    } else {
+        let at = At::default().key("admin").key("address");
+        let message = format!("is the same address as `{listener}`");
+        report.problem(&at, message, "use another port");
+    }
+}
+
+fn admin(config: &Config, report: &mut Report) -> Option<Admin> {
+    let at = At::default().key("admin");
+    let admin = config.admin.as_ref()?;
+    if admin.token.as_deref().is_some_and(|token| token.trim().is_empty()) {
+        let message = "the token is empty, so anybody would know it";
+        report.problem(&at.key("token"), message, "write a long random string");
+    }
+    if admin.token.as_deref().is_some_and(|token| !is_token68(token)) {
+        let message = "the token holds characters that no `Authorization` field can carry";
+        let cure = "use letters, digits and `-._~+/=` without spaces";
+        report.problem(&at.key("token"), message, cure);
+    }
+    let at = at.key("address");
+    let address = report.take(&at, address::listen(admin.address.as_ref()?))?;
+    if admin.token.is_none() && !address::is_local(&address) {
+        let message = "other machines can reach this address, and there is no token";
+        let cure = "add `admin.token`, or write \"127.0.0.1:9901\"";
+        report.incomplete(&at, message, cure);
+    }
+    let token = admin.token.as_deref().map(Into::into);
+    Some(Admin { address, token })
+}
+
+/// RFC 6750 §2.1: what can follow `Bearer`.
+fn is_token68(token: &str) -> bool {
+    token.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._~+/=".contains(&byte))
+}
+
+fn workers(config: &WorkersConfig) -> Workers {
+    let whole = |count: u32| usize::try_from(count).unwrap_or(usize::MAX);
+    let placed = match config {
+        WorkersConfig::Placed(placed) => placed.clone(),
+        WorkersConfig::Auto(_) => PlacedWorkersConfig::default(),
+        WorkersConfig::Count(count) => PlacedWorkersConfig {
+            count: WorkerCountConfig::Number(*count),
+            ..PlacedWorkersConfig::default()
+        },
+    };
+    Workers {
+        count: match placed.count {
+            WorkerCountConfig::Number(count) => Some(whole(count)),
+            WorkerCountConfig::Auto(_) => None,
+        },
+        pin: placed.pin,
+        acceptors: match placed.acceptors {
+            AcceptorsConfig::PerWorker => Acceptors::PerWorker,
+            AcceptorsConfig::Dedicated => Acceptors::Dedicated,
+        },
+    }
+}
+
+fn limits(limits: &LimitsConfig, report: &mut Report) -> Limits {
+    if limits.uri_bytes_max > limits.header_bytes_max {
+        let message = format!(
+            "`{}` is more than `header_bytes_max`, which is `{}`",
+            limits.uri_bytes_max, limits.header_bytes_max
+        );
+        let at = At::default().key("limits").key("uri_bytes_max");
+        report.problem(&at, message, "lower it, or raise `limits.header_bytes_max`");
+    }
+    Limits {
+        connections_max: limits.connections_max,
+        header_bytes_max: limits.header_bytes_max,
+        headers_max: limits.headers_max,
+        uri_bytes_max: limits.uri_bytes_max,
+        body_bytes_max: limits.body_bytes_max,
+        header_timeout: milliseconds(limits.header_timeout_ms),
+        idle_timeout: milliseconds(limits.idle_timeout_ms),
+        request_timeout: milliseconds(limits.request_timeout_ms),
+    }
+}
+
+fn trusted_proxies(written: &[String], report: &mut Report) -> Vec<IpNet> {
+    let mut trusted = Vec::new();
+    for (index, text) in written.iter().enumerate() {
+        let at = At::default().key("trusted_proxies").index(index);
+        trusted.extend(report.take(&at, network(text)));
+    }
+    trusted
+}
+
+/// A CIDR block, or one address.
+fn network(text: &str) -> Result<IpNet, Refusal> {
+    if let Ok(address) = text.parse() {
+        return Ok(IpNet::new_assert(address, if address.is_ipv4() { 32 } else { 128 }));
+    }
+    let network: IpNet = text.parse().map_err(|_| {
+        let cure = "write a block like `10.0.0.0/8` or an address like `192.0.2.1`";
+        (format!("{} is not a CIDR block", quote(text)), cure.to_owned())
+    })?;
+    if network.addr() != network.network() {
+        let message = format!("{} has bits set behind its prefix", quote(text));
+        return Err((message, format!("write `{}`", network.trunc())));
+    }
+    Ok(network)
+}
+
+fn milliseconds(count: u32) -> Duration {
+    Duration::from_millis(count.into())
+}

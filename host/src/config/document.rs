@@ -1,0 +1,201 @@
+//! A configuration as a tree of values that remember where they were written.
+//!
+//! The tree is made by `parse` (a file), by `overrides` (flags) or from a program's `Config`;
+//! `substitute` and `structure` change it in place.
+//!
+//! Not here: what the values mean.
+
+use serde_json::{Map, Number, Value};
+
+use super::problem::{At, Origin, Problem, Problems, Report, Step};
+
+/// Levels of lists and objects. Far more than a configuration needs, and few enough for every
+/// recursive reader, here and in plugins.
+pub(super) const DEPTH_MAX: usize = 64;
+
+/// A value and where it was written.
+#[derive(Clone, Debug)]
+pub(super) struct Node {
+    /// Where it begins.
+    pub(super) origin: Origin,
+    /// What it is.
+    pub(super) content: Content,
+}
+
+/// The kinds of values.
+#[derive(Clone, Debug)]
+pub(super) enum Content {
+    /// `null`
+    Null,
+    /// `true` or `false`
+    Bool(bool),
+    /// A number.
+    Number(Number),
+    /// A string.
+    Text {
+        /// Its characters.
+        text: String,
+        /// Whether all of it came from one `${…}`: then it may stand for a number or boolean.
+        replaced: bool,
+    },
+    /// A list.
+    List(Vec<Node>),
+    /// An object, in the order of the file.
+    Object(Vec<Member>),
+}
+
+/// A key of an object and its value.
+#[derive(Clone, Debug)]
+pub(super) struct Member {
+    /// The key.
+    pub(super) key: String,
+    /// Where the key begins.
+    pub(super) origin: Origin,
+    /// The value.
+    pub(super) node: Node,
+}
+
+impl Node {
+    /// A value of an origin.
+    pub(super) fn new(origin: Origin, content: Content) -> Self {
+        Self { origin, content }
+    }
+
+    /// An empty object.
+    pub(super) fn empty(origin: Origin) -> Self {
+        Self::new(origin, Content::Object(Vec::new()))
+    }
+
+    /// A string as it was written.
+    pub(super) fn text(origin: Origin, text: impl Into<String>) -> Self {
+        Self::new(origin, Content::Text { text: text.into(), replaced: false })
+    }
+
+    /// The same value with one origin everywhere.
+    pub(super) fn from_value(value: &Value, origin: Origin) -> Self {
+        let content = match value {
+            Value::Null => Content::Null,
+            Value::Bool(value) => Content::Bool(*value),
+            Value::Number(value) => Content::Number(value.clone()),
+            Value::String(value) => Content::Text { text: value.clone(), replaced: false },
+            Value::Array(elements) => {
+                Content::List(elements.iter().map(|one| Self::from_value(one, origin)).collect())
+            }
+            Value::Object(members) => Content::Object(
+                members
+                    .iter()
+                    .map(|(key, value)| Member {
+                        key: key.clone(),
+                        origin,
+                        node: Self::from_value(value, origin),
+                    })
+                    .collect(),
+            ),
+        };
+        Self { origin, content }
+    }
+
+    /// The value without its origins.
+    pub(super) fn to_value(&self) -> Value {
+        match &self.content {
+            Content::Null => Value::Null,
+            Content::Bool(value) => Value::Bool(*value),
+            Content::Number(value) => Value::Number(value.clone()),
+            Content::Text { text, .. } => Value::String(text.clone()),
+            Content::List(elements) => elements.iter().map(Self::to_value).collect(),
+            Content::Object(members) => {
+                let mut map = Map::new();
+                for member in members {
+                    map.insert(member.key.clone(), member.node.to_value());
+                }
+                Value::Object(map)
+            }
+        }
+    }
+
+    /// Member `key` of an object.
+    pub(super) fn member(&self, key: &str) -> Option<&Self> {
+        let Content::Object(members) = &self.content else { return None };
+        members.iter().find(|member| member.key == key).map(|member| &member.node)
+    }
+
+    /// Origin of the deepest value on the way to `at`.
+    fn locate(&self, at: &At) -> Origin {
+        let mut node = self;
+        for step in &at.0 {
+            let next = match (&node.content, step) {
+                (Content::Object(_), Step::Key(key)) => node.member(key),
+                (Content::List(elements), Step::Index(index)) => elements.get(*index),
+                _ => None,
+            };
+            match next {
+                Some(next) => node = next,
+                None => break,
+            }
+        }
+        node.origin
+    }
+}
+
+/// A configuration on its way to being checked.
+pub(super) struct Document<'a> {
+    /// Name of the file, for messages.
+    pub(super) file: &'a str,
+    /// The file's text, for positions.
+    pub(super) text: &'a str,
+    /// Names of the flags and variables that [`Origin::Override`] counts.
+    pub(super) overrides: Vec<String>,
+    /// The outermost value.
+    pub(super) root: Node,
+}
+
+impl Document<'_> {
+    /// The findings of `report` with their positions, in the order of the file.
+    pub(super) fn problems(&self, report: Report) -> Problems {
+        let lines = Lines::new(self.text);
+        let mut placed: Vec<_> = report
+            .findings
+            .into_iter()
+            .map(|found| (found.origin.unwrap_or_else(|| self.root.locate(&found.at)), found))
+            .collect();
+        placed.sort_by_key(|(origin, _)| *origin);
+        let problems = placed.into_iter().map(|(origin, found)| {
+            let (file, line, column) = match origin {
+                Origin::Text(byte) => {
+                    let (line, column) = lines.position(byte);
+                    (self.file, Some(line), Some(column))
+                }
+                Origin::Override(index) => {
+                    (self.overrides.get(index).map_or("", String::as_str), None, None)
+                }
+                Origin::Nowhere => (self.file, None, None),
+            };
+            let (path, message, cure) = (found.at.to_string(), found.message, found.cure);
+            Problem { file: file.into(), line, column, path, message, cure }
+        });
+        Problems(problems.collect())
+    }
+}
+
+/// Where the lines of a text begin.
+pub(super) struct Lines<'a> {
+    text: &'a str,
+    starts: Vec<usize>,
+}
+
+impl<'a> Lines<'a> {
+    /// Finds the lines of `text`.
+    pub(super) fn new(text: &'a str) -> Self {
+        let after = text.bytes().enumerate().filter(|(_, byte)| *byte == b'\n');
+        let starts = std::iter::once(0).chain(after.map(|(index, _)| index + 1)).collect();
+        Self { text, starts }
+    }
+
+    /// Line and column, from 1, of the character at `byte`.
+    pub(super) fn position(&self, byte: usize) -> (usize, usize) {
+        let line = self.starts.partition_point(|start| *start <= byte);
+        let start = self.starts[line.saturating_sub(1)];
+        let before = self.text.get(start..byte).unwrap_or_default();
+        (line, before.chars().count() + 1)
+    }
+}

@@ -1,0 +1,146 @@
+//! Where clients connect, and who serves them: `listeners`, `tls`, `workers`.
+//!
+//! Not here: the admin listener (`file`).
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// TLS of the listener in the short form.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+#[schemars(rename = "Tls")]
+pub struct TlsConfig {
+    /// Whether clients speak TLS. This version serves only plain HTTP and refuses `true`.
+    pub enabled: bool,
+
+    /// PEM file with the certificate and its chain. Not read while `enabled` is false.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(example = "cert.pem")]
+    pub cert_path: Option<String>,
+
+    /// PEM file with the certificate's key. Not read while `enabled` is false.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(example = "key.pem")]
+    pub key_path: Option<String>,
+}
+
+/// One place where clients connect.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+#[schemars(rename = "Listener")]
+pub struct ListenerConfig {
+    /// `ip:port`, such as `0.0.0.0:8080` or `[::]:8080`, or `unix:/path` of a socket. Port 0
+    /// takes a free one.
+    #[schemars(example = "127.0.0.1:8080", extend("x-required" = true))]
+    pub address: String,
+
+    /// Connections that the kernel holds until a worker accepts them. The kernel cuts it to
+    /// `net.core.somaxconn`.
+    #[schemars(range(min = 1, max = 1_000_000))]
+    pub backlog: u32,
+}
+
+impl Default for ListenerConfig {
+    fn default() -> Self {
+        Self { address: String::new(), backlog: 4096 }
+    }
+}
+
+/// A listener with every other key at its default.
+impl From<&str> for ListenerConfig {
+    fn from(address: &str) -> Self {
+        Self { address: address.into(), ..Self::default() }
+    }
+}
+
+/// How many workers: a number or `"auto"`, or an object.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(untagged)]
+#[schemars(rename = "Workers")]
+pub enum WorkersConfig {
+    /// This many workers.
+    Count(#[schemars(range(min = 1, max = 1024))] u32),
+    /// One per CPU.
+    Auto(AutoConfig),
+    /// Count and placement.
+    Placed(PlacedWorkersConfig),
+}
+
+impl Default for WorkersConfig {
+    fn default() -> Self {
+        Self::Auto(AutoConfig::Auto)
+    }
+}
+
+/// Workers and where they run.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+#[schemars(rename = "PlacedWorkers")]
+pub struct PlacedWorkersConfig {
+    /// How many workers: a number, or `"auto"` for one per CPU that the process may use
+    /// (affinity mask and cgroup quota).
+    pub count: WorkerCountConfig,
+
+    /// Whether each worker stays on one CPU.
+    pub pin: bool,
+
+    /// Who accepts connections.
+    pub acceptors: AcceptorsConfig,
+
+    /// How workers talk to the kernel.
+    pub io: IoConfig,
+}
+
+impl Default for PlacedWorkersConfig {
+    fn default() -> Self {
+        Self {
+            count: WorkerCountConfig::Auto(AutoConfig::Auto),
+            pin: true,
+            acceptors: AcceptorsConfig::PerWorker,
+            io: IoConfig::Auto,
+        }
+    }
+}
+
+/// A number of workers, or `"auto"`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(untagged)]
+#[schemars(rename = "WorkerCount")]
+pub enum WorkerCountConfig {
+    /// This many workers.
+    Number(#[schemars(range(min = 1, max = 1024))] u32),
+    /// One per CPU.
+    Auto(AutoConfig),
+}
+
+/// The word `"auto"`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+#[schemars(rename = "Auto")]
+pub enum AutoConfig {
+    /// As many as there are CPUs that the process may use.
+    Auto,
+}
+
+/// Who accepts connections.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+#[schemars(rename = "Acceptors")]
+pub enum AcceptorsConfig {
+    /// Every worker has a listening socket of its own and the kernel spreads connections.
+    PerWorker,
+    /// One thread accepts and deals connections out in turn: even shares, one more hop per
+    /// connection.
+    Dedicated,
+}
+
+/// How workers talk to the kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+#[schemars(rename = "Io")]
+pub enum IoConfig {
+    /// What works best here; `epoll` in this version.
+    Auto,
+    /// Readiness by epoll.
+    Epoll,
+}

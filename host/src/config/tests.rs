@@ -1,0 +1,2 @@
+//! t
+#[cfg(test)] mod x {}

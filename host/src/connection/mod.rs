@@ -1,0 +1,126 @@
+//! One client connection: HTTP/1, request after request, until done.
+//!
+//! ```text
+//!            ┌──────────── keep-alive ───────────┐
+//!   accept ─► idle ─ first byte ─► head ─► handle ┴─► linger ─► closed
+//! ```
+//!
+//! While a connection is idle it holds no buffer and no exchange, and its future is small: what an
+//! active request needs is in a box of its own.
+//!
+//! Not here: accepting (`worker::accept`), the life of a request (`proxy`).
+
+use std::future::poll_fn;
+use std::rc::Rc;
+use std::task::Poll;
+use std::time::Duration;
+
+use crate::error::RequestError;
+use crate::http::Connection;
+use crate::http::connection::ReadError;
+use crate::proxy::{self, After, Client, Context};
+
+/// While draining, a connection that asks for nothing is kept this long: its client may have sent a
+/// request that is still on its way.
+const DRAIN_IDLE: Duration = Duration::from_millis(500);
+
+/// Answers a connection for which there is no room, and ends it.
+pub async fn turn_away(context: &Context, mut client: Client) {
+    poll_fn(|cx| {
+        client.timer.bind(cx);
+        Poll::Ready(())
+    })
+    .await;
+    proxy::refuse(context, &mut client, RequestError::Overloaded).await;
+    let Client { connection, timer, .. } = client;
+    connection.linger(&context.pool, &timer).await;
+}
+
+/// Serves a connection until it is done.
+pub async fn serve(context: Rc<Context>, mut client: Client) {
+    poll_fn(|cx| {
+        client.timer.bind(cx);
+        Poll::Ready(())
+    })
+    .await;
+    loop {
+        context.telemetry.connection_idle(client.listener);
+        let awake = idle(&context, &mut client).await;
+        context.telemetry.connection_active(client.listener);
+        if !awake {
+            return;
+        }
+        match Box::pin(serve_requests(&context, &mut client)).await {
+            After::KeepAlive => {}
+            After::Close => return,
+            After::Linger => {
+                let Client { connection, timer, .. } = client;
+                connection.linger(&context.pool, &timer).await;
+                return;
+            }
+        }
+    }
+}
+
+/// Waits for the first bytes of a request. False when there will be none.
+async fn idle(context: &Context, client: &mut Client) -> bool {
+    let Client { connection, timer, .. } = client;
+    timer.limit(None);
+    timer.arm(context.idle_timeout());
+    let Connection { stream, inbox } = connection;
+    let mut hurried = false;
+    poll_fn(|cx| {
+        if context.draining.get() && !hurried {
+            hurried = true;
+            timer.arm(DRAIN_IDLE);
+        }
+        let mut buffer = context.pool.take();
+        match stream.poll_read(cx, buffer.room()) {
+            Poll::Ready(Ok(count)) if count > 0 => {
+                buffer.add(count);
+                *inbox = Some(buffer);
+                Poll::Ready(true)
+            }
+            Poll::Ready(_) => Poll::Ready(false),
+            // Nothing was being asked, so nothing is lost.
+            Poll::Pending if timer.is_due() => Poll::Ready(false),
+            Poll::Pending => Poll::Pending,
+        }
+    })
+    .await
+}
+
+/// Answers requests as long as there are bytes of another one.
+async fn serve_requests(context: &Context, client: &mut Client) -> After {
+    loop {
+        let mut exchange = context.take_exchange();
+        let header_timeout = context.limits().header_timeout;
+        let Client { connection, timer, .. } = &mut *client;
+        let read = connection
+            .read_request(
+                &mut exchange.request,
+                &context.head_limits,
+                &context.pool,
+                timer,
+                header_timeout,
+            )
+            .await;
+        let facts = match read {
+            Ok(facts) => facts,
+            Err(ReadError::Bad(error)) => {
+                context.give_back(exchange);
+                proxy::refuse(context, client, error).await;
+                return After::Linger;
+            }
+            Err(ReadError::End | ReadError::TimedOut | ReadError::Io(_)) => {
+                context.give_back(exchange);
+                return After::Close;
+            }
+        };
+        let (exchange, after) = proxy::handle(context, client, exchange, &facts).await;
+        context.give_back(exchange);
+        if after != After::KeepAlive || client.connection.inbox.is_none() {
+            return after;
+        }
+    }
+}

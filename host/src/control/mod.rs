@@ -1,0 +1,297 @@
+//! The control side: everything that is slow.
+//!
+//! A gateway starts in this order, and each step can fail without a trace of the later ones:
+//!
+//! 1. check the configuration; read the machine; place the workers;
+//! 2. load plugins and try their configurations ([`snapshot`]);
+//! 3. bind every listener, the admin's too;
+//! 4. start the workers, then the acceptors; say ready.
+//!
+//! Not here: what a worker does (`worker`), signals and flags (`main`).
+
+pub mod admin;
+pub mod snapshot;
+mod running;
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+use std::time::{Duration, Instant};
+
+use anyhow::Context as _;
+
+use crate::config::{self, Acceptors, Address, Config, Problems, Settings};
+use crate::plugin::{Middleware, PluginEngine};
+use crate::worker::listen::{self, Listening};
+use crate::worker::topology::Machine;
+use crate::worker::{Acceptor, Shared, Worker, placement};
+use running::Running;
+use snapshot::{Natives, PluginProblems};
+
+/// Why a gateway did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The configuration is wrong; nothing was touched.
+    #[error("{0}")]
+    Config(Problems),
+    /// A plugin is wrong, or refuses its configuration.
+    #[error("{0}")]
+    Plugin(PluginProblems),
+    /// An address cannot be bound.
+    #[error("{0:#}")]
+    Bind(anyhow::Error),
+    /// Anything else that the operating system refuses.
+    #[error("{0:#}")]
+    Other(anyhow::Error),
+}
+
+/// What a gateway is made from.
+///
+/// ```no_run
+/// use zproxy::{Config, Exchange, Flow, Gateway, Middleware};
+///
+/// struct Stamp;
+/// impl Middleware for Stamp {
+///     fn on_response(&self, exchange: &mut Exchange) -> Flow {
+///         let _ = exchange.response.fields.set("x-served-by", b"edge-1");
+///         Flow::Next
+///     }
+/// }
+///
+/// let config: Config = serde_json::from_str(r#"{
+///     "listen_port": 8080,
+///     "routes": [{ "path": "/", "upstream": "http://127.0.0.1:3000", "middleware": ["stamp"] }]
+/// }"#)?;
+/// let gateway = Gateway::builder(config)
+///     .middleware("stamp", |_config| Ok(Box::new(Stamp)))
+///     .start()?;
+/// gateway.drain();
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub struct GatewayBuilder {
+    source: Source,
+    natives: Natives,
+}
+
+enum Source {
+    Config(Box<Config>),
+    Checked(Box<Settings>),
+}
+
+/// A running gateway. Dropping it stops it at once; see [`drain`](Self::drain).
+pub struct Gateway {
+    running: Arc<Running>,
+    acceptors: Vec<Acceptor>,
+    admin: Option<admin::AdminServer>,
+    addresses: Vec<Address>,
+    drain_timeout: Duration,
+}
+
+impl GatewayBuilder {
+    /// Registers native middleware under a name that routes can put into their chains.
+    ///
+    /// `make` is called with the item's configuration, once per worker and configuration, and once
+    /// more at load to find mistakes. Its error refuses the start.
+    #[must_use]
+    pub fn middleware(
+        mut self,
+        name: &str,
+        make: impl Fn(&serde_json::Value) -> Result<Box<dyn Middleware>, String> + Send + Sync + 'static,
+    ) -> Self {
+        self.natives.insert(name.to_owned(), Arc::new(make));
+        self
+    }
+
+    /// Starts the gateway. Returns when every worker serves.
+    ///
+    /// # Errors
+    ///
+    /// See [`StartError`]. Nothing is left running.
+    pub fn start(self) -> Result<Gateway, StartError> {
+        let settings = match self.source {
+            Source::Checked(settings) => *settings,
+            Source::Config(config) => {
+                let natives: Vec<&str> = self.natives.keys().map(String::as_str).collect();
+                config::check(&config, &natives).map_err(StartError::Config)?
+            }
+        };
+        start(settings, &self.natives)
+    }
+}
+
+impl Gateway {
+    /// Starts a gateway without native middleware.
+    ///
+    /// # Errors
+    ///
+    /// See [`StartError`].
+    pub fn start(config: Config) -> Result<Self, StartError> {
+        Self::builder(config).start()
+    }
+
+    /// A gateway in the making.
+    #[must_use]
+    pub fn builder(config: Config) -> GatewayBuilder {
+        GatewayBuilder { source: Source::Config(Box::new(config)), natives: Natives::new() }
+    }
+
+    /// A gateway in the making, of settings that have been checked.
+    #[must_use]
+    pub fn from_settings(settings: Settings) -> GatewayBuilder {
+        GatewayBuilder { source: Source::Checked(Box::new(settings)), natives: Natives::new() }
+    }
+
+    /// Where clients can connect, in the order of the listeners, with the ports that were chosen.
+    #[must_use]
+    pub fn addresses(&self) -> &[Address] {
+        &self.addresses
+    }
+
+    /// Where the admin listener is.
+    #[must_use]
+    pub fn admin_address(&self) -> Option<&Address> {
+        self.admin.as_ref().map(admin::AdminServer::address)
+    }
+
+    /// Lets the requests that are here end and takes no more. Does not wait.
+    pub fn begin_drain(&mut self) {
+        self.running.begin_drain();
+        for acceptor in &mut self.acceptors {
+            acceptor.stop();
+        }
+        // Only now, when the last accepted connection is in a mailbox.
+        self.running.drain_workers();
+    }
+
+    /// Whether the last request has ended.
+    #[must_use]
+    pub fn has_drained(&self) -> bool {
+        self.running.workers_have_ended()
+    }
+
+    /// Drains and waits until the last request has ended, or `drain_timeout_ms` is over. Returns
+    /// whether all of them ended in time.
+    #[expect(clippy::disallowed_methods, reason = "a deadline outside of any worker")]
+    pub fn drain(mut self) -> bool {
+        let deadline = Instant::now() + self.drain_timeout;
+        self.begin_drain();
+        while !self.has_drained() {
+            if Instant::now() >= deadline {
+                return false;
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        true
+    }
+
+    /// How long a drain may take.
+    #[must_use]
+    pub fn drain_timeout(&self) -> Duration {
+        self.drain_timeout
+    }
+
+    /// Opens log files anew, after they have been moved away.
+    pub fn reopen_logs(&self) {
+        self.running.reopen_logs();
+    }
+}
+
+impl Drop for Gateway {
+    fn drop(&mut self) {
+        self.running.begin_drain();
+        for acceptor in &mut self.acceptors {
+            acceptor.stop();
+        }
+        self.running.stop_workers();
+        // Then the admin server, which asks the workers.
+        self.admin = None;
+        for address in &self.addresses {
+            if let Address::Unix(path) = address {
+                // Somebody may have cleaned up already.
+                let _ = std::fs::remove_file(path);
+            }
+        }
+    }
+}
+
+/// Loads everything that a start would load, and binds nothing.
+///
+/// # Errors
+///
+/// A plugin cannot be loaded, or refuses a configuration.
+pub fn check(settings: Settings) -> Result<(), StartError> {
+    let engine = PluginEngine::new().map_err(|error| StartError::Other(error.into()))?;
+    snapshot::build(settings, &engine, &Natives::new()).map(drop).map_err(StartError::Plugin)
+}
+
+fn start(settings: Settings, natives: &Natives) -> Result<Gateway, StartError> {
+    let machine = Machine::read();
+    let quota = machine.quota.as_ref().map(|quota| quota.cpus);
+    let places =
+        placement::place(&machine.topology, &machine.allowed, quota, &settings.workers);
+    for warning in placement::warnings(&machine, &settings.workers, &places) {
+        log::warn!(target: "control", "{warning}");
+    }
+    let engine = PluginEngine::new().map_err(|error| StartError::Other(error.into()))?;
+    let snapshot = Arc::new(
+        snapshot::build(settings, &engine, natives).map_err(StartError::Plugin)?,
+    );
+    let settings = &snapshot.settings;
+    let access_log = running::open_access_log(settings)
+        .context("access_log")
+        .map_err(StartError::Other)?;
+    let dedicated = settings.workers.acceptors == Acceptors::Dedicated;
+    let copies = if dedicated { 1 } else { places.len() };
+    let mut bound = Vec::new();
+    for listener in &settings.listeners {
+        bound.push(listen::bind(listener, copies).map_err(StartError::Bind)?);
+    }
+    let admin_socket = settings
+        .admin
+        .as_ref()
+        .map(|admin| admin::AdminServer::bind(admin).map_err(StartError::Bind))
+        .transpose()?;
+    let addresses: Vec<Address> = bound.iter().map(|(address, _)| address.clone()).collect();
+    let mut sockets = deal_out(bound, places.len(), dedicated);
+    let shared = Arc::new(Shared {
+        connections: AtomicUsize::new(0),
+        make_context: running::context_maker(access_log.clone()),
+    });
+    let mut workers = Vec::new();
+    for place in places {
+        let own = if dedicated { Vec::new() } else { sockets.pop().unwrap_or_default() };
+        let worker = Worker::start(place, Arc::clone(&snapshot), own, Arc::clone(&shared));
+        workers.push(worker.map_err(StartError::Other)?);
+    }
+    let mailboxes: Vec<_> = workers.iter().map(Worker::address).collect();
+    let mut acceptors = Vec::new();
+    if dedicated {
+        for (listener, listening) in sockets.into_iter().flatten() {
+            let acceptor = Acceptor::start(listener, listening, mailboxes.clone());
+            acceptors.push(acceptor.map_err(|error| StartError::Other(error.into()))?);
+        }
+    }
+    let drain_timeout = settings.drain_timeout;
+    let running = Arc::new(Running::new(snapshot, machine, workers, access_log));
+    let admin = admin_socket
+        .map(|socket| admin::AdminServer::start(socket, Arc::clone(&running) as _))
+        .transpose()
+        .map_err(StartError::Other)?;
+    running.set_ready();
+    Ok(Gateway { running, acceptors, admin, addresses, drain_timeout })
+}
+
+/// Each worker's share of the sockets, with the index of the listener that each belongs to.
+fn deal_out(
+    bound: Vec<(Address, Vec<Listening>)>,
+    workers: usize,
+    dedicated: bool,
+) -> Vec<Vec<(usize, Listening)>> {
+    let shares = if dedicated { 1 } else { workers };
+    let mut dealt: Vec<Vec<_>> = (0..shares).map(|_| Vec::new()).collect();
+    for (listener, (_, sockets)) in bound.into_iter().enumerate() {
+        for (share, socket) in dealt.iter_mut().zip(sockets) {
+            share.push((listener, socket));
+        }
+    }
+    dealt
+}

@@ -1,0 +1,127 @@
+//! Why a request got no answer from its upstream, read by the gateway itself.
+//!
+//! Start and reload fail with `anyhow::Error` or `config::Problems`, for a person to read.
+
+/// Why a request got no answer from its upstream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RequestError {
+    /// The client's bytes are no request, or one that two parsers could read differently.
+    #[error("malformed request: {0}")]
+    Malformed(&'static str),
+    /// The head is longer than `limits.header_bytes_max` or has more than `headers_max` fields.
+    #[error("request head too large")]
+    HeadTooLarge,
+    /// The target is longer than `limits.uri_bytes_max`.
+    #[error("request target too long")]
+    TargetTooLong,
+    /// The body is longer than the route allows.
+    #[error("request body too large")]
+    BodyTooLarge,
+    /// The client did not finish its request in time.
+    #[error("client too slow")]
+    ClientTimeout,
+    /// The client left before it had its answer.
+    #[error("client left")]
+    ClientGone,
+    /// An HTTP version that this gateway does not speak.
+    #[error("HTTP version not supported")]
+    Version,
+    /// A transfer coding other than chunked, or a method that only a forward proxy has.
+    #[error("not implemented: {0}")]
+    NotImplemented(&'static str),
+    /// An expectation other than 100-continue.
+    #[error("expectation failed")]
+    Expectation,
+    /// No route for this host and path.
+    #[error("no route for this host and path")]
+    NoRoute,
+    /// The route does not allow this method.
+    #[error("method not allowed")]
+    MethodNotAllowed,
+    /// Every connection that `limits.connections_max` allows is taken.
+    #[error("too many connections")]
+    Overloaded,
+    /// A plugin failed, and its `on_error` is closed.
+    #[error("a plugin failed")]
+    Plugin,
+    /// The server's name cannot be resolved.
+    #[error("server name cannot be resolved")]
+    Dns,
+    /// The server refused the connection.
+    #[error("connection refused")]
+    Refused,
+    /// The server cannot be reached for another reason.
+    #[error("cannot connect")]
+    Connect,
+    /// The connection was not established in time.
+    #[error("connect timed out")]
+    ConnectTimeout,
+    /// No response head in time.
+    #[error("response timed out")]
+    ResponseTimeout,
+    /// The connection ended before a response.
+    #[error("connection ended before a response")]
+    Closed,
+    /// The upstream's bytes are no response, or an ambiguous one.
+    #[error("malformed response: {0}")]
+    BadResponse(&'static str),
+    /// The upstream's response head is too large.
+    #[error("response head too large")]
+    ResponseHeadTooLarge,
+}
+
+impl RequestError {
+    /// What the client sees. It never learns more than this: details go to the log.
+    pub fn status(self) -> u16 {
+        match self {
+            Self::Malformed(_) => 400,
+            Self::NoRoute => 404,
+            Self::MethodNotAllowed => 405,
+            Self::ClientTimeout => 408,
+            Self::BodyTooLarge => 413,
+            Self::TargetTooLong => 414,
+            // Nobody sees it; the access log does.
+            Self::ClientGone => 499,
+            Self::Expectation => 417,
+            Self::HeadTooLarge => 431,
+            Self::NotImplemented(_) => 501,
+            Self::Dns
+            | Self::Refused
+            | Self::Connect
+            | Self::Closed
+            | Self::BadResponse(_)
+            | Self::ResponseHeadTooLarge => 502,
+            Self::Overloaded | Self::Plugin => 503,
+            Self::ConnectTimeout | Self::ResponseTimeout => 504,
+            Self::Version => 505,
+        }
+    }
+
+    /// The error type of `Proxy-Status` (RFC 9209 §2.3), for what happened between gateway and
+    /// upstream or inside the gateway.
+    pub fn proxy_status(self) -> &'static str {
+        match self {
+            Self::Malformed(_)
+            | Self::HeadTooLarge
+            | Self::TargetTooLong
+            | Self::BodyTooLarge
+            | Self::ClientTimeout
+            | Self::ClientGone
+            | Self::Version
+            | Self::NotImplemented(_)
+            | Self::Expectation => "http_request_error",
+            Self::NoRoute => "destination_not_found",
+            Self::MethodNotAllowed => "http_request_denied",
+            Self::Overloaded => "connection_limit_reached",
+            Self::Plugin => "proxy_internal_error",
+            Self::Dns => "dns_error",
+            Self::Refused => "connection_refused",
+            Self::Connect => "destination_ip_unroutable",
+            Self::ConnectTimeout => "connection_timeout",
+            Self::ResponseTimeout => "http_response_timeout",
+            Self::Closed => "connection_terminated",
+            Self::BadResponse(_) => "http_protocol_error",
+            Self::ResponseHeadTooLarge => "http_response_header_section_size",
+        }
+    }
+}

@@ -1,0 +1,280 @@
+//! Bodies in HTTP/1: where they end, and which of the received bytes are forwarded.
+//!
+//! [`BodyReader`] is a frame counter: it looks at bytes as they come and says which *pieces* of
+//! them go on. Nothing is copied. For chunked bodies (RFC 9112 §7.1):
+//!
+//! ```text
+//!   Size ──digits──► Size ──;──► Extension ──CR──► SizeLf ──LF──┬──► Data ──► DataCr ──► DataLf ─► Size
+//!                     └───────────CR──────────────► SizeLf      └─0─► Trailers ──empty line──► Done
+//! ```
+//!
+//! Line ends are CR LF and nothing else: a bare LF that ends a chunk line for one parser and not for
+//! another hides a request. Extensions are taken off (§7.1.1), trailers checked.
+//!
+//! Not here: how a message says which framing it uses (`parse`), moving bytes (`proxy::relay`).
+
+use std::ops::Range;
+
+use memchr::memmem;
+
+use super::parse::{self, Framing, HeadLimits};
+use crate::error::RequestError;
+
+/// Extensions are ignored by everyone, so all that they can do is cost: this much a body.
+const EXTENSION_BYTES_MAX: usize = 4 * 1024;
+
+/// What a body looks like when it is sent on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Form {
+    /// As received: content as it is, chunks as chunks.
+    Same,
+    /// Content only.
+    Content,
+}
+
+#[derive(Debug)]
+enum State {
+    Length(u64),
+    UntilClose,
+    Size { digits: u8, size: u64 },
+    Extension { size: u64 },
+    SizeLf { size: u64 },
+    Data(u64),
+    DataCr,
+    DataLf,
+    Trailers(Vec<u8>),
+    Done,
+}
+
+/// Follows one body through the bytes of its connection.
+#[derive(Debug)]
+pub struct BodyReader {
+    state: State,
+    form: Form,
+    extension_bytes: usize,
+    content_bytes: u64,
+    content_max: u64,
+    trailer_limits: HeadLimits,
+}
+
+/// What became of the bytes shown to a [`BodyReader`].
+#[derive(Debug, PartialEq, Eq)]
+pub struct Step {
+    /// So many of them belong to the body; the rest comes after it.
+    pub consumed: usize,
+    /// The body has ended.
+    pub done: bool,
+}
+
+impl BodyReader {
+    /// A reader for a body of this framing, to be forwarded in this form.
+    pub fn new(framing: Framing, form: Form, content_max: u64, limits: &HeadLimits) -> Self {
+        let state = match framing {
+            Framing::None => State::Done,
+            Framing::Length(length) => State::Length(length),
+            Framing::Chunked => State::Size { digits: 0, size: 0 },
+            Framing::UntilClose => State::UntilClose,
+        };
+        Self {
+            state,
+            form,
+            extension_bytes: 0,
+            content_bytes: 0,
+            content_max,
+            trailer_limits: *limits,
+        }
+    }
+
+    /// Whether the body has ended.
+    pub fn is_done(&self) -> bool {
+        matches!(self.state, State::Done)
+    }
+
+    /// Whether the sender's close is the end of the body, and not the loss of its rest.
+    pub fn ends_at_close(&self) -> bool {
+        matches!(self.state, State::UntilClose)
+    }
+
+    /// Bytes still to come, when that is known.
+    pub fn remaining(&self) -> Option<u64> {
+        match self.state {
+            State::Length(left) => Some(left),
+            State::Done => Some(0),
+            _ => None,
+        }
+    }
+
+    /// Bytes of content so far.
+    pub fn content_bytes(&self) -> u64 {
+        self.content_bytes
+    }
+
+    /// Looks at the next bytes. What is to be forwarded is added to `pieces` as ranges of `bytes`, in
+    /// order; neighbours are one piece. `tail` receives what follows the pieces and is not among
+    /// `bytes` as it stands: the end of a chunked body with its checked trailers.
+    pub fn advance(
+        &mut self,
+        bytes: &[u8],
+        pieces: &mut Vec<Range<usize>>,
+        tail: &mut Vec<u8>,
+    ) -> Result<Step, RequestError> {
+        let mut position = 0;
+        while position < bytes.len() && !self.is_done() {
+            position = self.step(bytes, position, pieces, tail)?;
+        }
+        Ok(Step { consumed: position, done: self.is_done() })
+    }
+
+    /// Handles what begins at `position`; returns where the next thing begins.
+    fn step(
+        &mut self,
+        bytes: &[u8],
+        position: usize,
+        pieces: &mut Vec<Range<usize>>,
+        tail: &mut Vec<u8>,
+    ) -> Result<usize, RequestError> {
+        let rest = &bytes[position..];
+        let byte = rest[0];
+        let raw = self.form == Form::Same;
+        // A framing byte that goes on as it is.
+        let keep = |pieces: &mut Vec<Range<usize>>| {
+            if raw {
+                add(pieces, position..position + 1);
+            }
+        };
+        let next = match &mut self.state {
+            State::Done => return Ok(position),
+            State::UntilClose => {
+                add(pieces, position..bytes.len());
+                self.count(rest.len() as u64)?;
+                return Ok(bytes.len());
+            }
+            State::Length(left) => {
+                let taken = rest.len().min(usize::try_from(*left).unwrap_or(usize::MAX));
+                *left -= taken as u64;
+                let done = *left == 0;
+                add(pieces, position..position + taken);
+                self.count(taken as u64)?;
+                if done {
+                    self.state = State::Done;
+                }
+                return Ok(position + taken);
+            }
+            State::Data(left) => {
+                let taken = rest.len().min(usize::try_from(*left).unwrap_or(usize::MAX));
+                *left -= taken as u64;
+                let done = *left == 0;
+                add(pieces, position..position + taken);
+                self.count(taken as u64)?;
+                if done {
+                    self.state = State::DataCr;
+                }
+                return Ok(position + taken);
+            }
+            State::Trailers(held) if held.is_empty() && rest.starts_with(b"\r\n") => {
+                // The usual case, no trailers: the end goes on as it came.
+                if raw {
+                    add(pieces, position..position + 2);
+                }
+                self.state = State::Done;
+                return Ok(position + 2);
+            }
+            State::Trailers(held) => {
+                let consumed = trailers(rest, held, &self.trailer_limits, raw, tail)?;
+                if let Some(consumed) = consumed {
+                    self.state = State::Done;
+                    return Ok(position + consumed);
+                }
+                return Ok(bytes.len());
+            }
+            State::Size { digits, size } => match (byte as char).to_digit(16) {
+                // Sixteen digits are all that 64 bits can hold.
+                Some(digit) if *digits < 16 => {
+                    State::Size { digits: *digits + 1, size: *size << 4 | u64::from(digit) }
+                }
+                None if *digits > 0 && byte == b'\r' => State::SizeLf { size: *size },
+                None if *digits > 0 && byte == b';' => State::Extension { size: *size },
+                _ => return Err(RequestError::Malformed("chunk size")),
+            },
+            State::Extension { size } => {
+                let size = *size;
+                self.extension_bytes += 1;
+                if self.extension_bytes > EXTENSION_BYTES_MAX {
+                    return Err(RequestError::Malformed("chunk extensions too long"));
+                }
+                match byte {
+                    b'\r' => State::SizeLf { size },
+                    b'\t' | b' '..=b'~' | 0x80..=0xff => return Ok(position + 1),
+                    _ => return Err(RequestError::Malformed("chunk extension")),
+                }
+            }
+            State::SizeLf { size } if byte == b'\n' => {
+                if *size == 0 {
+                    State::Trailers(Vec::new())
+                } else {
+                    State::Data(*size)
+                }
+            }
+            State::DataCr if byte == b'\r' => State::DataLf,
+            State::DataLf if byte == b'\n' => State::Size { digits: 0, size: 0 },
+            State::SizeLf { .. } | State::DataCr | State::DataLf => {
+                return Err(RequestError::Malformed("chunk line end"));
+            }
+        };
+        // The `;` of an extension goes with it; everything else of the framing stays.
+        if !matches!(next, State::Extension { .. }) {
+            keep(pieces);
+        }
+        self.state = next;
+        Ok(position + 1)
+    }
+
+    fn count(&mut self, bytes: u64) -> Result<(), RequestError> {
+        self.content_bytes += bytes;
+        if self.content_bytes > self.content_max {
+            return Err(RequestError::BodyTooLarge);
+        }
+        Ok(())
+    }
+}
+
+/// Takes up trailers until their empty line; then writes what goes on to `tail` and returns how much
+/// of `bytes` was theirs.
+fn trailers(
+    bytes: &[u8],
+    held: &mut Vec<u8>,
+    limits: &HeadLimits,
+    raw: bool,
+    tail: &mut Vec<u8>,
+) -> Result<Option<usize>, RequestError> {
+    let before = held.len();
+    let room = limits.bytes_max.saturating_sub(before);
+    held.extend_from_slice(&bytes[..bytes.len().min(room)]);
+    let end = if held.starts_with(b"\r\n") {
+        Some(2)
+    } else {
+        memmem::find(held, b"\r\n\r\n").map(|found| found + 4)
+    };
+    let Some(end) = end else {
+        // Refuses a bare LF at once instead of waiting for the end of the section.
+        parse::find_end(held, 0)?;
+        if held.len() >= limits.bytes_max {
+            return Err(RequestError::HeadTooLarge);
+        }
+        return Ok(None);
+    };
+    let mut checked = Vec::new();
+    parse::trailers(&held[..end], limits, &mut checked)?;
+    if raw {
+        tail.extend_from_slice(&checked);
+        tail.extend_from_slice(b"\r\n");
+    }
+    Ok(Some(end - before))
+}
+
+fn add(pieces: &mut Vec<Range<usize>>, piece: Range<usize>) {
+    match pieces.last_mut() {
+        Some(last) if last.end == piece.start => last.end = piece.end,
+        _ => pieces.push(piece),
+    }
+}

@@ -1,0 +1,196 @@
+//! A connection that speaks HTTP/1, from either side: a socket and the bytes received too early.
+//!
+//! Not here: what the messages mean (`proxy`), which connections there are (`upstream::pool`).
+
+use std::future::poll_fn;
+use std::io;
+use std::rc::Rc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use super::head::RequestHead;
+use super::parse::{self, HeadLimits, RequestFacts};
+use crate::error::RequestError;
+use crate::io::{Buffer, BufferPool, Reader, Stream, Timer};
+
+/// A socket, and what was received from it and not yet used.
+#[derive(Debug)]
+pub struct Connection {
+    /// The socket.
+    pub stream: Stream,
+    /// Bytes received and not yet used; never an empty buffer.
+    pub inbox: Option<Buffer>,
+}
+
+/// Why no more bytes come.
+#[derive(Debug)]
+pub enum ReadError {
+    /// The peer has finished sending.
+    End,
+    /// The deadline has passed.
+    TimedOut,
+    /// The socket failed.
+    Io(io::Error),
+    /// The bytes are no message.
+    Bad(RequestError),
+}
+
+/// Reads what is there into `inbox`. 0 means that the peer has finished sending.
+pub fn poll_fill(
+    cx: &mut Context<'_>,
+    reader: &mut Reader<'_>,
+    inbox: &mut Option<Buffer>,
+    pool: &Rc<BufferPool>,
+) -> Poll<io::Result<usize>> {
+    let mut buffer = match inbox.take() {
+        Some(buffer) => buffer.grow(pool),
+        None => pool.take(),
+    };
+    let read = reader.poll_read(cx, buffer.room());
+    if let Poll::Ready(Ok(count)) = &read {
+        buffer.add(*count);
+    }
+    *inbox = match read {
+        _ if buffer.is_empty() => None,
+        // Held while the connection waits, so no larger than it must be.
+        Poll::Pending => Some(buffer.settle()),
+        Poll::Ready(_) => Some(buffer),
+    };
+    read
+}
+
+/// Uses up the first `count` bytes of `inbox`.
+pub fn consume(inbox: &mut Option<Buffer>, count: usize) {
+    if let Some(buffer) = inbox {
+        buffer.consume(count);
+        if buffer.is_empty() {
+            *inbox = None;
+        }
+    }
+}
+
+impl Connection {
+    /// A connection on which nothing has been received yet.
+    pub fn new(stream: Stream) -> Self {
+        Self { stream, inbox: None }
+    }
+
+    /// Waits for more bytes.
+    pub async fn fill(&mut self, pool: &Rc<BufferPool>, timer: &Timer) -> Result<(), ReadError> {
+        let Self { stream, inbox } = self;
+        let (mut reader, _) = stream.split();
+        poll_fn(|cx| {
+            if timer.is_due() {
+                return Poll::Ready(Err(ReadError::TimedOut));
+            }
+            Poll::Ready(match ready!(poll_fill(cx, &mut reader, inbox, pool)) {
+                Ok(0) => Err(ReadError::End),
+                Ok(_) => Ok(()),
+                Err(error) => Err(ReadError::Io(error)),
+            })
+        })
+        .await
+    }
+
+    /// Reads a whole request head. `timeout` begins with its first byte.
+    ///
+    /// `ReadError::End` means that the client left between two requests.
+    pub async fn read_request(
+        &mut self,
+        head: &mut RequestHead,
+        limits: &HeadLimits,
+        pool: &Rc<BufferPool>,
+        timer: &Timer,
+        timeout: Duration,
+    ) -> Result<RequestFacts, ReadError> {
+        let mut searched = 0;
+        let mut begun = false;
+        loop {
+            if let Some(buffer) = &self.inbox {
+                if !begun {
+                    let blank = parse::leading_empty_lines(buffer.filled());
+                    if blank > limits.bytes_max {
+                        return Err(ReadError::Bad(RequestError::HeadTooLarge));
+                    }
+                    consume(&mut self.inbox, blank);
+                }
+            }
+            if let Some(buffer) = &self.inbox {
+                let bytes = buffer.filled();
+                if let Some(end) = parse::find_end(bytes, searched).map_err(ReadError::Bad)? {
+                    if end > limits.bytes_max {
+                        return Err(ReadError::Bad(too_large(bytes, limits)));
+                    }
+                    let facts = parse::request(&bytes[..end], head, limits);
+                    consume(&mut self.inbox, end);
+                    timer.disarm();
+                    return facts.map_err(ReadError::Bad);
+                }
+                if bytes.len() > limits.bytes_max {
+                    return Err(ReadError::Bad(too_large(bytes, limits)));
+                }
+                searched = bytes.len();
+                if !begun {
+                    begun = true;
+                    timer.arm(timeout);
+                }
+            }
+            match self.fill(pool, timer).await {
+                Err(ReadError::End) if begun => {
+                    return Err(ReadError::Bad(RequestError::Malformed("unfinished request")));
+                }
+                Err(ReadError::TimedOut) if begun => {
+                    return Err(ReadError::Bad(RequestError::ClientTimeout));
+                }
+                other => other?,
+            }
+        }
+    }
+
+    /// Writes everything, or fails.
+    pub async fn write_all(&mut self, mut bytes: &[u8], timer: &Timer) -> io::Result<()> {
+        while !bytes.is_empty() {
+            let count = poll_fn(|cx| {
+                if timer.is_due() {
+                    return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+                }
+                self.stream.poll_write(cx, bytes)
+            })
+            .await?;
+            if count == 0 {
+                return Err(io::ErrorKind::WriteZero.into());
+            }
+            bytes = &bytes[count..];
+        }
+        Ok(())
+    }
+
+    /// Ends the connection so that the peer gets what was written last.
+    ///
+    /// Closing with unread bytes makes the kernel send a reset, which can destroy a response that the
+    /// peer has not read yet (RFC 9112 §9.6). So: finish sending, then read and forget for a moment.
+    pub async fn linger(mut self, pool: &Rc<BufferPool>, timer: &Timer) {
+        const LINGER: Duration = Duration::from_secs(2);
+        const LINGER_BYTES_MAX: usize = 4 * 1024 * 1024;
+        self.inbox = None;
+        timer.limit(Some(LINGER));
+        timer.disarm();
+        let mut taken = 0;
+        if poll_fn(|cx| self.stream.poll_shutdown(cx)).await.is_err() {
+            return;
+        }
+        while taken < LINGER_BYTES_MAX && self.fill(pool, timer).await.is_ok() {
+            taken += self.inbox.take().map_or(0, |buffer| buffer.len());
+        }
+    }
+}
+
+/// Which part of an unfinished head is to blame: a request line that never ends, or its fields.
+fn too_large(bytes: &[u8], limits: &HeadLimits) -> RequestError {
+    let line = memchr::memchr(b'\n', bytes).unwrap_or(bytes.len());
+    if line > limits.target_bytes_max {
+        RequestError::TargetTooLong
+    } else {
+        RequestError::HeadTooLarge
+    }
+}

@@ -1,0 +1,166 @@
+//! What a worker lends a request, and what a reload replaces.
+//!
+//! Not here: making a snapshot (`control`), and a worker's life (`worker`).
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use super::relay::{Lanes, Scratch};
+use crate::config::{self, Settings};
+use crate::http::HeadLimits;
+use crate::io::{BufferPool, Deadlines, Timer};
+use crate::plugin::{Chain, ChainPlan, Exchange};
+use crate::route::{Rewriter, Router, Template};
+use crate::telemetry::{AccessLogger, WorkerTelemetry};
+use crate::upstream::Upstream;
+
+/// Exchanges kept for the next requests of a worker.
+const FREE_EXCHANGES_MAX: usize = 64;
+
+/// Everything that a reload replaces; shared by all workers, never changed.
+pub struct Snapshot {
+    /// What the operator asked for.
+    pub settings: Settings,
+    /// Finds a request's route.
+    pub router: Router,
+    /// One for each route, in the order of the settings.
+    pub plans: Vec<RoutePlan>,
+}
+
+/// What becomes of a route's requests; worked out once, at load.
+pub struct RoutePlan {
+    /// Its middleware.
+    pub chain: ChainPlan,
+    /// Its changes to requests.
+    pub rewrite: Rewriter,
+    /// `to` of a redirect.
+    pub redirect: Option<Template>,
+    /// From the end of a request to the head of its response; the upstream's may be shorter.
+    pub request_timeout: Duration,
+    /// Largest request body.
+    pub body_bytes_max: u64,
+}
+
+/// The one place where requests learn the time.
+#[derive(Debug)]
+pub struct Clock {
+    wall_ms: Cell<u64>,
+    date: Cell<[u8; 29]>,
+}
+
+/// What a worker lends its requests. Belongs to one thread.
+pub struct Context {
+    /// Index of the worker.
+    pub worker: usize,
+    /// What the gateway is configured to do.
+    pub snapshot: Arc<Snapshot>,
+    /// One for each route.
+    pub chains: Vec<Chain>,
+    /// In the order of the settings.
+    pub upstreams: Vec<Upstream>,
+    /// Shares of the routes that split their requests.
+    pub splits: Vec<Option<crate::upstream::balance::Balancer>>,
+    /// Read buffers.
+    pub pool: Rc<BufferPool>,
+    /// Deadlines of connections.
+    pub deadlines: Rc<Deadlines>,
+    /// Scratch memory of pumps.
+    pub scratch: RefCell<Scratch>,
+    /// Heads are written here and sent at once; never borrowed over an await.
+    pub out: RefCell<Vec<u8>>,
+    /// The time.
+    pub clock: Clock,
+    /// Chance for ids; not for secrets.
+    pub random: RefCell<fastrand::Rng>,
+    /// Counts.
+    pub telemetry: WorkerTelemetry,
+    /// The access log.
+    pub access_log: Option<AccessLogger>,
+    /// No more requests than those that are here.
+    pub draining: Cell<bool>,
+    /// Limits of request heads.
+    pub head_limits: HeadLimits,
+    /// Limits of response heads.
+    pub response_limits: HeadLimits,
+    /// Exchanges to be used again.
+    pub exchanges: RefCell<Vec<Box<Exchange>>>,
+}
+
+impl Clock {
+    /// A clock that shows the present.
+    pub fn new() -> Self {
+        let clock = Self { wall_ms: Cell::new(0), date: Cell::new([0; 29]) };
+        clock.tick();
+        clock
+    }
+
+    /// Reads the wall clock. Called by the worker with every tick.
+    pub fn tick(&self) {
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let wall_ms = u64::try_from(since.as_millis()).unwrap_or(u64::MAX);
+        if wall_ms / 1000 != self.wall_ms.get() / 1000 {
+            self.date.set(crate::telemetry::http_date(wall_ms / 1000));
+        }
+        self.wall_ms.set(wall_ms);
+    }
+
+    /// Monotonic time, exact.
+    #[expect(clippy::disallowed_methods, reason = "the one home of the clock on a worker")]
+    pub fn now(&self) -> Instant {
+        Instant::now()
+    }
+
+    /// Milliseconds since 1970, as of the last tick.
+    pub fn wall_ms(&self) -> u64 {
+        self.wall_ms.get()
+    }
+
+    /// The value of `Date`, as of the last tick.
+    pub fn date(&self) -> [u8; 29] {
+        self.date.get()
+    }
+}
+
+impl Default for Clock {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Context {
+    /// What a pump needs.
+    pub fn lanes<'a>(&'a self, timer: &'a Timer, idle: Duration) -> Lanes<'a> {
+        Lanes { pool: &self.pool, scratch: &self.scratch, timer, idle }
+    }
+
+    /// The settings.
+    pub fn settings(&self) -> &Settings {
+        &self.snapshot.settings
+    }
+
+    /// The limits.
+    pub fn limits(&self) -> &config::Limits {
+        &self.snapshot.settings.limits
+    }
+
+    /// Longest silence of a client.
+    pub fn idle_timeout(&self) -> Duration {
+        self.limits().idle_timeout
+    }
+
+    /// An exchange for a request.
+    pub fn take_exchange(&self) -> Box<Exchange> {
+        self.exchanges.borrow_mut().pop().unwrap_or_default()
+    }
+
+    /// Takes an exchange back.
+    pub fn give_back(&self, mut exchange: Box<Exchange>) {
+        let mut free = self.exchanges.borrow_mut();
+        if free.len() < FREE_EXCHANGES_MAX {
+            exchange.clear();
+            free.push(exchange);
+        }
+    }
+}

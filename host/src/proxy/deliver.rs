@@ -1,0 +1,279 @@
+//! Sends a response to the client: one that the gateway made, an upstream's, or a tunnel.
+//!
+//! Cancel safety: none. Dropping these futures leaves half a message on the client's connection,
+//! which must be closed then.
+//!
+//! Not here: where the response came from (`forward`, `reply`).
+
+use std::future::poll_fn;
+use std::task::Poll;
+
+use super::context::Context;
+use super::forward::{Answered, Times};
+use super::relay::{Pump, PumpError};
+use super::{After, Client};
+use crate::error::RequestError;
+use crate::http::body::{BodyReader, Form};
+use crate::http::parse::{Framing, RequestFacts};
+use crate::http::write::{self, ConnectionField};
+use crate::http::{Connection, Method, Name, Version};
+use crate::plugin::Exchange;
+
+/// A body that nobody reads is read and forgotten up to this size, to keep the connection.
+const DRAIN_BYTES_MAX: u64 = 64 * 1024;
+
+/// What was sent, and what may follow on the connection.
+#[derive(Debug)]
+pub struct Delivered {
+    /// What may follow.
+    pub after: After,
+    /// Bytes written to the client.
+    pub written: u64,
+    /// The response did not reach the client whole.
+    pub broken: Option<&'static str>,
+    /// Bytes read from the client since its head, for a tunnel.
+    pub received: u64,
+}
+
+/// Sends a response that is all in the exchange.
+///
+/// `untouched` says that nothing of the request's body has been read yet.
+pub async fn local(
+    context: &Context,
+    client: &mut Client,
+    exchange: &mut Exchange,
+    facts: &RequestFacts,
+    untouched: bool,
+) -> Delivered {
+    let body = exchange.body.take().unwrap_or_default();
+    let rest = unread(context, facts, untouched);
+    let mut after = match &rest {
+        _ if !facts.keep_alive || context.draining.get() => After::Close,
+        None => After::KeepAlive,
+        Some(rest) if rest.remaining().is_some_and(|left| left <= DRAIN_BYTES_MAX) => {
+            After::KeepAlive
+        }
+        Some(_) => After::Close,
+    };
+    if rest.is_some() && after == After::Close {
+        after = After::Linger;
+    }
+    let bodiless = exchange.response.is_bodiless();
+    exchange.response.fields.remove_known(Name::ContentLength);
+    exchange.response.fields.remove_known(Name::TransferEncoding);
+    if !bodiless {
+        exchange.response.fields.push("Content-Length", body.len().to_string().as_bytes());
+    }
+    let mut message = Vec::new();
+    let field = connection_field(exchange.request.version, after);
+    write::response(&mut message, &mut exchange.response, Framing::None, field);
+    if !bodiless && exchange.request.method != Method::Head {
+        message.extend_from_slice(&body);
+    }
+    let Client { connection, timer, .. } = client;
+    timer.limit(None);
+    timer.arm(context.idle_timeout());
+    let written = message.len() as u64;
+    if connection.write_all(&message, timer).await.is_err() {
+        let broken = Some("client left");
+        return Delivered { after: After::Close, written: 0, broken, received: 0 };
+    }
+    if after == After::KeepAlive
+        && let Some(rest) = rest
+        && drain(context, client, rest).await.is_err()
+    {
+        after = After::Close;
+    }
+    Delivered { after, written, broken: None, received: 0 }
+}
+
+/// What the client will still send of a body that nobody wants; `None` when nothing.
+fn unread(context: &Context, facts: &RequestFacts, untouched: bool) -> Option<BodyReader> {
+    let framing = match facts.framing {
+        Framing::None => return None,
+        // Somewhere in the middle, or never to come: only the end of the connection tells.
+        _ if !untouched || facts.expects_continue => Framing::UntilClose,
+        framing => framing,
+    };
+    Some(BodyReader::new(framing, Form::Content, u64::MAX, &context.head_limits))
+}
+
+async fn drain(
+    context: &Context,
+    client: &mut Client,
+    mut body: BodyReader,
+) -> Result<(), RequestError> {
+    let (mut pieces, mut tail) = (Vec::new(), Vec::new());
+    let Client { connection, timer, .. } = client;
+    while !body.is_done() {
+        if connection.inbox.is_none() {
+            let read = connection.fill(&context.pool, timer).await;
+            read.map_err(|_| RequestError::ClientGone)?;
+        }
+        if let Some(buffer) = &connection.inbox {
+            pieces.clear();
+            let step = body.advance(buffer.filled(), &mut pieces, &mut tail)?;
+            crate::http::connection::consume(&mut connection.inbox, step.consumed);
+        }
+    }
+    Ok(())
+}
+
+/// Sends an upstream's response, and the rest of the request's body meanwhile.
+pub async fn upstream(
+    context: &Context,
+    client: &mut Client,
+    exchange: &mut Exchange,
+    facts: &RequestFacts,
+    answered: Answered,
+    times: Times,
+) -> Delivered {
+    let Answered { mut lease, facts: answer, mut upload, .. } = answered;
+    let http10 = exchange.request.version == Version::Http10;
+    let (framing, form) = match answer.framing {
+        Framing::Chunked if http10 => (Framing::UntilClose, Form::Content),
+        Framing::UntilClose if !http10 => (Framing::Chunked, Form::Content),
+        framing => (framing, Form::Same),
+    };
+    let open = facts.keep_alive && framing != Framing::UntilClose && !context.draining.get();
+    let after = if open && upload.is_none() { After::KeepAlive } else { After::Close };
+    let reader = BodyReader::new(answer.framing, form, u64::MAX, &context.response_limits);
+    let to_chunks = framing == Framing::Chunked && answer.framing == Framing::UntilClose;
+    let mut download = Pump::new(reader, to_chunks);
+    client.timer.limit(None);
+    let begun = {
+        let lanes = context.lanes(&client.timer, times.idle);
+        let mut out = context.out.borrow_mut();
+        out.clear();
+        let field = connection_field(exchange.request.version, after);
+        write::response(&mut out, &mut exchange.response, framing, field);
+        download.begin(&out, &mut lease.connection.inbox, &lanes)
+    };
+    let result = match begun {
+        Ok(()) => {
+            duplex(context, client, &mut lease.connection, &mut upload, &mut download, times).await
+        }
+        Err(error) => Err(PumpError::Bad(error)),
+    };
+    let written = download.written();
+    if let Err(error) = result {
+        let broken = Some(match error {
+            PumpError::Sink(_) => "client left",
+            PumpError::Source => "upstream left",
+            PumpError::Bad(_) => "malformed body from upstream",
+        });
+        return Delivered { after: After::Close, written, broken, received: 0 };
+    }
+    let complete = upload.is_none();
+    if answer.keep_alive && complete {
+        lease.give_back(context.clock.now());
+    }
+    let after = match after {
+        After::Close if !complete => After::Linger,
+        after => after,
+    };
+    Delivered { after, written, broken: None, received: 0 }
+}
+
+/// Both directions at once, until the response has been written to its end.
+async fn duplex(
+    context: &Context,
+    client: &mut Client,
+    server: &mut Connection,
+    upload: &mut Option<Pump>,
+    download: &mut Pump,
+    times: Times,
+) -> Result<(), PumpError> {
+    let Client { connection, timer, .. } = client;
+    timer.arm(times.idle);
+    let lanes = context.lanes(timer, times.idle);
+    let (mut from_client, mut to_client) = connection.stream.split();
+    let (mut from_server, mut to_server) = server.stream.split();
+    let (client_inbox, server_inbox) = (&mut connection.inbox, &mut server.inbox);
+    poll_fn(|cx| {
+        if let Some(pump) = upload {
+            match pump.poll(cx, &mut from_client, client_inbox, &mut to_server, &lanes) {
+                Poll::Ready(Ok(())) => *upload = None,
+                // The response may still arrive whole; the connections end with it.
+                Poll::Ready(Err(_)) | Poll::Pending => {}
+            }
+        }
+        match download.poll(cx, &mut from_server, server_inbox, &mut to_client, &lanes) {
+            Poll::Pending if timer.is_due() => Poll::Ready(Err(if download.waits_for_receiver() {
+                PumpError::Sink(std::io::ErrorKind::TimedOut.into())
+            } else {
+                PumpError::Source
+            })),
+            other => other,
+        }
+    })
+    .await
+}
+
+/// Turns both connections into a tunnel (RFC 9110 §7.8), until both sides have finished or one fails.
+pub async fn tunnel(
+    context: &Context,
+    client: &mut Client,
+    exchange: &mut Exchange,
+    answered: Answered,
+    protocol: &[u8],
+    times: Times,
+) -> Delivered {
+    let Answered { mut lease, .. } = answered;
+    let pump = || {
+        let bytes =
+            BodyReader::new(Framing::UntilClose, Form::Same, u64::MAX, &context.head_limits);
+        Pump::new(bytes, false)
+    };
+    let (mut up, mut down) = (pump(), pump());
+    let Client { connection, timer, .. } = client;
+    timer.limit(None);
+    timer.arm(times.idle);
+    let lanes = context.lanes(timer, times.idle);
+    {
+        let mut out = context.out.borrow_mut();
+        out.clear();
+        write::switching_protocols(&mut out, &exchange.response, protocol);
+        // Framing by the end of the connection cannot fail.
+        let _ = down.begin(&out, &mut lease.connection.inbox, &lanes);
+    }
+    let (mut from_client, mut to_client) = connection.stream.split();
+    let (mut from_server, mut to_server) = lease.connection.stream.split();
+    let (client_inbox, server_inbox) = (&mut connection.inbox, &mut lease.connection.inbox);
+    let (mut up_open, mut down_open) = (true, true);
+    let result = poll_fn(|cx| {
+        if up_open {
+            match up.poll(cx, &mut from_client, client_inbox, &mut to_server, &lanes) {
+                Poll::Ready(Ok(())) => {
+                    up_open = false;
+                    let _ = to_server.poll_shutdown(cx);
+                }
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+                Poll::Pending => {}
+            }
+        }
+        if down_open {
+            match down.poll(cx, &mut from_server, server_inbox, &mut to_client, &lanes) {
+                Poll::Ready(Ok(())) => {
+                    down_open = false;
+                    let _ = to_client.poll_shutdown(cx);
+                }
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+                Poll::Pending => {}
+            }
+        }
+        if !up_open && !down_open || timer.is_due() { Poll::Ready(Ok(())) } else { Poll::Pending }
+    })
+    .await;
+    let broken = result.err().map(|_| "tunnel broken");
+    let (written, received) = (down.written(), up.written());
+    Delivered { after: After::Close, written, broken, received }
+}
+
+fn connection_field(version: Version, after: After) -> ConnectionField {
+    match (version, after) {
+        (Version::Http11, After::KeepAlive) => ConnectionField::Absent,
+        (Version::Http10, After::KeepAlive) => ConnectionField::KeepAlive,
+        (_, After::Close | After::Linger) => ConnectionField::Close,
+    }
+}

@@ -1,0 +1,320 @@
+//! Sends a request upstream and waits for the head of its response.
+//!
+//! The body follows while the response is waited for: an upstream may answer before it has read
+//! everything (RFC 9110 §10.1.1, RFC 9112 §9.3). A pooled connection that turns out dead is replaced
+//! when the request can be repeated safely (RFC 9110 §9.2.2): it is idempotent, no byte of a
+//! response has come, and all of its body is still at hand.
+//!
+//! Cancel safety: none. Dropping the future closes the upstream connection, with the [`Lease`].
+//!
+//! Not here: which upstream (`proxy`), which server (`upstream`), the response's body (`deliver`).
+
+use std::future::poll_fn;
+use std::io;
+use std::task::{Context as TaskContext, Poll};
+use std::time::Duration;
+
+use super::Client;
+use super::context::Context;
+use super::relay::{Lanes, Pump, PumpError};
+use crate::error::RequestError;
+use crate::http::body::{BodyReader, Form};
+use crate::http::connection::{consume, poll_fill};
+use crate::http::parse::{self, HeadLimits, RequestFacts, ResponseFacts};
+use crate::http::{Connection, Version, write};
+use crate::io::{Buffer, Reader, Writer};
+use crate::plugin::Exchange;
+use crate::upstream::{Lease, Upstream};
+
+/// Interim responses that an upstream may send before the final one.
+const INTERIM_MAX: usize = 16;
+
+/// A body up to this size is kept until the response begins, so that the request can be repeated.
+const REPLAY_BYTES_MAX: usize = 16 * 1024;
+
+/// An upstream's response whose head has arrived.
+#[derive(Debug)]
+pub struct Answered {
+    /// The connection that it comes on.
+    pub lease: Lease,
+    /// What its head says about the body.
+    pub facts: ResponseFacts,
+    /// The rest of the request's body, when the upstream answered before it had everything.
+    pub upload: Option<Pump>,
+    /// Bytes sent upstream so far.
+    pub sent: u64,
+}
+
+/// Times that hold for one exchange.
+#[derive(Clone, Copy, Debug)]
+pub struct Times {
+    /// From the end of the request to the head of the response.
+    pub response: Duration,
+    /// Longest silence within a body or a tunnel.
+    pub idle: Duration,
+}
+
+/// What became of a request whose head was sent.
+enum Event {
+    Head(ResponseFacts),
+    Interim,
+}
+
+/// One request on its way upstream.
+pub struct Forward<'a> {
+    /// The worker.
+    pub context: &'a Context,
+    /// Where it goes.
+    pub upstream: &'a Upstream,
+    /// What its head says.
+    pub facts: &'a RequestFacts,
+    /// The protocol to switch to, when the client asks for one.
+    pub upgrade: Option<&'a [u8]>,
+    /// Largest body.
+    pub body_bytes_max: u64,
+    /// Its times.
+    pub times: Times,
+}
+
+impl Forward<'_> {
+    /// Sends the request and waits for the head of its response, which is put into the exchange.
+    ///
+    /// `attempts` counts connections used.
+    pub async fn send(
+        &self,
+        exchange: &mut Exchange,
+        client: &mut Client,
+        attempts: &mut u32,
+    ) -> Result<Answered, RequestError> {
+        let context = self.context;
+        let mut fresh = false;
+        let idempotent = exchange.request.method.is_idempotent();
+        loop {
+            *attempts += 1;
+            let now = context.clock.now();
+            let mut lease =
+                self.upstream.lend(!idempotent, fresh, &client.timer, now).await?;
+            let mut upload = self.upload(&context.head_limits);
+            let replay = self.replay(client, idempotent && lease.reused);
+            {
+                let mut out = context.out.borrow_mut();
+                out.clear();
+                write::request(&mut out, &mut exchange.request, self.facts.framing, self.upgrade);
+                upload.begin(&out, &mut client.connection.inbox, &self.lanes(client))?;
+            }
+            let repeatable = idempotent && lease.reused && upload.is_finished();
+            let answered = self.converse(exchange, client, &mut lease, &mut upload).await;
+            match answered {
+                Ok(facts) => {
+                    let sent = upload.written();
+                    let done = upload.is_finished() && !upload.waits_for_receiver();
+                    let upload = (!done).then_some(upload);
+                    return Ok(Answered { lease, facts, upload, sent });
+                }
+                Err(RequestError::Closed)
+                    if repeatable && lease.connection.inbox.is_none() && *attempts < 3 =>
+                {
+                    fresh = true;
+                    if let Some(replay) = replay {
+                        client.connection.inbox = Some(replay);
+                    }
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    fn upload(&self, limits: &HeadLimits) -> Pump {
+        let body = BodyReader::new(self.facts.framing, Form::Same, self.body_bytes_max, limits);
+        Pump::new(body, false)
+    }
+
+    /// A copy of the received bytes, for a request that may have to be repeated.
+    fn replay(&self, client: &Client, wanted: bool) -> Option<Buffer> {
+        let inbox = client.connection.inbox.as_ref().filter(|_| wanted)?;
+        let small = inbox.len() <= REPLAY_BYTES_MAX;
+        (small && self.facts.framing != parse::Framing::None)
+            .then(|| Buffer::copy_of(inbox.filled()))
+    }
+
+    fn lanes<'b>(&'b self, client: &'b Client) -> Lanes<'b> {
+        self.context.lanes(&client.timer, self.times.idle)
+    }
+
+    /// Sends what there is to send until the final response head is here.
+    async fn converse(
+        &self,
+        exchange: &mut Exchange,
+        client: &mut Client,
+        lease: &mut Lease,
+        upload: &mut Pump,
+    ) -> Result<ResponseFacts, RequestError> {
+        client.timer.arm(self.times.idle);
+        let mut talk = Talk { forward: self, uploading: true, watching: true, searched: 0 };
+        for _ in 0..INTERIM_MAX {
+            let event = {
+                let Client { connection, timer, .. } = &mut *client;
+                let lanes = self.context.lanes(timer, self.times.idle);
+                let Connection { stream, inbox } = connection;
+                let (mut from, _) = stream.split();
+                let (mut reader, mut writer) = lease.connection.stream.split();
+                let answers = &mut lease.connection.inbox;
+                poll_fn(|cx| {
+                    let ways = Ways {
+                        client: &mut from,
+                        client_inbox: inbox,
+                        upstream: &mut reader,
+                        upstream_inbox: answers,
+                        upstream_writer: &mut writer,
+                    };
+                    talk.poll(cx, exchange, upload, ways, &lanes)
+                })
+                .await?
+            };
+            match event {
+                Event::Head(facts) => return Ok(facts),
+                Event::Interim => self.pass_interim(exchange, client).await?,
+            }
+        }
+        Err(RequestError::BadResponse("too many interim responses"))
+    }
+
+    /// RFC 9110 §15.2: interim responses are passed on, but not to a 1.0 client.
+    async fn pass_interim(
+        &self,
+        exchange: &mut Exchange,
+        client: &mut Client,
+    ) -> Result<(), RequestError> {
+        if exchange.request.version == Version::Http10 {
+            return Ok(());
+        }
+        super::headers::interim_to_client(&mut exchange.response);
+        let mut head = Vec::new();
+        write::interim(&mut head, &exchange.response);
+        let Client { connection, timer, .. } = client;
+        connection.write_all(&head, timer).await.map_err(|_| RequestError::ClientGone)
+    }
+}
+
+/// The sockets of one exchange.
+struct Ways<'a, 'b> {
+    client: &'a mut Reader<'b>,
+    client_inbox: &'a mut Option<Buffer>,
+    upstream: &'a mut Reader<'b>,
+    upstream_inbox: &'a mut Option<Buffer>,
+    upstream_writer: &'a mut Writer<'b>,
+}
+
+/// Progress of [`Forward::converse`].
+struct Talk<'a> {
+    forward: &'a Forward<'a>,
+    /// The request has not been sent to its end.
+    uploading: bool,
+    /// The client may still leave.
+    watching: bool,
+    /// Bytes of the response known not to hold the end of its head.
+    searched: usize,
+}
+
+impl Talk<'_> {
+    fn poll(
+        &mut self,
+        cx: &mut TaskContext<'_>,
+        exchange: &mut Exchange,
+        upload: &mut Pump,
+        ways: Ways<'_, '_>,
+        lanes: &Lanes<'_>,
+    ) -> Poll<Result<Event, RequestError>> {
+        let Ways { client, client_inbox, upstream, upstream_inbox, upstream_writer } = ways;
+        if lanes.timer.is_due() {
+            return Poll::Ready(Err(self.timed_out(upload)));
+        }
+        if self.uploading {
+            match upload.poll(cx, client, client_inbox, upstream_writer, lanes) {
+                Poll::Pending => {}
+                Poll::Ready(Ok(())) => self.upload_ended(lanes),
+                // It may have answered all the same, and closed because it wants no more.
+                Poll::Ready(Err(PumpError::Sink(_))) => self.upload_ended(lanes),
+                Poll::Ready(Err(PumpError::Source)) => {
+                    return Poll::Ready(Err(RequestError::ClientGone));
+                }
+                Poll::Ready(Err(PumpError::Bad(error))) => return Poll::Ready(Err(error)),
+            }
+        } else if self.watching && client.poll_event(cx).is_ready() {
+            // A reset means that nobody waits for the answer. An end alone does not: a client may
+            // finish sending and still listen.
+            if client.error().is_some() {
+                return Poll::Ready(Err(RequestError::ClientGone));
+            }
+            self.watching = false;
+        }
+        loop {
+            if let Some(event) = self.take_head(exchange, upstream_inbox)? {
+                return Poll::Ready(Ok(event));
+            }
+            match poll_fill(cx, upstream, upstream_inbox, lanes.pool) {
+                Poll::Pending => return Poll::Pending,
+                Poll::Ready(Ok(0)) if upstream_inbox.is_some() => {
+                    return Poll::Ready(Err(RequestError::BadResponse("unfinished head")));
+                }
+                Poll::Ready(Ok(0)) => return Poll::Ready(Err(RequestError::Closed)),
+                Poll::Ready(Ok(_)) => {}
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(lost(&error))),
+            }
+        }
+    }
+
+    fn upload_ended(&mut self, lanes: &Lanes<'_>) {
+        self.uploading = false;
+        lanes.timer.disarm();
+        lanes.timer.limit(Some(self.forward.times.response));
+    }
+
+    /// Who is to blame: a client that does not send, or an upstream that does not take or answer.
+    fn timed_out(&self, upload: &Pump) -> RequestError {
+        if self.uploading && !upload.waits_for_receiver() {
+            RequestError::ClientTimeout
+        } else {
+            RequestError::ResponseTimeout
+        }
+    }
+
+    /// Parses the head of the response when all of it is here.
+    fn take_head(
+        &mut self,
+        exchange: &mut Exchange,
+        inbox: &mut Option<Buffer>,
+    ) -> Result<Option<Event>, RequestError> {
+        let limits = &self.forward.context.response_limits;
+        let Some(buffer) = inbox else { return Ok(None) };
+        let bytes = buffer.filled();
+        let found = parse::find_end(bytes, self.searched)
+            .map_err(|_| RequestError::BadResponse("bare LF"))?;
+        let Some(end) = found.filter(|end| *end <= limits.bytes_max) else {
+            self.searched = bytes.len();
+            return if bytes.len() > limits.bytes_max {
+                Err(RequestError::ResponseHeadTooLarge)
+            } else {
+                Ok(None)
+            };
+        };
+        let method = exchange.request.method;
+        let facts = parse::response(&bytes[..end], &mut exchange.response, method, limits)?;
+        consume(inbox, end);
+        self.searched = 0;
+        match exchange.response.status {
+            101 if self.forward.upgrade.is_none() => {
+                Err(RequestError::BadResponse("101 that nobody asked for"))
+            }
+            100 | 102..200 => Ok(Some(Event::Interim)),
+            _ => Ok(Some(Event::Head(facts))),
+        }
+    }
+}
+
+fn lost(error: &io::Error) -> RequestError {
+    match error.kind() {
+        io::ErrorKind::TimedOut => RequestError::ResponseTimeout,
+        _ => RequestError::Closed,
+    }
+}

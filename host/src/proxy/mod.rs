@@ -1,0 +1,416 @@
+//! The life of one request.
+//!
+//! [`handle`] is the whole story, in the order in which it happens:
+//!
+//! ```text
+//! route ─► sanitize ─► plugins, in order ─► upstream ─► plugins, in reverse ─► deliver ─► record
+//!                            └─ a plugin answers ─────────────┘
+//! ```
+//!
+//! All of it runs on one worker thread and touches only what that worker owns, so it takes no
+//! lock and waits for no other worker. The snapshot in [`Context`] cannot change under a
+//! request: a reload replaces it for requests that start later.
+//!
+//! Cancel safety: none. Dropping the future closes both connections.
+//!
+//! Not here: sockets and request heads (`connection`), wasm (`plugin`), dialing and pooling
+//! (`upstream`), framing (`http`).
+
+pub mod context;
+pub mod deliver;
+pub mod forward;
+pub mod headers;
+pub mod relay;
+pub mod reply;
+
+use std::borrow::Cow;
+use std::net::IpAddr;
+use std::time::Duration;
+
+pub use context::{Clock, Context, RoutePlan, Snapshot};
+use deliver::Delivered;
+use forward::{Answered, Forward, Times};
+
+use crate::config::Target;
+use crate::error::RequestError;
+use crate::http::parse::{self, Framing, RequestFacts};
+use crate::http::{Connection, Method, Name};
+use crate::io::Timer;
+use crate::plugin::Exchange;
+use crate::route::{Found, Params, path};
+use crate::telemetry::{AccessRecord, Finished};
+
+/// A client's connection and what is known about the client.
+#[derive(Debug)]
+pub struct Client {
+    /// The connection.
+    pub connection: Connection,
+    /// Its deadline.
+    pub timer: Timer,
+    /// Whom the connection is with; `None` on a Unix socket.
+    pub peer: Option<IpAddr>,
+    /// The peer's forwarding headers are believed.
+    pub trusted: bool,
+    /// Index of the listener.
+    pub listener: usize,
+}
+
+/// What may follow a response on its connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum After {
+    /// Another request.
+    KeepAlive,
+    /// Nothing; everything the client sent has been read.
+    Close,
+    /// Nothing, and the client may still be sending.
+    Linger,
+}
+
+/// How far a request has come, for the response's way back and for the record.
+#[derive(Default)]
+struct Progress {
+    route: Option<usize>,
+    params: Params,
+    entered: usize,
+    allow: Option<String>,
+    upstream: Option<(usize, usize)>,
+    attempts: u32,
+    error: Option<RequestError>,
+    sent: u64,
+    waited: Option<Duration>,
+    /// Something of the request's body has been read.
+    touched: bool,
+}
+
+/// Where the answer is.
+enum Answer {
+    /// In the exchange.
+    Local,
+    /// Its head in the exchange, its body still with the upstream.
+    Upstream(Answered, Times),
+}
+
+/// Answers one request. Cannot fail: an error becomes a response in one place, `reply`.
+pub async fn handle(
+    context: &Context,
+    client: &mut Client,
+    exchange: Box<Exchange>,
+    facts: &RequestFacts,
+) -> (Box<Exchange>, After) {
+    let started = context.clock.now();
+    let mut progress = Progress::default();
+    let protocol = tunnel_protocol(&exchange, facts);
+    let (mut exchange, answer) =
+        request(context, client, exchange, facts, protocol.as_deref(), &mut progress).await;
+    let mut answer = match answer {
+        Ok(answer) => answer,
+        Err(RequestError::ClientGone) => {
+            exchange.response.assign(RequestError::ClientGone.status());
+            progress.error = Some(RequestError::ClientGone);
+            let gone = Delivered {
+                after: After::Close,
+                written: 0,
+                broken: Some("client left"),
+                received: 0,
+            };
+            record(context, client, &exchange, &progress, &gone, started);
+            return (exchange, After::Close);
+        }
+        Err(error) => {
+            fail(&mut exchange, error, &mut progress);
+            Answer::Local
+        }
+    };
+    (exchange, answer) = response(context, exchange, answer, &mut progress);
+    let delivered = match answer {
+        Answer::Local => {
+            deliver::local(context, client, &mut exchange, facts, !progress.touched).await
+        }
+        Answer::Upstream(answered, times) if exchange.response.status == 101 => {
+            let protocol = protocol.as_deref().unwrap_or_default();
+            deliver::tunnel(context, client, &mut exchange, answered, protocol, times).await
+        }
+        Answer::Upstream(answered, times) => {
+            deliver::upstream(context, client, &mut exchange, facts, answered, times).await
+        }
+    };
+    record(context, client, &exchange, &progress, &delivered, started);
+    (exchange, delivered.after)
+}
+
+/// The way down: from the request's head to an answer.
+async fn request(
+    context: &Context,
+    client: &mut Client,
+    mut exchange: Box<Exchange>,
+    facts: &RequestFacts,
+    protocol: Option<&[u8]>,
+    progress: &mut Progress,
+) -> (Box<Exchange>, Result<Answer, RequestError>) {
+    let index = match find_route(context, &mut exchange, progress) {
+        Ok(index) => index,
+        Err(error) => return (exchange, Err(error)),
+    };
+    let plan = &context.snapshot.plans[index];
+    if let Err(error) = admit(client, &mut exchange, facts, plan, context, progress) {
+        return (exchange, Err(error));
+    }
+    let (mut exchange, passed) = context.chains[index].on_request(exchange);
+    progress.entered = passed.entered;
+    match passed.outcome {
+        Ok(crate::plugin::Flow::Next) => {}
+        Ok(crate::plugin::Flow::Respond) => {
+            sanitize_reply(context, &mut exchange);
+            return (exchange, Ok(Answer::Local));
+        }
+        Err(_) => return (exchange, Err(RequestError::Plugin)),
+    }
+    let route = &context.settings().routes[index];
+    let upstream = match &route.target {
+        Target::Upstream(upstream) => *upstream,
+        Target::Split(shares) => {
+            let pick = context.splits[index].as_ref().map_or(0, |split| split.pick());
+            shares.get(pick).map_or(0, |(upstream, _)| *upstream)
+        }
+        Target::Redirect { status, .. } => {
+            redirect(context, &mut exchange, plan, *status, &progress.params);
+            return (exchange, Ok(Answer::Local));
+        }
+        Target::Respond { status, headers, body } => {
+            exchange.response.assign(*status);
+            for (name, value) in headers {
+                exchange.response.fields.push(name, value.as_bytes());
+            }
+            exchange.body = Some(body.to_vec());
+            sanitize_reply(context, &mut exchange);
+            return (exchange, Ok(Answer::Local));
+        }
+    };
+    if let Err(error) = plan.rewrite.apply(&mut exchange.request, &progress.params) {
+        log::warn!(target: "proxy", "route {}: rewrite: {error}", route.name);
+        return (exchange, Err(RequestError::Malformed("rewritten target")));
+    }
+    let upstream = &context.upstreams[upstream];
+    let times = Times {
+        response: plan.request_timeout.min(upstream.settings.response_timeout),
+        idle: route.idle_timeout.unwrap_or(upstream.settings.idle_timeout),
+    };
+    let forward = Forward {
+        context,
+        upstream,
+        facts,
+        upgrade: protocol,
+        body_bytes_max: plan.body_bytes_max,
+        times,
+    };
+    progress.touched = facts.framing != Framing::None;
+    let before = context.clock.now();
+    let answered = forward.send(&mut exchange, client, &mut progress.attempts).await;
+    progress.waited = Some(context.clock.now() - before);
+    client.timer.limit(None);
+    match answered {
+        Ok(answered) => {
+            progress.upstream = Some((upstream.index, answered.lease.server));
+            progress.sent = answered.sent;
+            headers::response_to_client(&mut exchange.response, &context.clock.date());
+            (exchange, Ok(Answer::Upstream(answered, times)))
+        }
+        Err(error) => {
+            if error != RequestError::ClientGone {
+                let name = &upstream.settings.name;
+                log::info!(target: "upstream", "{name}: {error}");
+            }
+            progress.upstream = Some((upstream.index, 0));
+            (exchange, Err(error))
+        }
+    }
+}
+
+/// The way back up: plugins that saw the request see its response, whoever made it.
+fn response(
+    context: &Context,
+    mut exchange: Box<Exchange>,
+    answer: Answer,
+    progress: &mut Progress,
+) -> (Box<Exchange>, Answer) {
+    let Some(index) = progress.route.filter(|_| progress.entered > 0) else {
+        return (exchange, answer);
+    };
+    if exchange.response.status == 101 {
+        // The connection is no longer HTTP; there is nothing that a plugin could change.
+        return (exchange, answer);
+    }
+    let (mut after, result) = context.chains[index].on_response(exchange, progress.entered);
+    if result.is_err() {
+        fail(&mut after, RequestError::Plugin, progress);
+        exchange = after;
+        return (exchange, Answer::Local);
+    }
+    exchange = after;
+    let bodiless = exchange.response.is_bodiless();
+    match answer {
+        // A plugin has put its own answer in the place of the upstream's; or made it one that has no
+        // body. The upstream's connection ends with its unread body.
+        Answer::Upstream(answered, _)
+            if exchange.body.is_some()
+                || (bodiless && answered.facts.framing != Framing::None) =>
+        {
+            drop(answered);
+            sanitize_reply(context, &mut exchange);
+            (exchange, Answer::Local)
+        }
+        answer => (exchange, answer),
+    }
+}
+
+fn find_route(
+    context: &Context,
+    exchange: &mut Exchange,
+    progress: &mut Progress,
+) -> Result<usize, RequestError> {
+    let normal = match path::normalize(exchange.request.target()) {
+        Ok(Cow::Borrowed(_)) => None,
+        Ok(Cow::Owned(normal)) => Some(normal),
+        Err(_) if exchange.request.target() == "*" => None,
+        Err(_) => return Err(RequestError::Malformed("path")),
+    };
+    if let Some(normal) = normal {
+        exchange
+            .request
+            .set_target(&normal)
+            .map_err(|_| RequestError::Malformed("path"))?;
+    }
+    let head = &exchange.request;
+    match context.snapshot.router.find(head.authority(), head.path(), head.method_name()) {
+        Found::Route { index, params } => {
+            progress.route = Some(index);
+            progress.params = params;
+            exchange.route = Some(context.settings().routes[index].name.clone());
+            Ok(index)
+        }
+        Found::MethodNotAllowed { allow } => {
+            progress.allow = Some(allow.to_owned());
+            Err(RequestError::MethodNotAllowed)
+        }
+        Found::None => Err(RequestError::NoRoute),
+    }
+}
+
+/// Checks what can be checked before anything happens, and makes the head fit to be forwarded.
+fn admit(
+    client: &Client,
+    exchange: &mut Exchange,
+    facts: &RequestFacts,
+    plan: &RoutePlan,
+    context: &Context,
+    progress: &Progress,
+) -> Result<(), RequestError> {
+    debug_assert!(progress.route.is_some(), "only a routed request is admitted");
+    if matches!(facts.framing, Framing::Length(length) if length > plan.body_bytes_max) {
+        return Err(RequestError::BodyTooLarge);
+    }
+    exchange.scheme = "http";
+    exchange.client_ip = client.peer.map(|peer| {
+        let trusted = &context.settings().trusted_proxies;
+        headers::client_ip(peer, trusted, &exchange.request)
+    });
+    let facts = headers::ClientFacts {
+        peer: client.peer,
+        trusted: client.trusted,
+        scheme: exchange.scheme,
+        wall_ms: context.clock.wall_ms(),
+    };
+    headers::request_to_upstream(&mut exchange.request, &facts, &mut context.random.borrow_mut());
+    Ok(())
+}
+
+fn redirect(
+    context: &Context,
+    exchange: &mut Exchange,
+    plan: &RoutePlan,
+    status: u16,
+    params: &Params,
+) {
+    let location =
+        plan.redirect.as_ref().map(|to| to.fill(&exchange.request, params)).unwrap_or_default();
+    exchange.response.assign(status);
+    exchange.response.fields.push("Location", location.as_bytes());
+    exchange.body = Some(Vec::new());
+    sanitize_reply(context, exchange);
+}
+
+/// What every answer has that was not made by an upstream.
+fn sanitize_reply(context: &Context, exchange: &mut Exchange) {
+    if !exchange.response.fields.has(Name::Date) {
+        exchange.response.fields.push("Date", &context.clock.date());
+    }
+    exchange.body.get_or_insert_default();
+}
+
+fn fail(exchange: &mut Exchange, error: RequestError, progress: &mut Progress) {
+    progress.error = Some(error);
+    reply::error(exchange, error, progress.allow.as_deref());
+}
+
+/// The protocol that the client wants to switch to, if it can be tunnelled.
+fn tunnel_protocol(exchange: &Exchange, facts: &RequestFacts) -> Option<Vec<u8>> {
+    if !facts.wants_upgrade {
+        return None;
+    }
+    parse::list(&exchange.request.fields, Name::Upgrade).next().map(<[u8]>::to_vec)
+}
+
+/// Answers bytes that are no request, before the connection is closed.
+pub async fn refuse(context: &Context, client: &mut Client, error: RequestError) {
+    let started = context.clock.now();
+    let mut exchange = context.take_exchange();
+    exchange.request.method = Method::Get;
+    let mut progress = Progress { touched: true, ..Progress::default() };
+    fail(&mut exchange, error, &mut progress);
+    sanitize_reply(context, &mut exchange);
+    let facts = RequestFacts {
+        framing: Framing::UntilClose,
+        keep_alive: false,
+        expects_continue: false,
+        wants_upgrade: false,
+    };
+    let delivered = deliver::local(context, client, &mut exchange, &facts, false).await;
+    record(context, client, &exchange, &progress, &delivered, started);
+    context.give_back(exchange);
+}
+
+/// Counts the request and writes its line in the access log.
+fn record(
+    context: &Context,
+    client: &Client,
+    exchange: &Exchange,
+    progress: &Progress,
+    delivered: &Delivered,
+    started: std::time::Instant,
+) {
+    let duration = context.clock.now() - started;
+    let finished = Finished {
+        listener: client.listener,
+        route: progress.route,
+        method: exchange.request.method,
+        status: exchange.response.status,
+        upstream: progress.upstream,
+        bytes_in: progress.sent + delivered.received,
+        bytes_out: delivered.written,
+        duration,
+        upstream_wait: progress.waited,
+        retries: progress.attempts.saturating_sub(1),
+    };
+    context.telemetry.record(&finished);
+    if let Some(log) = &context.access_log {
+        log.write(&AccessRecord {
+            finished: &finished,
+            request: &exchange.request,
+            client_ip: exchange.client_ip.or(client.peer),
+            route: exchange.route.as_deref(),
+            cause: progress.error.map(RequestError::proxy_status).or(delivered.broken),
+            wall_ms: context.clock.wall_ms(),
+            attempts: progress.attempts,
+        });
+    }
+}

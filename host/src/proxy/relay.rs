@@ -1,0 +1,215 @@
+//! Moves one body from one socket to another.
+//!
+//! ```text
+//!   inbox ─┐
+//!          ├─► BodyReader ─► pending ─► write
+//!   read  ─┘    (framing)
+//! ```
+//!
+//! Bytes stay in the buffer that they were read into: a message head takes the place of the one that
+//! was received with them, chunk sizes go around them. Nothing is read while something is pending,
+//! so a slow receiver holds at most one buffer here and the rest stays in the kernel, where it slows
+//! the sender down.
+//!
+//! Cancel safety: dropping a [`Pump`] loses pending bytes, so both connections must be closed then.
+//!
+//! Not here: when a body may be sent (`proxy`), where it ends (`http::body`).
+
+use std::cell::RefCell;
+use std::io;
+use std::ops::Range;
+use std::rc::Rc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use crate::error::RequestError;
+use crate::http::body::BodyReader;
+use crate::http::connection::{consume, poll_fill};
+use crate::io::{Buffer, BufferPool, Reader, Timer, Writer};
+
+/// Reads and writes in one go before other connections get their turn.
+const ROUNDS_MAX: usize = 16;
+
+/// Memory that every poll of a worker uses and none keeps.
+#[derive(Debug, Default)]
+pub struct Scratch {
+    pieces: Vec<Range<usize>>,
+    tail: Vec<u8>,
+}
+
+/// What a pump borrows from its worker.
+#[derive(Clone, Copy, Debug)]
+pub struct Lanes<'a> {
+    /// Read buffers.
+    pub pool: &'a Rc<BufferPool>,
+    /// Scratch memory.
+    pub scratch: &'a RefCell<Scratch>,
+    /// Armed anew with every progress.
+    pub timer: &'a Timer,
+    /// Longest time without progress.
+    pub idle: Duration,
+}
+
+/// Why a body did not arrive whole.
+#[derive(Debug)]
+pub enum PumpError {
+    /// The sender left or failed in the middle.
+    Source,
+    /// The sender's bytes are no body, or too many.
+    Bad(RequestError),
+    /// The receiver failed.
+    Sink(io::Error),
+}
+
+/// One body on its way.
+#[derive(Debug)]
+pub struct Pump {
+    reader: BodyReader,
+    /// The receiver gets chunks, the sender sends none.
+    to_chunks: bool,
+    /// Ready to be written; never an empty buffer.
+    pending: Option<Buffer>,
+    /// All of the body has been read and framed.
+    finished: bool,
+    /// Bytes written, head included.
+    written: u64,
+}
+
+impl Pump {
+    /// A pump for the body that `reader` follows.
+    pub fn new(reader: BodyReader, to_chunks: bool) -> Self {
+        let finished = reader.is_done();
+        Self { reader, to_chunks, pending: None, finished, written: 0 }
+    }
+
+    /// Puts a message head, and what is there of the body, on its way as one run.
+    pub fn begin(
+        &mut self,
+        head: &[u8],
+        inbox: &mut Option<Buffer>,
+        lanes: &Lanes<'_>,
+    ) -> Result<(), RequestError> {
+        match inbox.take() {
+            Some(buffer) if !self.finished => self.stage(buffer, head, inbox, lanes),
+            buffer => {
+                *inbox = buffer;
+                self.pending = Some(lanes.pool.filled(head));
+                Ok(())
+            }
+        }
+    }
+
+    /// Whether everything has been read; some of it may still wait to be written.
+    pub fn is_finished(&self) -> bool {
+        self.finished
+    }
+
+    /// Whether it is the receiver who is waited for.
+    pub fn waits_for_receiver(&self) -> bool {
+        self.pending.is_some()
+    }
+
+    /// Bytes written so far, head included.
+    pub fn written(&self) -> u64 {
+        self.written
+    }
+
+    /// Moves what can be moved. Ready when the body has been written to its end.
+    pub fn poll(
+        &mut self,
+        cx: &mut Context<'_>,
+        from: &mut Reader<'_>,
+        inbox: &mut Option<Buffer>,
+        to: &mut Writer<'_>,
+        lanes: &Lanes<'_>,
+    ) -> Poll<Result<(), PumpError>> {
+        for _ in 0..ROUNDS_MAX {
+            if let Some(buffer) = &mut self.pending {
+                match to.poll_write(cx, buffer.filled()) {
+                    Poll::Ready(Ok(0)) => {
+                        return Poll::Ready(Err(PumpError::Sink(io::ErrorKind::WriteZero.into())));
+                    }
+                    Poll::Ready(Ok(count)) => {
+                        self.written += count as u64;
+                        lanes.timer.arm(lanes.idle);
+                        consume(&mut self.pending, count);
+                        continue;
+                    }
+                    Poll::Ready(Err(error)) => return Poll::Ready(Err(PumpError::Sink(error))),
+                    Poll::Pending => {
+                        self.pending = self.pending.take().map(Buffer::settle);
+                        return Poll::Pending;
+                    }
+                }
+            }
+            if self.finished {
+                return Poll::Ready(Ok(()));
+            }
+            if inbox.is_none() {
+                match ready!(poll_fill(cx, from, inbox, lanes.pool)) {
+                    Ok(0) if self.reader.ends_at_close() => self.finish(lanes),
+                    Ok(0) | Err(_) => return Poll::Ready(Err(PumpError::Source)),
+                    Ok(_) => lanes.timer.arm(lanes.idle),
+                }
+            }
+            if let Some(buffer) = inbox.take() {
+                self.stage(buffer, &[], inbox, lanes).map_err(PumpError::Bad)?;
+            }
+        }
+        // There may be more, but others wait too.
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+
+    /// The sender's close was the end of the body.
+    fn finish(&mut self, lanes: &Lanes<'_>) {
+        self.finished = true;
+        if self.to_chunks {
+            self.pending = Some(lanes.pool.filled(b"0\r\n\r\n"));
+        }
+    }
+
+    /// Frames what is in `buffer` and makes it pending, after `head`. What follows the body goes back
+    /// to `inbox`.
+    fn stage(
+        &mut self,
+        mut buffer: Buffer,
+        head: &[u8],
+        inbox: &mut Option<Buffer>,
+        lanes: &Lanes<'_>,
+    ) -> Result<(), RequestError> {
+        let mut scratch = lanes.scratch.borrow_mut();
+        let Scratch { pieces, tail } = &mut *scratch;
+        pieces.clear();
+        tail.clear();
+        let step = self.reader.advance(buffer.filled(), pieces, tail)?;
+        self.finished = step.done;
+        if step.consumed < buffer.len() {
+            *inbox = Some(Buffer::copy_of(&buffer.filled()[step.consumed..]));
+            buffer.truncate(step.consumed);
+        }
+        let mut before = head;
+        let chunk;
+        if self.to_chunks && !pieces.is_empty() {
+            let size: usize = pieces.iter().map(Range::len).sum();
+            chunk = [head, format!("{size:x}\r\n").as_bytes()].concat();
+            before = &chunk;
+            tail.extend_from_slice(b"\r\n");
+        }
+        let in_place = match pieces.as_slice() {
+            [] => false,
+            [piece] => buffer.wrap(piece.clone(), before, tail),
+            _ => false,
+        };
+        if !in_place {
+            let mut run = before.to_vec();
+            for piece in pieces.iter() {
+                run.extend_from_slice(&buffer.filled()[piece.clone()]);
+            }
+            run.extend_from_slice(tail);
+            buffer = Buffer::copy_of(&run);
+        }
+        self.pending = (!buffer.is_empty()).then_some(buffer);
+        Ok(())
+    }
+}

@@ -1,0 +1,57 @@
+//! Every response that the gateway itself makes.
+//!
+//! Errors are problem+json (RFC 9457) when the client accepts JSON, else a line of text.
+//! `Proxy-Status` (RFC 9209) names the cause; nothing of the inside leaks.
+//!
+//! Not here: what is an error, and its status (`error`).
+
+use crate::error::RequestError;
+use crate::http::{Fields, head};
+use crate::plugin::Exchange;
+
+/// Turns an error into the exchange's response. `allow` lists the methods for a 405.
+pub fn error(exchange: &mut Exchange, error: RequestError, allow: Option<&str>) {
+    let status = error.status();
+    let (content_type, body) = if accepts_json(&exchange.request.fields) {
+        ("application/problem+json", problem(status, &detail(error)))
+    } else {
+        ("text/plain; charset=utf-8", format!("{status} {}\n", head::reason(status)))
+    };
+    let fields = &mut exchange.response;
+    fields.assign(status);
+    fields.fields.push("Content-Type", content_type.as_bytes());
+    let cause = format!("zproxy; error={}", error.proxy_status());
+    fields.fields.push("Proxy-Status", cause.as_bytes());
+    if let Some(allow) = allow {
+        fields.fields.push("Allow", allow.as_bytes());
+    }
+    if error == RequestError::Overloaded {
+        fields.fields.push("Retry-After", b"1");
+    }
+    exchange.body = Some(body.into_bytes());
+}
+
+/// What a client may know: for its own mistakes what they are, for others only that there was one.
+fn detail(error: RequestError) -> String {
+    match error.status() {
+        400..500 => error.to_string(),
+        status => head::reason(status).to_lowercase(),
+    }
+}
+
+fn problem(status: u16, detail: &str) -> String {
+    let title = head::reason(status);
+    serde_json::json!({ "type": "about:blank", "title": title, "status": status, "detail": detail })
+        .to_string()
+}
+
+/// Whether the client would rather have JSON than text: it names a JSON type and no `q=0` with it.
+fn accepts_json(fields: &Fields) -> bool {
+    fields.all("accept").flat_map(|value| value.split(|byte| *byte == b',')).any(|range| {
+        let mut parts = range.split(|byte| *byte == b';').map(<[u8]>::trim_ascii);
+        let media = parts.next().unwrap_or_default().to_ascii_lowercase();
+        let refused = parts.any(|parameter| matches!(parameter, b"q=0" | b"q=0.0"));
+        let json = media == b"application/json" || media.ends_with(b"+json");
+        json && !refused
+    })
+}

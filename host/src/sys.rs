@@ -1,0 +1,194 @@
+//! What the operating system is asked for directly: the only home of `unsafe`.
+//!
+//! Every function here is safe to call and cannot be misused. Where the standard library,
+//! rustix or socket2 has a safe way, that is the one taken. What only Linux has fails elsewhere
+//! with [`io::ErrorKind::Unsupported`], and the gateway runs on without it.
+//!
+//! Not here: any decision.
+#![allow(unsafe_code, reason = "socket options that no safe crate offers are set here")]
+
+use std::collections::BTreeSet;
+use std::io;
+use std::os::fd::AsFd;
+
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+/// The CPUs that the calling thread may run on.
+///
+/// # Errors
+///
+/// The system has no such call, or numbers CPUs above 1,023.
+#[cfg(target_os = "linux")]
+pub fn affinity() -> io::Result<BTreeSet<usize>> {
+    use rustix::thread::{CpuSet, sched_getaffinity};
+
+    let set = sched_getaffinity(None)?;
+    Ok((0..CpuSet::MAX_CPU).filter(|&cpu| set.is_set(cpu)).collect())
+}
+
+/// The CPUs that the calling thread may run on.
+///
+/// # Errors
+///
+/// Always: this system has no such call.
+#[cfg(not(target_os = "linux"))]
+pub fn affinity() -> io::Result<BTreeSet<usize>> {
+    Err(io::ErrorKind::Unsupported.into())
+}
+
+/// Keeps the calling thread on one CPU from here on. Threads that it starts inherit this.
+///
+/// # Errors
+///
+/// There is no such CPU, this process may not use it, or the system cannot pin threads.
+#[cfg(target_os = "linux")]
+pub fn pin_to_cpu(cpu: usize) -> io::Result<()> {
+    use rustix::thread::{CpuSet, sched_setaffinity};
+
+    // The set panics on a number that it has no place for.
+    if cpu >= CpuSet::MAX_CPU {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    let mut set = CpuSet::new();
+    set.set(cpu);
+    Ok(sched_setaffinity(None, &set)?)
+}
+
+/// Keeps the calling thread on one CPU from here on.
+///
+/// # Errors
+///
+/// Always: this system cannot pin threads.
+#[cfg(not(target_os = "linux"))]
+pub fn pin_to_cpu(_cpu: usize) -> io::Result<()> {
+    Err(io::ErrorKind::Unsupported.into())
+}
+
+/// Lets a listening socket hand out a connection only when its first bytes have come, or after
+/// about `seconds`. Not for protocols in which the server speaks first.
+///
+/// # Errors
+///
+/// The socket is not a TCP one, or the system has no such option.
+#[cfg(target_os = "linux")]
+pub fn set_tcp_defer_accept(socket: impl AsFd, seconds: u16) -> io::Result<()> {
+    use std::os::fd::AsRawFd;
+
+    // Neither rustix 1.1 nor socket2 0.6 has this option.
+    let value = libc::c_int::from(seconds);
+    let size = libc::socklen_t::try_from(size_of_val(&value)).map_err(io::Error::other)?;
+    // SAFETY: the descriptor is borrowed and so open, `value` lives across the call, and `size`
+    // is its size; the kernel only reads it.
+    let status = unsafe {
+        libc::setsockopt(
+            socket.as_fd().as_raw_fd(),
+            libc::IPPROTO_TCP,
+            libc::TCP_DEFER_ACCEPT,
+            (&raw const value).cast(),
+            size,
+        )
+    };
+    if status == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Lets a listening socket hand out a connection only when its first bytes have come.
+///
+/// # Errors
+///
+/// Always: this system has no such option.
+#[cfg(not(target_os = "linux"))]
+pub fn set_tcp_defer_accept(_socket: impl AsFd, _seconds: u16) -> io::Result<()> {
+    Err(io::ErrorKind::Unsupported.into())
+}
+
+/// Allows this process as many open descriptors as it may allow itself. Returns the limit now in
+/// force and the highest possible one; [`u64::MAX`] is no limit.
+///
+/// Each connection is a descriptor, and systems start programs with 1,024 of them. If the limit
+/// cannot be raised it stays as it is.
+pub fn raise_descriptor_limit() -> (u64, u64) {
+    let limit = getrlimit(Resource::Nofile);
+    if limit.current != limit.maximum {
+        // A refusal shows in what is read back.
+        let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit });
+    }
+    let limit = getrlimit(Resource::Nofile);
+    (limit.current.unwrap_or(u64::MAX), limit.maximum.unwrap_or(u64::MAX))
+}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use std::io::Write as _;
+    use std::net::{TcpListener, TcpStream, UdpSocket};
+    use std::thread;
+    use std::time::{Duration, Instant};
+
+    use super::*;
+
+    #[test]
+    fn a_pinned_thread_stays_on_its_cpu() {
+        let last = *affinity().unwrap().last().unwrap();
+
+        let pinned = thread::spawn(move || {
+            pin_to_cpu(last).unwrap();
+            affinity().unwrap()
+        });
+
+        assert_eq!(pinned.join().unwrap(), BTreeSet::from([last]));
+    }
+
+    #[test]
+    fn a_cpu_that_does_not_exist_is_an_error() {
+        thread::spawn(|| {
+            assert!(pin_to_cpu(1_023).is_err());
+            assert!(pin_to_cpu(1_024).is_err());
+            assert!(pin_to_cpu(usize::MAX).is_err());
+        })
+        .join()
+        .unwrap();
+    }
+
+    /// The connection is established for the client, but there is nothing to accept until it
+    /// speaks.
+    #[test]
+    fn a_deferred_connection_is_accepted_when_it_speaks() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        listener.set_nonblocking(true).unwrap();
+        set_tcp_defer_accept(&listener, 10).unwrap();
+
+        let mut client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        thread::sleep(Duration::from_millis(20));
+        let silent = listener.accept().map(|_| ()).map_err(|error| error.kind());
+        client.write_all(b"x").unwrap();
+        let deadline = Instant::now() + Duration::from_secs(5);
+        let mut spoken = listener.accept();
+        while spoken.is_err() && Instant::now() < deadline {
+            thread::yield_now();
+            spoken = listener.accept();
+        }
+
+        assert_eq!(silent, Err(io::ErrorKind::WouldBlock));
+        assert!(spoken.is_ok(), "{spoken:?}");
+    }
+
+    #[test]
+    fn only_tcp_can_be_deferred() {
+        let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+
+        assert!(set_tcp_defer_accept(&socket, 10).is_err());
+    }
+
+    #[test]
+    fn the_descriptor_limit_rises_to_the_highest_possible() {
+        let before = getrlimit(Resource::Nofile);
+        // One below the highest: below what was in force, tests beside this one could run out.
+        let low = before.maximum.map(|maximum| maximum - 1);
+        setrlimit(Resource::Nofile, Rlimit { current: low, ..before }).unwrap();
+
+        let (soft, hard) = raise_descriptor_limit();
+
+        assert_eq!(soft, hard);
+        assert_eq!(getrlimit(Resource::Nofile).current, before.maximum);
+        assert_eq!(hard, before.maximum.unwrap_or(u64::MAX));
+    }
+}

@@ -1,0 +1,107 @@
+//! Listening sockets.
+//!
+//! Made by the control thread before any worker starts, so that what cannot be bound is an error at
+//! the start and not a worker's problem. Every worker gets a socket of its own on the same TCP port
+//! (SO_REUSEPORT): the kernel deals connections out, and no worker wakes for another's. A Unix
+//! socket exists once and is shared.
+//!
+//! Not here: accepting (`accept`).
+
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::os::unix::fs::FileTypeExt;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::Path;
+
+use anyhow::{Context as _, anyhow};
+use socket2::{Domain, Protocol, Socket, Type};
+
+use crate::config::{Address, Listener};
+use crate::sys;
+
+/// How long the kernel keeps a connection that sends nothing from waking a worker.
+const DEFER_ACCEPT_SECONDS: u16 = 5;
+
+/// A listening socket that no runtime has taken over yet.
+#[derive(Debug)]
+pub enum Listening {
+    /// On TCP.
+    Tcp(TcpListener),
+    /// On a Unix socket.
+    Unix(UnixListener),
+}
+
+/// Binds one listener `count` times; returns the address, with the port that was chosen for port 0.
+///
+/// # Errors
+///
+/// The address is in use, not of this machine, or not permitted; the message says which.
+pub fn bind(listener: &Listener, count: usize) -> anyhow::Result<(Address, Vec<Listening>)> {
+    match &listener.address {
+        Address::Tcp(address) => {
+            let bound = bind_tcp(*address, listener.backlog, count);
+            let (address, sockets) = bound.with_context(|| format!("cannot listen on {address}"))?;
+            Ok((Address::Tcp(address), sockets))
+        }
+        Address::Unix(path) => {
+            let bound = bind_unix(path, count);
+            let sockets =
+                bound.with_context(|| format!("cannot listen on unix:{}", path.display()))?;
+            Ok((listener.address.clone(), sockets))
+        }
+    }
+}
+
+fn bind_tcp(
+    address: SocketAddr,
+    backlog: u32,
+    count: usize,
+) -> anyhow::Result<(SocketAddr, Vec<Listening>)> {
+    // With SO_REUSEPORT two gateways of one user would share a port without noticing. A socket
+    // without it finds out whether somebody is there.
+    let probe = tcp_socket(address)?;
+    probe.bind(&address.into())?;
+    let bound = probe.local_addr()?.as_socket().ok_or_else(|| anyhow!("not an IP socket"))?;
+    drop(probe);
+    let sockets = (0..count.max(1)).map(|_| {
+        let socket = tcp_socket(bound)?;
+        socket.set_reuse_port(true)?;
+        socket.bind(&bound.into())?;
+        socket.listen(i32::try_from(backlog).unwrap_or(i32::MAX))?;
+        // Accepted sockets inherit both.
+        socket.set_tcp_nodelay(true)?;
+        if let Err(error) = sys::set_tcp_defer_accept(&socket, DEFER_ACCEPT_SECONDS) {
+            log::debug!(target: "worker", "TCP_DEFER_ACCEPT: {error}");
+        }
+        Ok(Listening::Tcp(socket.into()))
+    });
+    Ok((bound, sockets.collect::<io::Result<_>>()?))
+}
+
+fn tcp_socket(address: SocketAddr) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_reuse_address(true)?;
+    socket.set_nonblocking(true)?;
+    if address.is_ipv6() {
+        socket.set_only_v6(false)?;
+    }
+    Ok(socket)
+}
+
+fn bind_unix(path: &Path, count: usize) -> anyhow::Result<Vec<Listening>> {
+    let is_socket =
+        std::fs::symlink_metadata(path).is_ok_and(|found| found.file_type().is_socket());
+    if is_socket {
+        // Left behind by a process that is gone, unless somebody answers.
+        if UnixStream::connect(path).is_ok() {
+            return Err(anyhow!("somebody listens there already"));
+        }
+        std::fs::remove_file(path)?;
+    }
+    let socket = UnixListener::bind(path)?;
+    socket.set_nonblocking(true)?;
+    let copies = (1..count.max(1)).map(|_| socket.try_clone().map(Listening::Unix));
+    let mut sockets = copies.collect::<io::Result<Vec<_>>>()?;
+    sockets.push(Listening::Unix(socket));
+    Ok(sockets)
+}
