@@ -6,8 +6,11 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 #![allow(unreachable_pub, reason = "the harness is written like a library of its own")]
 
+mod backpressure;
 mod bad_upstream;
+mod bodies;
 mod framing;
 mod harness;
 mod headers;
 mod http;
+mod upstream;

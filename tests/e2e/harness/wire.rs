@@ -15,6 +15,9 @@ use super::message::{Body, Message, field};
 /// Longest head that is read. Above every limit under test.
 const HEAD_BYTES_MAX: usize = 1 << 20;
 
+/// Nobody looks further back than this.
+const RECORD_BYTES_MAX: usize = 8 << 20;
+
 /// One end of a connection.
 pub struct Wire {
     socket: Socket,
@@ -299,7 +302,9 @@ impl Wire {
             Ok(count) => {
                 self.buffer.extend_from_slice(&chunk[..count]);
                 if let Some(record) = &self.record {
-                    record.lock().unwrap().extend_from_slice(&chunk[..count]);
+                    let mut record = record.lock().unwrap();
+                    let room = RECORD_BYTES_MAX.saturating_sub(record.len());
+                    record.extend_from_slice(&chunk[..count.min(room)]);
                 }
                 Ok(())
             }
