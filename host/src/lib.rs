@@ -15,3 +15,7 @@ pub mod telemetry;
 pub mod config;
 pub mod error;
 pub mod sys;
+
+pub use config::Config;
+pub use control::{Gateway, GatewayBuilder, StartError};
+pub use plugin::{Exchange, Flow, Middleware};

@@ -152,50 +152,74 @@ pub(super) struct Document<'a> {
 impl Document<'_> {
     /// The findings of `report` with their positions, in the order of the file.
     pub(super) fn problems(&self, report: Report) -> Problems {
-        let lines = Lines::new(self.text);
+        let mut lines = Lines::new(self.text);
+        let omitted = report.omitted;
         let mut placed: Vec<_> = report
             .findings
             .into_iter()
             .map(|found| (found.origin.unwrap_or_else(|| self.root.locate(&found.at)), found))
             .collect();
         placed.sort_by_key(|(origin, _)| *origin);
-        let problems = placed.into_iter().map(|(origin, found)| {
-            let (file, line, column) = match origin {
-                Origin::Text(byte) => {
-                    let (line, column) = lines.position(byte);
-                    (self.file, Some(line), Some(column))
-                }
-                Origin::Override(index) => {
-                    (self.overrides.get(index).map_or("", String::as_str), None, None)
-                }
-                Origin::Nowhere => (self.file, None, None),
-            };
-            let (path, message, cure) = (found.at.to_string(), found.message, found.cure);
-            Problem { file: file.into(), line, column, path, message, cure }
-        });
-        Problems(problems.collect())
+        let mut problems: Vec<_> = placed
+            .into_iter()
+            .map(|(origin, found)| {
+                let (file, line, column) = match origin {
+                    Origin::Text(byte) => {
+                        let (line, column) = lines.position(byte);
+                        (self.file, Some(line), Some(column))
+                    }
+                    Origin::Override(index) => {
+                        (self.overrides.get(index).map_or("", String::as_str), None, None)
+                    }
+                    Origin::Nowhere => (self.file, None, None),
+                };
+                let (path, message, cure) = (found.at.to_string(), found.message, found.cure);
+                Problem { file: file.into(), line, column, path, message, cure }
+            })
+            .collect();
+        if omitted > 0 {
+            problems.push(Problem {
+                file: self.file.into(),
+                line: None,
+                column: None,
+                path: String::new(),
+                message: format!("there are {omitted} more problems"),
+                cure: "mend these first".into(),
+            });
+        }
+        Problems(problems)
     }
 }
 
-/// Where the lines of a text begin.
+/// Counts lines and columns of a text.
 pub(super) struct Lines<'a> {
     text: &'a str,
-    starts: Vec<usize>,
+    /// A character that was asked for, and its line and column.
+    known: (usize, usize, usize),
 }
 
 impl<'a> Lines<'a> {
-    /// Finds the lines of `text`.
+    /// Stands at the beginning of `text`.
     pub(super) fn new(text: &'a str) -> Self {
-        let after = text.bytes().enumerate().filter(|(_, byte)| *byte == b'\n');
-        let starts = std::iter::once(0).chain(after.map(|(index, _)| index + 1)).collect();
-        Self { text, starts }
+        Self { text, known: (0, 1, 1) }
     }
 
     /// Line and column, from 1, of the character at `byte`.
-    pub(super) fn position(&self, byte: usize) -> (usize, usize) {
-        let line = self.starts.partition_point(|start| *start <= byte);
-        let start = self.starts[line.saturating_sub(1)];
-        let before = self.text.get(start..byte).unwrap_or_default();
-        (line, before.chars().count() + 1)
+    ///
+    /// Counts on from the last one, so that questions in the order of the text cost one pass.
+    pub(super) fn position(&mut self, byte: usize) -> (usize, usize) {
+        if byte < self.known.0 {
+            self.known = (0, 1, 1);
+        }
+        let (from, mut line, mut column) = self.known;
+        for character in self.text.get(from..byte).unwrap_or_default().chars() {
+            if character == '\n' {
+                (line, column) = (line + 1, 1);
+            } else {
+                column += 1;
+            }
+        }
+        self.known = (byte, line, column);
+        (line, column)
     }
 }

@@ -50,15 +50,17 @@ pub fn load_embedded(
     plugins.extend(native.iter().map(|name| (*name).to_owned()));
     plugins.sort();
     plugins.dedup();
-    let listener = glimpse.root.member("listeners").and_then(|listeners| match &listeners.content {
-        Content::List(elements) => text_of(elements.first()?.member("address")?),
-        _ => None,
-    });
+    let listener =
+        glimpse.root.member("listeners").and_then(|listeners| match &listeners.content {
+            Content::List(elements) => text_of(elements.first()?.member("address")?),
+            _ => None,
+        });
     let config = embedded(&plugins, listener.unwrap_or("127.0.0.1:8080"));
     load(config.to_text().as_bytes(), EMBEDDED, overrides, environment, native)
 }
 
 /// The embedded default for a gateway with these plugins that listens on `address`.
+#[must_use]
 pub fn embedded(plugins: &[String], address: &str) -> Config {
     let mut config = Config::default();
     config.routes.push(RouteConfig {
@@ -129,9 +131,7 @@ fn page(plugins: &[String], address: &str) -> String {
         }
     }
     line("\nYour own gateway: write zproxy.json, for a start".into());
-    line(
-        r#"  { "routes": [{ "path": "/api", "upstream": "http://127.0.0.1:3000" }] }"#.to_owned(),
-    );
+    line(r#"  { "routes": [{ "path": "/api", "upstream": "http://127.0.0.1:3000" }] }"#.to_owned());
     line("and see `zproxy schema --format markdown` for all keys.".into());
     page
 }

@@ -11,6 +11,7 @@ use serde_json::Value;
 use super::schema::{alternatives, resolve, shared, words};
 
 /// The manual as Markdown, the content of `host/docs/config.md`.
+#[must_use]
 pub fn manual() -> String {
     let root = shared();
     let mut manual = Manual { root, text: String::new(), waiting: Vec::new() };
@@ -118,7 +119,7 @@ impl<'a> Manual<'a> {
             Some(Value::String(kind)) if kind == "object" => self.object_kind(schema, path),
             Some(Value::String(kind)) if kind == "boolean" => "`true` or `false`".into(),
             Some(Value::String(kind)) if kind == "integer" || kind == "number" => number(schema),
-            Some(Value::Array(_)) => "string or `null`".into(),
+            Some(Value::String(kind)) if kind == "null" => "`null`".into(),
             Some(Value::String(kind)) => kind.clone(),
             _ => "anything".into(),
         }

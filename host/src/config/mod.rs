@@ -96,6 +96,7 @@ pub fn check(
 
 impl Config {
     /// The configuration as the text of a file that loads equal.
+    #[must_use]
     pub fn to_text(&self) -> String {
         let mut value = to_value(self);
         escape(&mut value);

@@ -67,7 +67,12 @@ pub(super) fn parse(text: &str, file: &str, report: &mut Report) -> Result<Node,
 }
 
 /// The tree that the value of a flag describes; `None` when it is no JSON.
-pub(super) fn parse_value(text: &str, origin: Origin, at: &At, report: &mut Report) -> Option<Node> {
+pub(super) fn parse_value(
+    text: &str,
+    origin: Origin,
+    at: &At,
+    report: &mut Report,
+) -> Option<Node> {
     if broken_string(text).is_some() {
         return None;
     }
@@ -169,7 +174,8 @@ fn explain(error: &ParseError, text: &str) -> Refusal {
         ),
         Kind::String(_) => (
             "this escape is unknown".into(),
-            "write `\\\"`, `\\\\`, `\\/`, `\\n`, `\\t` or `\\uXXXX`; a single `\\` is `\\\\`".into(),
+            "write `\\\"`, `\\\\`, `\\/`, `\\n`, `\\t` or `\\uXXXX`; a single `\\` is `\\\\`"
+                .into(),
         ),
         Kind::UnexpectedCloseBrace => {
             ("a value is expected here, not `}`".into(), "remove it or write a value".into())

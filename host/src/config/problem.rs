@@ -15,6 +15,10 @@ use serde::Serialize;
 /// Characters of a value that a message repeats.
 const QUOTED_CHARS_MAX: usize = 80;
 
+/// Problems of one report. Nobody mends more at once, and a file made by a broken program must
+/// not make its own report endless.
+const FINDINGS_MAX: usize = 1000;
+
 /// One thing that is wrong with a configuration.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Problem {
@@ -174,6 +178,8 @@ pub(super) type Refusal = (String, String);
 pub(super) struct Report {
     /// In the order of the checks.
     pub(super) findings: Vec<Finding>,
+    /// How many more there were.
+    pub(super) omitted: usize,
     /// Paths of values that were refused.
     broken: HashSet<At>,
     /// Paths above broken ones.
@@ -182,12 +188,7 @@ pub(super) struct Report {
 
 impl Report {
     /// Adds a problem with the value at `at`.
-    pub(super) fn problem(
-        &mut self,
-        at: &At,
-        message: impl Into<String>,
-        cure: impl Into<String>,
-    ) {
+    pub(super) fn problem(&mut self, at: &At, message: impl Into<String>, cure: impl Into<String>) {
         self.add(at, None, message.into(), cure.into());
     }
 
@@ -235,7 +236,12 @@ impl Report {
     }
 
     fn add(&mut self, at: &At, origin: Option<Origin>, message: String, cure: String) {
-        if !self.is_broken(at) {
+        if self.is_broken(at) {
+            return;
+        }
+        if self.findings.len() >= FINDINGS_MAX {
+            self.omitted += 1;
+        } else {
             self.findings.push(Finding { at: at.clone(), origin, message, cure });
         }
     }

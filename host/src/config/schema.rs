@@ -13,6 +13,7 @@ use super::Config;
 static SCHEMA: LazyLock<Value> = LazyLock::new(build);
 
 /// The JSON Schema (draft 2020-12) of the configuration file.
+#[must_use]
 pub fn schema() -> Value {
     SCHEMA.clone()
 }
@@ -24,7 +25,8 @@ pub(super) fn shared() -> &'static Value {
 
 /// The schema that `schema` stands for, and the name of its type if it has one.
 pub(super) fn resolve<'a>(root: &'a Value, schema: &'a Value) -> (&'a Value, Option<&'a str>) {
-    let name = schema.get("$ref").and_then(Value::as_str).and_then(|to| to.strip_prefix("#/$defs/"));
+    let name =
+        schema.get("$ref").and_then(Value::as_str).and_then(|to| to.strip_prefix("#/$defs/"));
     match name.and_then(|name| root.get("$defs")?.get(name)) {
         Some(definition) => (definition, name),
         None if std::ptr::eq(root, schema) => (schema, root.get("title").and_then(Value::as_str)),
@@ -60,8 +62,9 @@ fn build() -> Value {
 /// Resolves the marks of the types, in `schema` and every schema below it.
 fn settle(schema: &mut Value) {
     let Some(object) = schema.as_object_mut() else { return };
-    if object.remove("x-null").is_none() {
-        drop_null(object);
+    match object.remove("x-null") {
+        Some(_) => spell_out_null(object),
+        None => drop_null(object),
     }
     object.remove("format");
     let mut required = Vec::new();
@@ -85,6 +88,15 @@ fn settle(schema: &mut Value) {
             ("items" | "additionalProperties", one) => settle(one),
             _ => {}
         }
+    }
+}
+
+/// Writes a list of types as alternatives, the only form that readers of the schema know.
+fn spell_out_null(schema: &mut serde_json::Map<String, Value>) {
+    if let Some(Value::Array(types)) = schema.get("type") {
+        let branches = types.iter().map(|kind| serde_json::json!({ "type": kind })).collect();
+        schema.insert("anyOf".into(), branches);
+        schema.remove("type");
     }
 }
 

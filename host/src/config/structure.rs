@@ -133,16 +133,19 @@ impl Walker<'_> {
     fn unknown_key(&mut self, member: &Member, all: Option<&Value>, object: &str, at: &At) {
         let key = &member.key;
         let known = || all.and_then(Value::as_object).into_iter().flat_map(|all| all.keys());
-        let (message, cure) = if let Some(comes) = later::key(object, key) {
-            (later::refusal(at, comes), "remove it".into())
+        let message = format!("{} is not a key here", quote(key));
+        if let Some(comes) = later::key(object, key) {
+            self.report.problem_from(at, member.origin, later::refusal(at, comes), "remove it");
         } else if let Some(close) = suggest::closest(key, known().map(String::as_str)) {
-            (format!("{} is not a key here", quote(key)), format!("did you mean `{close}`?"))
+            let cure = format!("did you mean `{close}`?");
+            self.report.problem_from(at, member.origin, message, cure);
         } else {
             let keys: Vec<_> = known().map(|key| format!("`{key}`")).collect();
             let cure = format!("remove it; the keys here are {}", keys.join(", "));
-            (format!("{} is not a key here", quote(key)), cure)
-        };
-        self.report.problem_from(at, member.origin, message, cure);
+            self.report.problem_from(at, member.origin, message, cure);
+            // It stands for no other key, so one that is missing is missing.
+            return;
+        }
         self.report.mark_broken(at);
     }
 
@@ -154,10 +157,14 @@ impl Walker<'_> {
         let wants = |wanted: Kind| kinds.contains(&wanted);
         let cure = match &node.content {
             Content::Null => "leave the key out for its default".into(),
-            Content::Text { text, .. } if is_number(text) && (wants(Kind::Integer) || wants(Kind::Number)) => {
+            Content::Text { text, .. }
+                if is_number(text) && (wants(Kind::Integer) || wants(Kind::Number)) =>
+            {
                 format!("write {text} without quotes")
             }
-            Content::Text { text, .. } if wants(Kind::Boolean) && ["true", "false"].contains(&text.as_str()) => {
+            Content::Text { text, .. }
+                if wants(Kind::Boolean) && ["true", "false"].contains(&text.as_str()) =>
+            {
                 format!("write {text} without quotes")
             }
             Content::Number(number) if wants(Kind::Text) => format!("write \"{number}\" in quotes"),
@@ -258,8 +265,6 @@ fn kind(root: &Value, schema: &Value) -> Kind {
         Some("array") => Kind::List,
         Some("object") => Kind::Object,
         _ if !words(schema).is_empty() => Kind::Text,
-        // `type: ["string", "null"]` is only used for keys that can be switched off.
-        _ if schema.get("type").is_some_and(Value::is_array) => Kind::Text,
         _ => Kind::Any,
     }
 }
@@ -298,7 +303,9 @@ fn unquote(root: &Value, choices: &[&Value], text: &str) -> Option<Content> {
     }
     match serde_json::from_str(text.trim()).ok()? {
         Value::Bool(value) if kinds.contains(&Kind::Boolean) => Some(Content::Bool(value)),
-        Value::Number(value) if kinds.iter().any(|kind| matches!(kind, Kind::Integer | Kind::Number)) => {
+        Value::Number(value)
+            if kinds.iter().any(|kind| matches!(kind, Kind::Integer | Kind::Number)) =>
+        {
             Some(Content::Number(value))
         }
         _ => None,

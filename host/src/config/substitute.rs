@@ -144,9 +144,9 @@ fn look_up_file(path: &str, environment: &dyn Environment) -> Result<String, Ref
     let content = content.map_err(|error| fault(reason(&error)))?;
     let text = String::from_utf8(content).map_err(|_| fault("it is not UTF-8".into()))?;
     // Editors and `echo` end a file with a line break that belongs to no secret.
-    let trimmed = text.strip_suffix('\n').map_or(text.as_str(), |text| {
-        text.strip_suffix('\r').unwrap_or(text)
-    });
+    let trimmed = text
+        .strip_suffix('\n')
+        .map_or(text.as_str(), |text| text.strip_suffix('\r').unwrap_or(text));
     Ok(trimmed.into())
 }
 

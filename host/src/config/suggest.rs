@@ -3,6 +3,9 @@
 /// Longest word that is compared; longer ones are no typing errors.
 const WORD_BYTES_MAX: usize = 64;
 
+/// Candidates that are compared, so that a huge file cannot make its own report endless.
+const CANDIDATES_MAX: usize = 256;
+
 /// The candidate that `written` was most likely meant to be.
 pub(super) fn closest<'a>(
     written: &str,
@@ -14,6 +17,7 @@ pub(super) fn closest<'a>(
     let written = fold(written);
     candidates
         .into_iter()
+        .take(CANDIDATES_MAX)
         .filter(|candidate| candidate.len() <= WORD_BYTES_MAX)
         .map(|candidate| (distance(&written, &fold(candidate)), candidate))
         // A third of the word may be wrong; of a short word one character.
@@ -25,7 +29,9 @@ pub(super) fn closest<'a>(
 
 /// Spelling without what people mix up: case, `-` and `_`.
 fn fold(word: &str) -> Vec<char> {
-    word.chars().map(|letter| if letter == '-' { '_' } else { letter.to_ascii_lowercase() }).collect()
+    word.chars()
+        .map(|letter| if letter == '-' { '_' } else { letter.to_ascii_lowercase() })
+        .collect()
 }
 
 /// Insertions, deletions, replacements and swaps of neighbours between two words.

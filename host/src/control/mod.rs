@@ -17,15 +17,13 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::time::{Duration, Instant};
 
-use anyhow::Context as _;
-
-use crate::config::{self, Acceptors, Address, Config, Problems, Settings};
+use crate::config::{self, Acceptors, Address, Config, Problems, Settings, System};
 use crate::plugin::{Middleware, PluginEngine};
 use crate::worker::listen::{self, Listening};
 use crate::worker::topology::Machine;
 use crate::worker::{Acceptor, Shared, Worker, placement};
 use running::Running;
-use snapshot::{Natives, PluginProblems};
+use snapshot::{Bad, Natives, PluginProblems};
 
 /// Why a gateway did not start.
 #[derive(Debug, thiserror::Error)]
@@ -70,6 +68,7 @@ pub enum StartError {
 pub struct GatewayBuilder {
     source: Source,
     natives: Natives,
+    tolerant: bool,
 }
 
 enum Source {
@@ -101,6 +100,14 @@ impl GatewayBuilder {
         self
     }
 
+    /// Starts even if a route's plugin is bad: the route then answers 503 and says why. For showing
+    /// plugins, not for serving.
+    #[must_use]
+    pub fn tolerate_bad_plugins(mut self, tolerant: bool) -> Self {
+        self.tolerant = tolerant;
+        self
+    }
+
     /// Starts the gateway. Returns when every worker serves.
     ///
     /// # Errors
@@ -111,10 +118,10 @@ impl GatewayBuilder {
             Source::Checked(settings) => *settings,
             Source::Config(config) => {
                 let natives: Vec<&str> = self.natives.keys().map(String::as_str).collect();
-                config::check(&config, &natives).map_err(StartError::Config)?
+                config::check(&config, &System, &natives).map_err(StartError::Config)?
             }
         };
-        start(settings, &self.natives)
+        start(settings, &self.natives, self.tolerant)
     }
 }
 
@@ -131,13 +138,21 @@ impl Gateway {
     /// A gateway in the making.
     #[must_use]
     pub fn builder(config: Config) -> GatewayBuilder {
-        GatewayBuilder { source: Source::Config(Box::new(config)), natives: Natives::new() }
+        GatewayBuilder {
+            source: Source::Config(Box::new(config)),
+            natives: Natives::new(),
+            tolerant: false,
+        }
     }
 
     /// A gateway in the making, of settings that have been checked.
     #[must_use]
     pub fn from_settings(settings: Settings) -> GatewayBuilder {
-        GatewayBuilder { source: Source::Checked(Box::new(settings)), natives: Natives::new() }
+        GatewayBuilder {
+            source: Source::Checked(Box::new(settings)),
+            natives: Natives::new(),
+            tolerant: false,
+        }
     }
 
     /// Where clients can connect, in the order of the listeners, with the ports that were chosen.
@@ -220,25 +235,29 @@ impl Drop for Gateway {
 /// A plugin cannot be loaded, or refuses a configuration.
 pub fn check(settings: Settings) -> Result<(), StartError> {
     let engine = PluginEngine::new().map_err(|error| StartError::Other(error.into()))?;
-    snapshot::build(settings, &engine, &Natives::new()).map(drop).map_err(StartError::Plugin)
+    snapshot::build(settings, &engine, &Natives::new(), Bad::AllRefused)
+        .map(drop)
+        .map_err(StartError::Plugin)
 }
 
-fn start(settings: Settings, natives: &Natives) -> Result<Gateway, StartError> {
+fn start(settings: Settings, natives: &Natives, tolerant: bool) -> Result<Gateway, StartError> {
     let machine = Machine::read();
     let quota = machine.quota.as_ref().map(|quota| quota.cpus);
-    let places =
-        placement::place(&machine.topology, &machine.allowed, quota, &settings.workers);
+    let places = placement::place(&machine.topology, &machine.allowed, quota, &settings.workers);
     for warning in placement::warnings(&machine, &settings.workers, &places) {
         log::warn!(target: "control", "{warning}");
     }
     let engine = PluginEngine::new().map_err(|error| StartError::Other(error.into()))?;
     let snapshot = Arc::new(
-        snapshot::build(settings, &engine, natives).map_err(StartError::Plugin)?,
+        snapshot::build(
+            settings,
+            &engine,
+            natives,
+            if tolerant { Bad::Answers } else { Bad::Refused },
+        )
+        .map_err(StartError::Plugin)?,
     );
     let settings = &snapshot.settings;
-    let access_log = running::open_access_log(settings)
-        .context("access_log")
-        .map_err(StartError::Other)?;
     let dedicated = settings.workers.acceptors == Acceptors::Dedicated;
     let copies = if dedicated { 1 } else { places.len() };
     let mut bound = Vec::new();
@@ -254,7 +273,7 @@ fn start(settings: Settings, natives: &Natives) -> Result<Gateway, StartError> {
     let mut sockets = deal_out(bound, places.len(), dedicated);
     let shared = Arc::new(Shared {
         connections: AtomicUsize::new(0),
-        make_context: running::context_maker(access_log.clone()),
+        make_context: Box::new(running::make_context),
     });
     let mut workers = Vec::new();
     for place in places {
@@ -271,13 +290,27 @@ fn start(settings: Settings, natives: &Natives) -> Result<Gateway, StartError> {
         }
     }
     let drain_timeout = settings.drain_timeout;
-    let running = Arc::new(Running::new(snapshot, machine, workers, access_log));
+    let running = Arc::new(Running::new(Arc::clone(&snapshot), machine, workers));
     let admin = admin_socket
-        .map(|socket| admin::AdminServer::start(socket, Arc::clone(&running) as _))
+        .map(|socket| admin::AdminServer::start(socket, Arc::clone(&running)))
         .transpose()
         .map_err(StartError::Other)?;
     running.set_ready();
     Ok(Gateway { running, acceptors, admin, addresses, drain_timeout })
+}
+
+/// How this binary was built.
+#[must_use]
+pub fn build_info() -> serde_json::Value {
+    serde_json::json!({
+        "name": "zproxy",
+        "version": env!("CARGO_PKG_VERSION"),
+        "wasmtime": env!("ZPROXY_WASMTIME"),
+        "wit": "zproxy:gateway@0.1.0",
+        "target": format!("{}-{}", std::env::consts::ARCH, std::env::consts::OS),
+        "profile": if cfg!(debug_assertions) { "debug" } else { "release" },
+        "features": if cfg!(feature = "hwloc") { vec!["hwloc"] } else { vec![] },
+    })
 }
 
 /// Each worker's share of the sockets, with the index of the listener that each belongs to.

@@ -5,16 +5,16 @@
 //!
 //! Not here: the snapshot itself (`proxy::context`).
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::sync::Arc;
 
 use crate::config::{PluginSource, Settings, Target};
-use crate::plugin::{
-    ChainPlan, LinkPlan, NativeFactory, PlanSource, Plugin, PluginEngine,
-};
+use crate::plugin::{ChainPlan, LinkPlan, NativeFactory, PlanSource, Plugin, PluginEngine};
 use crate::proxy::{RoutePlan, Snapshot};
-use crate::route::{Rewriter, Router, Template};
+use crate::route::Router;
+use crate::route::pattern::PatternError;
+use crate::route::rewrite::{Redirect, Rewrite};
 
 /// Native middleware by name.
 pub type Natives = HashMap<String, Arc<NativeFactory>>;
@@ -31,7 +31,18 @@ impl fmt::Display for PluginProblems {
 
 impl std::error::Error for PluginProblems {}
 
-/// A plugin that is there, or why it is not.
+/// What a bad plugin does to the start.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Bad {
+    /// It refuses the start if a route needs it.
+    Refused,
+    /// It refuses the start even if no route needs it.
+    AllRefused,
+    /// Routes that need it say why it is bad.
+    Answers,
+}
+
+/// A plugin that is ready to be configured.
 enum Source {
     Wasm(Arc<Plugin>),
     Native(Arc<NativeFactory>),
@@ -46,61 +57,105 @@ pub fn build(
     settings: Settings,
     engine: &Arc<PluginEngine>,
     natives: &Natives,
+    bad: Bad,
 ) -> Result<Snapshot, PluginProblems> {
+    let mut settings = settings;
     let mut problems = Vec::new();
-    let sources: Vec<Option<Source>> = settings
+    let used: HashSet<usize> =
+        settings.routes.iter().flat_map(|route| &route.chain).map(|item| item.plugin).collect();
+    let sources: Vec<Result<Source, String>> = settings
         .plugins
         .iter()
-        .map(|plugin| match load(plugin, engine, natives) {
-            Ok(source) => Some(source),
+        .enumerate()
+        .map(|(index, plugin)| match load(plugin, engine, natives) {
+            Ok(source) => Ok(source),
             Err(problem) => {
-                problems.push(format!("plugin `{}`: {problem}", plugin.name));
-                None
-            }
-        })
-        .collect();
-    let plans = settings
-        .routes
-        .iter()
-        .map(|route| {
-            let mut links = Vec::new();
-            for item in &route.chain {
-                let name = &settings.plugins[item.plugin].name;
-                let Some(source) = &sources[item.plugin] else { continue };
-                if let Err(problem) = probe(source, &item.config) {
-                    problems.push(format!("{}: plugin `{name}`: {problem}", item.at));
+                let problem = format!("plugin `{}`: {problem}", plugin.name);
+                // A file that nobody uses hurts nobody.
+                if bad == Bad::AllRefused || (bad == Bad::Refused && used.contains(&index)) {
+                    problems.push(problem.clone());
+                } else {
+                    log::error!(target: "plugin", "{problem}");
                 }
-                links.push(LinkPlan {
-                    plugin: match source {
-                        Source::Wasm(plugin) => PlanSource::Wasm(Arc::clone(plugin)),
-                        Source::Native(factory) => PlanSource::Native(Arc::clone(factory)),
-                    },
-                    name: Arc::clone(name),
-                    config: Arc::clone(&item.config),
-                    on_error: item.on_error,
-                });
-            }
-            RoutePlan {
-                chain: ChainPlan { links },
-                rewrite: Rewriter::new(&route.rewrite),
-                redirect: match &route.target {
-                    Target::Redirect { to, .. } => Some(Template::new(to)),
-                    _ => None,
-                },
-                request_timeout: route.request_timeout.unwrap_or(settings.limits.request_timeout),
-                body_bytes_max: route
-                    .body_bytes_max
-                    .or(settings.limits.body_bytes_max)
-                    .unwrap_or(u64::MAX),
+                Err(problem)
             }
         })
         .collect();
+    let mut plans = Vec::new();
+    for route in &mut settings.routes {
+        let mut links = Vec::new();
+        for item in &route.chain {
+            let name = &settings.plugins[item.plugin].name;
+            let ready = sources[item.plugin].as_ref().map_err(Clone::clone).and_then(|source| {
+                probe(source, &item.config).map_err(|problem| {
+                    let problem = format!("{}: plugin `{name}`: {problem}", item.at);
+                    if bad == Bad::Answers {
+                        log::error!(target: "plugin", "{problem}");
+                    } else {
+                        problems.push(problem.clone());
+                    }
+                    problem
+                })?;
+                Ok(source)
+            });
+            let source = match ready {
+                Ok(source) => source,
+                Err(problem) => {
+                    if bad == Bad::Answers {
+                        route.target = explain(&problem);
+                    }
+                    continue;
+                }
+            };
+            links.push(LinkPlan {
+                plugin: match source {
+                    Source::Wasm(plugin) => PlanSource::Wasm(Arc::clone(plugin)),
+                    Source::Native(factory) => PlanSource::Native(Arc::clone(factory)),
+                },
+                name: Arc::clone(name),
+                config: Arc::clone(&item.config),
+                on_error: item.on_error,
+            });
+        }
+        plans.push((links, route.request_timeout, route.body_bytes_max));
+    }
     problems.dedup();
     if !problems.is_empty() {
         return Err(PluginProblems(problems));
     }
-    let router = Router::new(&settings.routes);
+    let invalid = |error: &dyn fmt::Display| PluginProblems(vec![error.to_string()]);
+    let router = Router::new(&settings.routes).map_err(|error| invalid(&error))?;
+    let plans = plans
+        .into_iter()
+        .enumerate()
+        .map(|(index, (links, request_timeout, body_bytes_max))| {
+            let route = &settings.routes[index];
+            let parameters = router.parameters(index);
+            Ok(RoutePlan {
+                chain: ChainPlan { links },
+                rewrite: Rewrite::new(&route.rewrite, parameters)?,
+                redirect: match &route.target {
+                    Target::Redirect { to, .. } => Some(Redirect::new(to, parameters)?),
+                    _ => None,
+                },
+                request_timeout: request_timeout.unwrap_or(settings.limits.request_timeout),
+                body_bytes_max: body_bytes_max
+                    .or(settings.limits.body_bytes_max)
+                    .unwrap_or(u64::MAX),
+            })
+        })
+        .collect::<Result<Vec<_>, PatternError>>()
+        .map_err(|error| invalid(&error))?;
     Ok(Snapshot { settings, router, plans })
+}
+
+/// What a route answers whose plugin is bad.
+fn explain(problem: &str) -> Target {
+    Target::Respond {
+        status: 503,
+        headers: vec![("Content-Type".to_owned(), "text/plain; charset=utf-8".to_owned())],
+        body: format!("This route's plugin is not ready.\n\n{problem}\n").into_bytes().into(),
+    }
 }
 
 fn load(

@@ -231,7 +231,7 @@ impl Fields {
     }
 
     /// The values of every field of a known name, in order.
-    pub fn known(&self, name: Name) -> impl Iterator<Item = &[u8]> {
+    pub fn known(&self, name: Name) -> impl DoubleEndedIterator<Item = &[u8]> {
         debug_assert!(name != Name::Other, "`Other` is no name");
         self.kept().filter(move |line| line.name == name).map(|line| self.value_of(line))
     }
@@ -292,28 +292,90 @@ impl Fields {
         }
     }
 
+    /// Shows every field to `condemned`, once and in order, and removes those it says yes to.
+    pub fn sift(&mut self, mut condemned: impl FnMut(Name, &[u8], &[u8]) -> bool) {
+        let Self { bytes, lines, .. } = self;
+        for line in lines.iter_mut().filter(|line| !line.removed) {
+            let name = &bytes[range(line.start, line.name_end)];
+            let value = &bytes[range(line.value_start, line.value_end)];
+            line.removed = condemned(line.name, name, value);
+        }
+    }
+
+    /// Removes every field whose name is a member of the list `list`, but for those that
+    /// `protected` says yes to.
+    ///
+    /// Costs members times fields: the caller limits both.
+    pub fn remove_listed(&mut self, list: Name, protected: impl Fn(Name) -> bool) {
+        let Self { bytes, lines, .. } = self;
+        for index in 0..lines.len() {
+            let Line { name, value_start, value_end, removed, .. } = lines[index];
+            if name != list || removed {
+                continue;
+            }
+            for member in bytes[range(value_start, value_end)].split(|byte| *byte == b',') {
+                let member = member.trim_ascii();
+                for line in lines.iter_mut().filter(|line| !protected(line.name)) {
+                    let name = &bytes[range(line.start, line.name_end)];
+                    // The list itself stays until all of it has been read.
+                    line.removed |= line.name != list && name.eq_ignore_ascii_case(member);
+                }
+            }
+        }
+    }
+
     /// Adds a field that the gateway made itself; name and value are known to be good.
     pub fn push(&mut self, name: &str, value: &[u8]) {
-        debug_assert!(is_token(name.as_bytes()) && is_value(value), "checked by the caller");
+        debug_assert!(is_value(value), "checked by the caller");
+        let line = self.open_line(name);
+        self.bytes.extend_from_slice(value);
+        self.close_line(line);
+    }
+
+    /// Adds a field with the value of the first field `of`, if there is one.
+    pub fn push_copy(&mut self, name: &str, of: Name) {
+        let source = self.kept().find(|line| line.name == of).copied();
+        if let Some(source) = source {
+            let line = self.open_line(name);
+            self.bytes.extend_from_within(range(source.value_start, source.value_end));
+            self.close_line(line);
+        }
+    }
+
+    /// Adds `member` to the end of the list in the fields of a known name; they become one field.
+    pub fn extend_list(&mut self, name: &str, member: &[u8]) {
+        debug_assert!(is_value(member), "checked by the caller");
+        let line = self.open_line(name);
+        debug_assert!(line.name != Name::Other, "`Other` is no name");
+        for old in self.lines.iter_mut().filter(|old| !old.removed && old.name == line.name) {
+            old.removed = true;
+            let value = range(old.value_start, old.value_end);
+            if !value.is_empty() {
+                self.bytes.extend_from_within(value);
+                self.bytes.extend_from_slice(b", ");
+            }
+        }
+        self.bytes.extend_from_slice(member);
+        self.close_line(line);
+    }
+
+    /// Begins a line; its value is appended to `bytes` by the caller.
+    fn open_line(&mut self, name: &str) -> Line {
+        debug_assert!(is_token(name.as_bytes()), "checked by the caller");
         let start = at(self.bytes.len());
         self.bytes.extend_from_slice(name.as_bytes());
         let name_end = at(self.bytes.len());
         self.bytes.extend_from_slice(b": ");
         let value_start = at(self.bytes.len());
-        self.bytes.extend_from_slice(value);
-        let value_end = at(self.bytes.len());
-        self.bytes.extend_from_slice(b"\r\n");
-        let end = at(self.bytes.len());
         let name = Name::of(name.as_bytes());
-        self.lines.push(Line {
-            start,
-            name_end,
-            value_start,
-            value_end,
-            end,
-            name,
-            removed: false,
-        });
+        Line { start, name_end, value_start, value_end: 0, end: 0, name, removed: false }
+    }
+
+    fn close_line(&mut self, mut line: Line) {
+        line.value_end = at(self.bytes.len());
+        self.bytes.extend_from_slice(b"\r\n");
+        line.end = at(self.bytes.len());
+        self.lines.push(line);
     }
 
     /// Whether some field of this known name is there.
@@ -351,7 +413,7 @@ impl Fields {
         self.kept().map(|line| (line.end - line.start) as usize).sum()
     }
 
-    pub(super) fn kept(&self) -> impl Iterator<Item = &Line> {
+    pub(super) fn kept(&self) -> impl DoubleEndedIterator<Item = &Line> {
         self.lines.iter().filter(|line| !line.removed)
     }
 
@@ -430,6 +492,46 @@ mod tests {
 
         assert_eq!(fields.joined("a", b", ").unwrap().as_ref(), b"1, 2");
         assert_eq!(fields.joined("c", b", "), None);
+    }
+
+    #[test]
+    fn a_list_is_extended_into_one_field() {
+        let mut fields = fields(&[("x-forwarded-for", "1"), ("a", "b"), ("X-Forwarded-For", "2")]);
+
+        fields.extend_list("X-Forwarded-For", b"3");
+        fields.extend_list("Via", b"1.1 a");
+
+        assert_eq!(written(&fields), "a: b\r\nX-Forwarded-For: 1, 2, 3\r\nVia: 1.1 a\r\n");
+    }
+
+    #[test]
+    fn a_value_is_copied_to_another_name() {
+        let mut fields = fields(&[("Host", "a")]);
+
+        fields.push_copy("X-Forwarded-Host", Name::Host);
+        fields.push_copy("X-Nothing", Name::Date);
+
+        assert_eq!(written(&fields), "Host: a\r\nX-Forwarded-Host: a\r\n");
+    }
+
+    #[test]
+    fn listed_fields_are_removed_in_any_case() {
+        let lines = [
+            ("Connection", "a , B,,host,connection"),
+            ("A", "1"),
+            ("b", "2"),
+            ("c", "3"),
+            ("Host", "h"),
+        ];
+        let mut fields = fields(&lines);
+        fields.push("connection", b"c");
+
+        fields.remove_listed(Name::Connection, |name| name == Name::Host);
+
+        assert_eq!(
+            written(&fields),
+            "Connection: a , B,,host,connection\r\nHost: h\r\nconnection: c\r\n"
+        );
     }
 
     #[test]

@@ -12,7 +12,8 @@ use crate::config::{self, Settings};
 use crate::http::HeadLimits;
 use crate::io::{BufferPool, Deadlines, Timer};
 use crate::plugin::{Chain, ChainPlan, Exchange};
-use crate::route::{Rewriter, Router, Template};
+use crate::route::Router;
+use crate::route::rewrite::{Redirect, Rewrite};
 use crate::telemetry::{AccessLogger, WorkerTelemetry};
 use crate::upstream::Upstream;
 
@@ -34,9 +35,9 @@ pub struct RoutePlan {
     /// Its middleware.
     pub chain: ChainPlan,
     /// Its changes to requests.
-    pub rewrite: Rewriter,
+    pub rewrite: Rewrite,
     /// `to` of a redirect.
-    pub redirect: Option<Template>,
+    pub redirect: Option<Redirect>,
     /// From the end of a request to the head of its response; the upstream's may be shorter.
     pub request_timeout: Duration,
     /// Largest request body.
@@ -162,5 +163,12 @@ impl Context {
             exchange.clear();
             free.push(exchange);
         }
+    }
+}
+
+impl Context {
+    /// The worker's counts, for a scrape.
+    pub fn report(&self) -> crate::telemetry::WorkerReport {
+        crate::telemetry::WorkerReport
     }
 }

@@ -92,15 +92,16 @@ impl Forward<'_> {
         loop {
             *attempts += 1;
             let now = context.clock.now();
-            let mut lease =
-                self.upstream.lend(!idempotent, fresh, &client.timer, now).await?;
+            let mut lease = self.upstream.lend(!idempotent, fresh, &client.timer, now).await?;
             let mut upload = self.upload(&context.head_limits);
             let replay = self.replay(client, idempotent && lease.reused);
             {
                 let mut out = context.out.borrow_mut();
                 out.clear();
                 write::request(&mut out, &mut exchange.request, self.facts.framing, self.upgrade);
-                upload.begin(&out, &mut client.connection.inbox, &self.lanes(client))?;
+                let Client { connection, timer, .. } = &mut *client;
+                let lanes = context.lanes(timer, self.times.idle);
+                upload.begin(&out, &mut connection.inbox, &lanes)?;
             }
             let repeatable = idempotent && lease.reused && upload.is_finished();
             let answered = self.converse(exchange, client, &mut lease, &mut upload).await;
@@ -135,10 +136,6 @@ impl Forward<'_> {
         let small = inbox.len() <= REPLAY_BYTES_MAX;
         (small && self.facts.framing != parse::Framing::None)
             .then(|| Buffer::copy_of(inbox.filled()))
-    }
-
-    fn lanes<'b>(&'b self, client: &'b Client) -> Lanes<'b> {
-        self.context.lanes(&client.timer, self.times.idle)
     }
 
     /// Sends what there is to send until the final response head is here.

@@ -34,9 +34,10 @@ use forward::{Answered, Forward, Times};
 use crate::config::Target;
 use crate::error::RequestError;
 use crate::http::parse::{self, Framing, RequestFacts};
-use crate::http::{Connection, Method, Name};
+use crate::http::{Connection, Method, Name, RequestHead};
 use crate::io::Timer;
 use crate::plugin::Exchange;
+use crate::route::rewrite::Rewrite;
 use crate::route::{Found, Params, path};
 use crate::telemetry::{AccessRecord, Finished};
 
@@ -71,6 +72,8 @@ pub enum After {
 struct Progress {
     route: Option<usize>,
     params: Params,
+    /// The path that `params` are found in, when the route's rewrite needs them.
+    routed: Option<Box<str>>,
     entered: usize,
     allow: Option<String>,
     upstream: Option<(usize, usize)>,
@@ -186,9 +189,8 @@ async fn request(
             return (exchange, Ok(Answer::Local));
         }
     };
-    if let Err(error) = plan.rewrite.apply(&mut exchange.request, &progress.params) {
-        log::warn!(target: "proxy", "route {}: rewrite: {error}", route.name);
-        return (exchange, Err(RequestError::Malformed("rewritten target")));
+    if let Err(error) = rewrite(&mut exchange.request, &plan.rewrite, progress) {
+        return (exchange, Err(error));
     }
     let upstream = &context.upstreams[upstream];
     let times = Times {
@@ -252,8 +254,7 @@ fn response(
         // A plugin has put its own answer in the place of the upstream's; or made it one that has no
         // body. The upstream's connection ends with its unread body.
         Answer::Upstream(answered, _)
-            if exchange.body.is_some()
-                || (bodiless && answered.facts.framing != Framing::None) =>
+            if exchange.body.is_some() || (bodiless && answered.facts.framing != Framing::None) =>
         {
             drop(answered);
             sanitize_reply(context, &mut exchange);
@@ -275,21 +276,21 @@ fn find_route(
         Err(_) => return Err(RequestError::Malformed("path")),
     };
     if let Some(normal) = normal {
-        exchange
-            .request
-            .set_target(&normal)
-            .map_err(|_| RequestError::Malformed("path"))?;
+        exchange.request.set_target(&normal).map_err(|_| RequestError::Malformed("path"))?;
     }
     let head = &exchange.request;
     match context.snapshot.router.find(head.authority(), head.path(), head.method_name()) {
         Found::Route { index, params } => {
             progress.route = Some(index);
             progress.params = params;
+            if context.snapshot.plans[index].rewrite.reads_parameters() {
+                progress.routed = Some(head.path().into());
+            }
             exchange.route = Some(context.settings().routes[index].name.clone());
             Ok(index)
         }
         Found::MethodNotAllowed { allow } => {
-            progress.allow = Some(allow.to_owned());
+            progress.allow = Some(allow);
             Err(RequestError::MethodNotAllowed)
         }
         Found::None => Err(RequestError::NoRoute),
@@ -324,6 +325,27 @@ fn admit(
     Ok(())
 }
 
+/// Changes target and host as the route says.
+fn rewrite(
+    head: &mut RequestHead,
+    rewrite: &Rewrite,
+    progress: &Progress,
+) -> Result<(), RequestError> {
+    let refused = |_| RequestError::Malformed("rewritten target");
+    if !rewrite.keeps_target() {
+        let mut target = String::new();
+        let routed = progress.routed.as_deref().unwrap_or_default();
+        let changed = rewrite.target(head.target(), routed, &progress.params, &mut target);
+        if changed.map_err(|_| RequestError::Malformed("rewritten target"))? {
+            head.set_target(&target).map_err(refused)?;
+        }
+    }
+    if let Some(host) = rewrite.host() {
+        head.set_authority(host).map_err(refused)?;
+    }
+    Ok(())
+}
+
 fn redirect(
     context: &Context,
     exchange: &mut Exchange,
@@ -331,8 +353,14 @@ fn redirect(
     status: u16,
     params: &Params,
 ) {
+    let head = &exchange.request;
     let location =
-        plan.redirect.as_ref().map(|to| to.fill(&exchange.request, params)).unwrap_or_default();
+        plan.redirect.as_ref().and_then(|to| to.location(head.authority(), head.target(), params));
+    let Some(location) = location else {
+        // It needs a host, and an HTTP/1.0 client did not say which.
+        reply::error(exchange, RequestError::Malformed("missing Host"), None);
+        return;
+    };
     exchange.response.assign(status);
     exchange.response.fields.push("Location", location.as_bytes());
     exchange.body = Some(Vec::new());

@@ -140,9 +140,9 @@ fn parameters_are_found_in_the_path() {
     let router = router(&[on("/u/{id}/f/{*rest}", Prefix), on("/u/{user}/{what}", Exact)]);
     let values = |path: &str| match router.find(None, path, "GET") {
         Found::Route { index, params } => {
-            let value =
-                |(place, name): (usize, &Box<str>)| format!("{name}={}", params.get(place, path));
-            router.parameters(index).iter().enumerate().map(value).collect::<Vec<_>>()
+            let names = router.parameters(index).iter().enumerate();
+            let value = |place| params.get(place, path);
+            names.map(|(place, name)| format!("{name}={}", value(place))).collect::<Vec<_>>()
         }
         other => panic!("{other:?}"),
     };

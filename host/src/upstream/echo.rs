@@ -109,8 +109,7 @@ async fn echo_messages(
     let mut limits = WebSocketConfig::default();
     limits.max_message_size = Some(MESSAGE_BYTES_MAX);
     limits.max_frame_size = Some(MESSAGE_BYTES_MAX);
-    let mut socket =
-        WebSocketStream::from_raw_socket(socket, Role::Server, Some(limits)).await;
+    let mut socket = WebSocketStream::from_raw_socket(socket, Role::Server, Some(limits)).await;
     while let Some(message) = socket.next().await {
         let message = message?;
         if message.is_text() || message.is_binary() {

@@ -40,7 +40,8 @@ pub fn bind(listener: &Listener, count: usize) -> anyhow::Result<(Address, Vec<L
     match &listener.address {
         Address::Tcp(address) => {
             let bound = bind_tcp(*address, listener.backlog, count);
-            let (address, sockets) = bound.with_context(|| format!("cannot listen on {address}"))?;
+            let (address, sockets) =
+                bound.with_context(|| format!("cannot listen on {address}"))?;
             Ok((Address::Tcp(address), sockets))
         }
         Address::Unix(path) => {

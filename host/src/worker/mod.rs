@@ -385,13 +385,12 @@ impl Acceptor {
     ) -> io::Result<Self> {
         let stop = Arc::new(Notify::new());
         let stopped = Arc::clone(&stop);
-        let thread = std::thread::Builder::new().name(format!("acceptor-{listener}")).spawn(
-            move || {
+        let thread =
+            std::thread::Builder::new().name(format!("acceptor-{listener}")).spawn(move || {
                 if let Err(error) = deal(listener, listening, &workers, &stopped) {
                     log::error!(target: "worker", "cannot accept: {error}");
                 }
-            },
-        )?;
+            })?;
         Ok(Self { stop, thread: Some(thread) })
     }
 

@@ -145,23 +145,21 @@ fn url_with_path(text: &str, url: &str, path: &str, route: &str) -> Refusal {
     }
     let path = path.trim_end_matches('/');
     let below = route.trim_end_matches('/');
-    if path.is_empty() {
-        let cure = format!(
-            "write {}, and to take {} off add `\"rewrite\": {{\"strip_prefix\": {}}}`",
-            json(url),
-            quote(route),
-            json(route),
-        );
+    if path.is_empty() && !route.contains('{') {
+        let strip = format!("`\"rewrite\": {{\"strip_prefix\": {}}}`", json(route));
+        let cure = format!("write {}, and to take {} off {strip}", json(url), quote(route));
         return (message, cure);
     }
     let wild = if below.contains("{*") { below.to_owned() } else { format!("{below}/{{*rest}}") };
     let name = wild.rsplit("{*").next().unwrap_or_default().trim_end_matches('}');
-    let cure = format!(
-        "write `\"path\": {}, \"upstream\": {}, \"rewrite\": {{\"path\": {}}}`",
-        json(&wild),
-        json(url),
-        json(&format!("{path}/{{{name}}}")),
-    );
+    let new = json(&format!("{path}/{{{name}}}"));
+    let (wild, shown) = (json(&wild), json(url));
+    let cure = if path.is_empty() {
+        let rewrite = format!("`\"path\": {wild}, \"rewrite\": {{\"path\": {new}}}`");
+        format!("write {shown}, and to take {} off {rewrite}", quote(route))
+    } else {
+        format!("write `\"path\": {wild}, \"upstream\": {shown}, \"rewrite\": {{\"path\": {new}}}`")
+    };
     (message, cure)
 }
 
@@ -195,8 +193,8 @@ fn wrong_listen(text: &str) -> Refusal {
     }
     let (host, port) = bare.rsplit_once(':').unwrap_or(("", bare));
     if port.is_empty() || !port.bytes().all(|byte| byte.is_ascii_digit()) {
-        let cure = match host.is_empty() && is_host_name(port) {
-            true if port == "localhost" => "write \"127.0.0.1:8080\"",
+        let cure = match (host, port) {
+            ("", "localhost") => "write \"127.0.0.1:8080\"",
             _ => "write \"ip:port\", such as \"127.0.0.1:8080\", or \"unix:/path\"",
         };
         return (message, cure.into());
@@ -243,7 +241,8 @@ pub(super) fn is_host_name(text: &str) -> bool {
     };
     let name = text.strip_suffix('.').unwrap_or(text);
     // RFC 1123 §2.1: a last label of digits only would be a mistyped IPv4 address.
-    let numeric = name.rsplit('.').next().is_some_and(|last| last.bytes().all(|b| b.is_ascii_digit()));
+    let numeric =
+        name.rsplit('.').next().is_some_and(|last| last.bytes().all(|b| b.is_ascii_digit()));
     name.len() <= 253 && name.split('.').all(label) && !numeric
 }
 

@@ -2,7 +2,7 @@
 //!
 //! Not here: writing it (`telemetry`).
 
-use super::pattern::placeholders;
+use super::pattern::{placeholders, short_enough};
 use super::route::is_field_name;
 use crate::config::file::AccessLogConfig;
 use crate::config::problem::{At, Refusal, Report, quote};
@@ -11,9 +11,26 @@ use crate::config::suggest;
 
 /// Fields of a line, in the order of the JSON object.
 const FIELDS: &[&str] = &[
-    "ts", "request_id", "trace_id", "client", "method", "host", "path", "protocol", "status",
-    "flags", "bytes_in", "bytes_out", "duration_us", "phases", "route", "upstream", "server",
-    "attempts", "cache", "plugins",
+    "ts",
+    "request_id",
+    "trace_id",
+    "client",
+    "method",
+    "host",
+    "path",
+    "protocol",
+    "status",
+    "flags",
+    "bytes_in",
+    "bytes_out",
+    "duration_us",
+    "phases",
+    "route",
+    "upstream",
+    "server",
+    "attempts",
+    "cache",
+    "plugins",
 ];
 
 /// Turns the written access log into the one that runs.
@@ -29,7 +46,9 @@ pub(super) fn check(log: &AccessLogConfig, at: &At, report: &mut Report) -> Acce
     }
     AccessLog {
         path: report.take(&at.key("path"), path(&log.path)).unwrap_or(AccessLogPath::Off),
-        format: report.take(&at.key("format"), format(&log.format)).unwrap_or(AccessLogFormat::Json),
+        format: report
+            .take(&at.key("format"), format(&log.format))
+            .unwrap_or(AccessLogFormat::Json),
         sample: log.sample,
         redact,
     }
@@ -55,7 +74,9 @@ fn format(text: &str) -> Result<AccessLogFormat, Refusal> {
             let message = format!("{} is not a format", quote(text));
             Err(match suggest::closest(text, ["json", "combined"]) {
                 Some(close) => (message, format!("did you mean \"{close}\"?")),
-                None => (message, "write \"json\", \"combined\" or a template with `{status}`".into()),
+                None => {
+                    (message, "write \"json\", \"combined\" or a template with `{status}`".into())
+                }
             })
         }
         _ if text.contains(['\n', '\r']) => {
@@ -70,6 +91,7 @@ fn format(text: &str) -> Result<AccessLogFormat, Refusal> {
 
 /// Checks that every place of `template` is a field of the line or of the request's head.
 fn check_fields(template: &str) -> Result<(), Refusal> {
+    short_enough(template)?;
     let mut known = FIELDS.to_vec();
     for place in template.split('{').skip(1) {
         let name = place.split('}').next().unwrap_or_default();

@@ -17,14 +17,13 @@ use super::file::{
 };
 use super::later;
 use super::problem::{At, Refusal, Report, quote};
-use super::settings::{
-    Acceptors, Address, Admin, Limits, Listener, Settings, Workers,
-};
+use super::settings::{Acceptors, Address, Admin, Limits, Listener, Settings, Workers};
 
 mod address;
 mod log;
 mod pattern;
 mod plugin;
+mod rewrite;
 mod route;
 mod upstream;
 

@@ -7,6 +7,9 @@ use crate::config::problem::{Refusal, quote};
 use crate::config::settings::HostPattern;
 use crate::config::suggest;
 
+/// Longest path or template. Far longer than any in use, and short enough for every check.
+pub(super) const TEXT_BYTES_MAX: usize = 4096;
+
 /// A route's path, taken apart.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct PathPattern<'a> {
@@ -20,6 +23,7 @@ pub(super) struct PathPattern<'a> {
 
 /// Takes a route's path apart.
 pub(super) fn path(text: &str) -> Result<PathPattern<'_>, Refusal> {
+    short_enough(text)?;
     let Some(segments) = text.strip_prefix('/') else {
         let message = format!("{} does not begin with `/`", quote(text));
         return Err((message, format!("write {}", json(&format!("/{text}")))));
@@ -100,7 +104,9 @@ pub(super) fn is_path_text(text: &str) -> bool {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=:@/%".contains(&byte);
     let escaped = |(index, byte): (usize, &u8)| {
         *byte != b'%'
-            || bytes.get(index + 1..index + 3).is_some_and(|pair| pair.iter().all(u8::is_ascii_hexdigit))
+            || bytes
+                .get(index + 1..index + 3)
+                .is_some_and(|pair| pair.iter().all(u8::is_ascii_hexdigit))
     };
     bytes.iter().copied().all(plain) && bytes.iter().enumerate().all(escaped)
 }
@@ -112,8 +118,18 @@ fn is_parameter_name(name: &str) -> bool {
         && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
 }
 
+/// Checks that `text` is not longer than what the other checks are made for.
+pub(super) fn short_enough(text: &str) -> Result<(), Refusal> {
+    if text.len() > TEXT_BYTES_MAX {
+        let message = format!("{} is longer than {TEXT_BYTES_MAX} bytes", quote(text));
+        return Err((message, "write less".into()));
+    }
+    Ok(())
+}
+
 /// Checks that every `{name}` in `text` is one of `known`; `what` says what they are.
 pub(super) fn placeholders(text: &str, known: &[&str], what: &str) -> Result<(), Refusal> {
+    short_enough(text)?;
     let mut rest = text;
     while let Some(brace) = rest.find(['{', '}']) {
         let inner = rest[brace..].strip_prefix('{').and_then(|after| after.split_once('}'));

@@ -69,7 +69,7 @@ impl<'a> Plugins<'a> {
         plugins.check_middleware(config, report);
         for (name, path) in plugins.files.clone() {
             if !plugins.by_name.contains_key(&name) {
-                plugins.add(&name, PluginSource::File(path), PluginConfig::default());
+                plugins.add(&name, PluginSource::File(path), &PluginConfig::default());
             }
         }
         plugins
@@ -149,7 +149,7 @@ impl<'a> Plugins<'a> {
                 None => self.source(&name),
             };
             match source {
-                Some(source) => _ = self.add(&name, source, entry.clone()),
+                Some(source) => _ = self.add(&name, source, entry),
                 None if self.files_known => {
                     let (message, cure) = self.missing(&name);
                     report.incomplete(&at, message, cure);
@@ -201,12 +201,7 @@ impl<'a> Plugins<'a> {
         chain
     }
 
-    fn item(
-        &mut self,
-        item: &ChainItemConfig,
-        at: &At,
-        report: &mut Report,
-    ) -> Option<ChainItem> {
+    fn item(&mut self, item: &ChainItemConfig, at: &At, report: &mut Report) -> Option<ChainItem> {
         let (written, place, name_at) = match item {
             ChainItemConfig::Name(name) => (name, None, at.clone()),
             ChainItemConfig::Place(place) => (&place.plugin, Some(place), at.key("plugin")),
@@ -220,7 +215,7 @@ impl<'a> Plugins<'a> {
         }
         let config = place.and_then(|place| place.config.as_ref());
         let config = config.or_else(|| defaults.and_then(|defaults| defaults.config));
-        let config = config.map_or_else(|| "{}".into(), |config| text(config));
+        let config = config.map_or_else(|| "{}".into(), text);
         let on_error = place.and_then(|place| place.on_error);
         let on_error = on_error.or_else(|| defaults.map(|defaults| defaults.on_error));
         let plugin = self.index(&name, &name_at, report)?;
@@ -237,7 +232,7 @@ impl<'a> Plugins<'a> {
             return Some(*index);
         }
         if let Some(source) = self.source(name) {
-            return Some(self.add(name, source, PluginConfig::default()));
+            return Some(self.add(name, source, &PluginConfig::default()));
         }
         // An entry of `plugins` that leads nowhere has been reported, and so has the folder.
         let entry = self.defaults.get(name).is_some_and(|entry| entry.middleware.is_none());
@@ -270,7 +265,7 @@ impl<'a> Plugins<'a> {
         (message, cure)
     }
 
-    fn add(&mut self, name: &str, source: PluginSource, entry: PluginConfig) -> usize {
+    fn add(&mut self, name: &str, source: PluginSource, entry: &PluginConfig) -> usize {
         let limits = PluginLimits {
             memory_bytes_max: entry.limits.memory_bytes_max,
             time_max: Duration::from_millis(entry.limits.time_ms_max.into()),
@@ -330,7 +325,8 @@ fn text(config: &Map<String, Value>) -> Arc<str> {
 /// reports.
 pub(in crate::config) fn names_in(folder: &str, environment: &dyn Environment) -> Vec<String> {
     let entries = environment.list(Path::new(folder)).unwrap_or_default();
-    let stems = entries.iter().filter(|path| is_component(path)).filter_map(|path| path.file_stem());
+    let stems =
+        entries.iter().filter(|path| is_component(path)).filter_map(|path| path.file_stem());
     let names = stems.map(|stem| normal(&stem.to_string_lossy()));
     names.filter(|name| is_name(name)).collect()
 }

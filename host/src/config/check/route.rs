@@ -9,12 +9,13 @@ use super::address::json;
 use super::milliseconds;
 use super::pattern::{self, PathPattern};
 use super::plugin::Plugins;
+use super::rewrite;
 use super::upstream::Upstreams;
 use crate::config::file::{
-    MatchConfig, RedirectConfig, RespondConfig, RewriteConfig, RouteConfig, RouteUpstreamConfig,
+    MatchConfig, RedirectConfig, RespondConfig, RouteConfig, RouteUpstreamConfig,
 };
 use crate::config::problem::{At, Refusal, Report, quote};
-use crate::config::settings::{HostPattern, Matching, Rewrite, Route, Target};
+use crate::config::settings::{HostPattern, Matching, Route, Target};
 
 /// Methods that are written in upper case by definition. RFC 9110 §9.3, RFC 5789.
 const METHODS: &[&str] =
@@ -22,9 +23,18 @@ const METHODS: &[&str] =
 
 /// Fields that the gateway writes itself, since they describe the framing or the connection.
 const OWN_FIELDS: &[&str] = &[
-    "connection", "content-length", "keep-alive", "proxy-connection", "te", "trailer",
-    "transfer-encoding", "upgrade",
+    "connection",
+    "content-length",
+    "keep-alive",
+    "proxy-connection",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
 ];
+
+/// Upstreams that one route may split its requests among.
+const SHARES_MAX: usize = 1000;
 
 /// What two routes must not have in common: hosts, shape of the path, kind of match, methods
 /// and priority.
@@ -65,7 +75,7 @@ pub(super) fn check(
             },
             methods,
             priority: route.priority,
-            rewrite: rewrite(route, &pattern, &at, report),
+            rewrite: rewrite::check(route, &pattern, &at, report),
             target,
             chain: plugins.chain(&route.middleware, &at.key("middleware"), report),
             request_timeout: route.timeouts.request_ms.map(milliseconds),
@@ -213,8 +223,13 @@ fn target(
             upstreams.find(text, &route.path, &at, report).map_or_else(nothing, Target::Upstream)
         }
         Some(RouteUpstreamConfig::Split(split)) => {
+            // Weights are at most a million: a thousand of them fit the sum that a picker makes.
+            if split.len() > SHARES_MAX {
+                let message = format!("more than {SHARES_MAX} upstreams");
+                report.problem(&at, message, "use fewer");
+            }
             let mut shares: Vec<(usize, u32)> = Vec::new();
-            for (index, share) in split.iter().enumerate() {
+            for (index, share) in split.iter().take(SHARES_MAX).enumerate() {
                 let at = at.index(index).key("upstream");
                 let Some(found) = upstreams.find(&share.upstream, &route.path, &at, report) else {
                     continue;
@@ -224,10 +239,6 @@ fn target(
                     report.problem(&at, message, "remove one and add up the weights");
                 }
                 shares.push((found, share.weight));
-            }
-            // Weights are at most a million: thousands of them fit the sum that a picker makes.
-            if split.len() > 1024 {
-                report.problem(&at, "more than 1024 upstreams", "use fewer");
             }
             if !split.is_empty() && split.iter().all(|share| share.weight == 0) {
                 report.incomplete(&at, "every weight is 0", "give one upstream a weight above 0");
@@ -271,7 +282,10 @@ fn location(to: &str, known: &[&str]) -> Result<(), Refusal> {
     let start = to.starts_with(['/', '{']) || to.contains("://");
     if !start {
         let message = format!("{} is neither a URL nor a path", quote(to));
-        return Err((message, format!("write {} or {}", json(&format!("https://{to}")), json(&format!("/{to}")))));
+        return Err((
+            message,
+            format!("write {} or {}", json(&format!("https://{to}")), json(&format!("/{to}"))),
+        ));
     }
     pattern::placeholders(to, known, "filled in here")
 }
@@ -283,6 +297,7 @@ fn respond(respond: &RespondConfig, at: &At, report: &mut Report) -> Target {
         report.problem(&at.key("body"), message, "remove the body, or use another status");
     }
     let mut headers: Vec<(String, String)> = Vec::new();
+    let mut seen = HashSet::new();
     for (name, value) in &respond.headers {
         let at = at.key("headers").key(name);
         let lower = name.to_ascii_lowercase();
@@ -291,9 +306,10 @@ fn respond(respond: &RespondConfig, at: &At, report: &mut Report) -> Target {
             report.problem(&at, message, "write one like \"content-type\"");
         } else if OWN_FIELDS.contains(&lower.as_str()) {
             report.problem(&at, format!("`{lower}` is set by the gateway"), "remove it");
-        } else if headers.iter().any(|(other, _)| other.eq_ignore_ascii_case(name)) {
+        } else if seen.contains(&lower) {
             report.problem(&at, format!("`{lower}` is there twice"), "remove one of both");
         }
+        seen.insert(lower);
         report.take(&at, field_value(value));
         headers.push((name.clone(), value.clone()));
     }
@@ -302,92 +318,6 @@ fn respond(respond: &RespondConfig, at: &At, report: &mut Report) -> Target {
         headers.push(("content-type".into(), "text/plain; charset=utf-8".into()));
     }
     Target::Respond { status: respond.status, headers, body: respond.body.as_bytes().into() }
-}
-
-fn rewrite(
-    route: &RouteConfig,
-    pattern: &PathPattern<'_>,
-    at: &At,
-    report: &mut Report,
-) -> Rewrite {
-    let Some(rewrite) = &route.rewrite else { return Rewrite::default() };
-    let at = at.key("rewrite");
-    if route.upstream.is_none() {
-        let message = "changes requests to an upstream, and this route has none";
-        report.incomplete(&at, message, "remove it, or give the route an `upstream`");
-    }
-    let RewriteConfig { strip_prefix, path, host } = rewrite;
-    if strip_prefix.is_some() && path.is_some() {
-        let message = "`path` replaces what `strip_prefix` would leave";
-        report.problem(&at, message, "keep one of `path` and `strip_prefix`");
-    }
-    let strip_prefix = strip_prefix
-        .as_ref()
-        .and_then(|prefix| report.take(&at.key("strip_prefix"), strip(prefix, pattern)));
-    if let Some(path) = path {
-        report.take(&at.key("path"), new_path(path, pattern));
-    }
-    if let Some(host) = host
-        && !is_authority(host)
-    {
-        let message = format!("{} is not a host", quote(host));
-        report.problem(&at.key("host"), message, "write \"example.com\" or \"example.com:8080\"");
-    }
-    Rewrite { strip_prefix, path: path.clone(), host: host.clone() }
-}
-
-/// The prefix to strip, without a slash at its end.
-fn strip(prefix: &str, pattern: &PathPattern<'_>) -> Result<String, Refusal> {
-    let wrong = |cure: String| Err((format!("{} is not a prefix to strip", quote(prefix)), cure));
-    let bare = prefix.trim_end_matches('/');
-    if !prefix.starts_with('/') {
-        return wrong(format!("write {}", json(&format!("/{prefix}"))));
-    }
-    if bare.is_empty() {
-        return wrong("remove it: there is nothing to strip".into());
-    }
-    if bare.contains(['{', '}']) {
-        return wrong("it takes no parameters: use `rewrite.path` with `{*rest}`".into());
-    }
-    if !pattern::is_path_text(bare) {
-        return wrong("write unusual characters percent-encoded, a space as `%20`".into());
-    }
-    let literal = pattern.literal.trim_end_matches('/');
-    let below = |long: &str, short: &str| {
-        long.strip_prefix(short).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
-    };
-    // A parameter may hold what the prefix goes on with, but only behind the literal part.
-    if !below(literal, bare) && !below(bare, literal) {
-        let message = format!("{} is not in front of the route's path", quote(prefix));
-        return Err((message, format!("write the beginning of {}", quote(pattern.literal))));
-    }
-    Ok(bare.to_owned())
-}
-
-fn new_path(path: &str, pattern: &PathPattern<'_>) -> Result<(), Refusal> {
-    let wrong = |cure: String| Err((format!("{} is not a path", quote(path)), cure));
-    if !path.starts_with('/') {
-        return wrong(format!("write {}", json(&format!("/{path}"))));
-    }
-    pattern::placeholders(path, &pattern.parameters, "a parameter of the route's path")?;
-    if path.contains(['?', '#']) {
-        return wrong("remove the query: the request's own stays".into());
-    }
-    if !pattern::is_path_text(&path.replace(['{', '}'], "")) {
-        return wrong("write unusual characters percent-encoded, a space as `%20`".into());
-    }
-    Ok(())
-}
-
-/// Whether `text` can stand in `Host`. RFC 9110 §7.2.
-fn is_authority(text: &str) -> bool {
-    let (host, port) = match text.rsplit_once(':') {
-        Some((host, port)) if !port.contains(']') => (host, port),
-        _ => (text, "0"),
-    };
-    port.parse::<u16>().is_ok()
-        && !host.contains('*')
-        && pattern::host(host).is_ok()
 }
 
 /// Whether `text` is a token. RFC 9110 §5.6.2.

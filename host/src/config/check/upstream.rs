@@ -2,7 +2,7 @@
 //!
 //! Not here: picking a server (`upstream`).
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashSet};
 
 use super::address::{self, json};
 use super::milliseconds;
@@ -18,16 +18,13 @@ const ECHO: &str = "echo";
 pub(super) struct Upstreams {
     /// In the order of their indexes.
     pub(super) list: Vec<Upstream>,
-    by_name: HashMap<String, usize>,
+    by_name: BTreeMap<String, usize>,
 }
 
 impl Upstreams {
     /// Checks the upstreams that have a name.
-    pub(super) fn check(
-        written: &BTreeMap<String, UpstreamConfig>,
-        report: &mut Report,
-    ) -> Self {
-        let mut upstreams = Self { list: Vec::new(), by_name: HashMap::new() };
+    pub(super) fn check(written: &BTreeMap<String, UpstreamConfig>, report: &mut Report) -> Self {
+        let mut upstreams = Self { list: Vec::new(), by_name: BTreeMap::new() };
         for (name, upstream) in written {
             let at = At::default().key("upstreams").key(name);
             if !is_name(name) {
@@ -71,10 +68,8 @@ impl Upstreams {
         let message = format!("{} is not an upstream", quote(text));
         // URLs are upstreams too, but nobody means one by a name.
         let names = self.by_name.keys().map(String::as_str).filter(|name| is_name(name));
-        let mut names: Vec<_> = names.chain([ECHO]).collect();
-        names.sort_unstable();
-        names.dedup();
-        if let Some(close) = suggest::closest(text, names.iter().copied()) {
+        let names = || [ECHO].into_iter().chain(names.clone().filter(|name| *name != ECHO));
+        if let Some(close) = suggest::closest(text, names()) {
             return (message, format!("did you mean `{close}`?"));
         }
         if text.starts_with("unix:") {
@@ -84,8 +79,10 @@ impl Upstreams {
         if address::server(text).is_ok() {
             return (message, format!("write {}", json(&format!("http://{text}"))));
         }
-        let names: Vec<_> = names.iter().map(|name| format!("`{name}`")).collect();
-        (message, format!("declare it in `upstreams`, or use one of {}", names.join(", ")))
+        let shown: Vec<_> = names().take(10).map(|name| format!("`{name}`")).collect();
+        let more = if names().nth(10).is_some() { ", …" } else { "" };
+        let cure = format!("declare it in `upstreams`, or use one of {}{more}", shown.join(", "));
+        (message, cure)
     }
 
     fn add(&mut self, upstream: Upstream) -> usize {
@@ -98,6 +95,7 @@ impl Upstreams {
 
 fn check_one(name: &str, written: &UpstreamConfig, at: &At, report: &mut Report) -> Upstream {
     let mut servers: Vec<Server> = Vec::new();
+    let mut seen = HashSet::new();
     let mut weighted = None;
     for (index, server) in written.servers.iter().enumerate() {
         let mut place = at.key("servers").index(index);
@@ -112,7 +110,7 @@ fn check_one(name: &str, written: &UpstreamConfig, at: &At, report: &mut Report)
             }
         };
         let Some(address) = report.take(&place, address::server(text)) else { continue };
-        if servers.iter().any(|server| server.address == address) {
+        if !seen.insert(address.clone()) {
             let message = format!("{} is there twice", quote(text));
             report.problem(&place, message, "remove one; to send it more, give it a `weight`");
         }

@@ -153,7 +153,7 @@ impl Default for RedirectConfig {
 #[serde(deny_unknown_fields, default)]
 #[schemars(rename = "Respond")]
 pub struct RespondConfig {
-    /// Status code.
+    /// Status code of the response.
     #[schemars(range(min = 200, max = 599))]
     pub status: u16,
 
@@ -161,7 +161,7 @@ pub struct RespondConfig {
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub headers: BTreeMap<String, String>,
 
-    /// The body.
+    /// Body of the response, sent as it is.
     pub body: String,
 }
 

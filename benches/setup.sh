@@ -1,0 +1,34 @@
+#!/bin/sh
+# Installs what `make bench` measures against: nginx and HAProxy of the distribution, and chrt.
+# Does nothing when all are there. Their services are never started, and stay as they are when
+# they were installed before.
+set -eu
+
+missing=
+for pair in nginx:nginx haproxy:haproxy chrt:util-linux; do
+    PATH=$PATH:/usr/sbin command -v "${pair%%:*}" >/dev/null || missing="$missing ${pair##*:}"
+done
+[ -n "$missing" ] || exit 0
+
+if ! command -v apt-get >/dev/null; then
+    echo "install$missing by hand: there is no apt-get here" >&2
+    exit 1
+fi
+as_root=
+if [ "$(id -u)" != 0 ]; then
+    as_root="sudo"
+fi
+
+# Package scripts ask this file whether they may start a service; 101 says no.
+policy=/usr/sbin/policy-rc.d
+if [ ! -e "$policy" ]; then
+    printf '#!/bin/sh\nexit 101\n' | $as_root tee "$policy" >/dev/null
+    $as_root chmod 755 "$policy"
+    trap '$as_root rm -f "$policy"' EXIT
+fi
+
+$as_root apt-get -o DPkg::Lock::Timeout=120 update
+# The list is split on purpose: one word a package.
+# shellcheck disable=SC2086
+$as_root env DEBIAN_FRONTEND=noninteractive \
+    apt-get -o DPkg::Lock::Timeout=120 install --yes --no-install-recommends $missing

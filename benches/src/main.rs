@@ -1,0 +1,65 @@
+//! What a request costs, here and now: ZProxy beside its peers in one run.
+//!
+//! ```text
+//! run ──starts──► origin (CPU B) ◄── proxy under test (CPU A) ◄── load (CPU B)
+//!                                          ▲ /proc/PID/task/*/schedstat, read by load
+//! ```
+//!
+//! One binary plays every part but the proxies', so that a run needs nothing else: `origin`
+//! answers, `load` asks and counts, `launch` pins a process and hands over to it, `run` conducts.
+//!
+//! Not here: micro-benches of ZProxy's own functions (`benches/micro.rs` of the root package).
+
+#![forbid(unsafe_code)]
+
+mod run;
+mod report;
+mod record;
+mod machine;
+mod contender;
+mod scenario;
+mod launch;
+mod load;
+mod origin;
+mod sockets;
+mod process;
+mod histogram;
+mod http;
+mod args;
+
+use std::process::ExitCode;
+
+const USAGE: &str = "\
+zproxy-benches run    [--only NAME,…] [--scenario NAME,…] [--rounds N] [--seconds N] [--quick]
+                      [--zproxy PATH] [--noop PATH] [--cpus A,B] [--no-fifo] [--out DIR] [--list]
+zproxy-benches origin [--port N]
+zproxy-benches load   --target ADDR:PORT [--path PATH] [--body-bytes N] [--post-bytes N]
+                      [--header 'K: V']… [--connections N] [--per-request] [--rate N]
+                      [--seconds N] [--warmup-ms N] [--watch NAME=PID,PID]…
+zproxy-benches launch [--cpu N] [--fifo] -- COMMAND [ARGUMENT]…
+
+`run` writes its raw output to benches/runs/<date>-<machine>/ and the table to stdout;
+benches/README.md says what the figures mean.";
+
+fn main() -> ExitCode {
+    let mut arguments = std::env::args().skip(1);
+    let command = arguments.next().unwrap_or_default();
+    let rest: Vec<String> = arguments.collect();
+    let done = match command.as_str() {
+        "run" => run::command(rest),
+        "origin" => origin::command(rest),
+        "load" => load::command(rest),
+        "launch" => launch::command(rest),
+        _ => {
+            eprintln!("{USAGE}");
+            return ExitCode::from(2);
+        }
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("zproxy-benches {command}: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

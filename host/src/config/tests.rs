@@ -1,2 +1,0 @@
-//! t
-#[cfg(test)] mod x {}
