@@ -67,6 +67,14 @@ pub(crate) fn find_head(bytes: &[u8]) -> Option<Head<'_>> {
     }
 }
 
+/// A body: so many letters of the alphabet, over and over.
+pub(crate) fn letters(bytes: usize) -> Vec<u8> {
+    const ALPHABET: &[u8] = b"abcdefghijklmnopqrstuvwxyz";
+    let mut body = ALPHABET.repeat(bytes.div_ceil(ALPHABET.len()));
+    body.truncate(bytes);
+    body
+}
+
 /// The value of a header line if it has this (lower-case) name.
 fn value_of<'a>(line: &'a [u8], name: &[u8]) -> Option<&'a [u8]> {
     let (found, rest) = line.split_at_checked(name.len())?;

@@ -10,6 +10,9 @@ use serde_json::{Value, json};
 
 use crate::launch::{FIFO_PRIORITY, Place};
 
+/// Above this load average others keep a CPU busy for a good part of the time.
+const LOAD_AVERAGE_QUIET: f64 = 0.5;
+
 /// Who runs where.
 pub(crate) struct Machine {
     /// The proxy under test, alone.
@@ -40,6 +43,10 @@ impl Machine {
                     .to_owned(),
             );
         }
+        let load_average = load_average();
+        if load_average > LOAD_AVERAGE_QUIET {
+            notes.push(format!("the machine is not quiet: load average {load_average}"));
+        }
         let fifo = fifo_wanted && fifo_is_permitted();
         if !fifo {
             notes.push(
@@ -66,7 +73,7 @@ impl Machine {
             "tcp_congestion_control": read("/proc/sys/net/ipv4/tcp_congestion_control"),
             "clocksource":
                 read("/sys/devices/system/clocksource/clocksource0/current_clocksource"),
-            "load_average": read("/proc/loadavg"),
+            "load_average": load_average(),
             "notes": self.notes,
         })
     }
@@ -79,6 +86,12 @@ pub(crate) fn kind() -> String {
     let model = model.unwrap_or(": unknown").trim_start_matches([' ', '\t', ':']);
     let count = information.lines().filter(|line| line.starts_with("processor")).count();
     slug(&format!("{model} {count}cpu"))
+}
+
+/// Over the last minute; 0 where it cannot be read.
+fn load_average() -> f64 {
+    let text = fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    text.split(' ').next().and_then(|first| first.parse().ok()).unwrap_or(0.0)
 }
 
 fn slug(text: &str) -> String {
@@ -116,6 +129,7 @@ mod tests {
         let machine = Machine::find(&[3, 3], false).unwrap();
 
         assert_eq!((machine.proxy.cpu, machine.tools.cpu), (Some(3), Some(3)));
-        assert_eq!(machine.notes.len(), 2);
+        assert!(machine.notes.iter().any(|note| note.contains("share one CPU")));
+        assert!(machine.notes.iter().any(|note| note.contains("SCHED_FIFO")));
     }
 }

@@ -276,7 +276,7 @@ fn response(status: &str, body_bytes: usize) -> Rc<[u8]> {
          Content-Length: {body_bytes}\r\n\r\n"
     )
     .into_bytes();
-    bytes.extend((b'a'..=b'z').cycle().take(body_bytes));
+    bytes.extend(http::letters(body_bytes));
     bytes.into()
 }
 

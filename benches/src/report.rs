@@ -76,7 +76,7 @@ pub(crate) fn table(scenario: &Scenario, all: &[Measurement]) -> String {
     let all: Vec<&Measurement> = all.iter().filter(|m| m.scenario == scenario.name).collect();
     let mut text = format!("{}: {}\n", scenario.name, scenario.title);
     let head = format!(
-        "  {:<10} {:>22} {:>18} {:>18} {:>20} {:>6} {:>8} {:>20} {:>5} {:>7}",
+        "  {:<10} {:>22} {:>18} {:>18} {:>24} {:>6} {:>8} {:>22} {:>5} {:>7}",
         "",
         "CPU µs/request",
         "× haproxy",
@@ -103,7 +103,7 @@ pub(crate) fn table(scenario: &Scenario, all: &[Measurement]) -> String {
             if direct || ratios.is_empty() { String::new() } else { Spread::of(ratios).show(2) }
         };
         let row = format!(
-            "  {:<10} {:>22} {:>18} {:>18} {:>20} {:>6} {:>8.2} {:>20} {:>5} {:>7}",
+            "  {:<10} {:>22} {:>18} {:>18} {:>24} {:>6} {:>8.2} {:>22} {:>5} {:>7}",
             name,
             cell(of(|m| m.cpu_us), 2),
             against("haproxy"),

@@ -3,7 +3,7 @@
 //! ```text
 //! for each scenario: start every contender
 //!     for each round:
-//!         each in turn: load as fast as it goes        A B C
+//!         each in turn: load as fast as it goes        A B C, next round B C A, …
 //!         each in turn: load at a fixed rate           A B C
 //!     same processes, same listeners? ─► end them
 //! ```
@@ -230,8 +230,10 @@ impl Bench<'_> {
         record: &mut Record,
         failed: &mut dyn FnMut(anyhow::Error),
     ) -> Result<Vec<Measurement>> {
+        let running = self.lab.start(Kind::Direct)?;
+        let mut direct = Entrant { kind: Kind::Direct, running, saturated: Value::Null };
         let mut entrants = Vec::new();
-        for kind in [Kind::Direct].iter().chain(kinds) {
+        for kind in kinds {
             match self.lab.start(*kind) {
                 Ok(running) => {
                     if let Some((file, text)) = &running.config {
@@ -244,25 +246,27 @@ impl Bench<'_> {
         }
         let mut measurements = Vec::new();
         for round in 0..rounds {
-            let in_turn =
-                |entrant: &Entrant| entrant.kind != Kind::Direct || round % DIRECT_EVERY == 0;
-            for entrant in entrants.iter_mut().filter(|entrant| in_turn(entrant)) {
+            if round % DIRECT_EVERY == 0 {
+                direct.saturated = self.load(&direct.running, None)?;
+                measurements.push(self.finish_round(&mut direct, round, record)?);
+            }
+            for entrant in &mut entrants {
                 entrant.saturated = self.load(&entrant.running, None)?;
             }
-            let mut left = Vec::new();
-            for mut entrant in entrants {
-                if in_turn(&entrant) {
-                    match self.finish_round(&mut entrant, round, record) {
-                        Ok(measurement) => measurements.push(measurement),
-                        Err(error) => {
-                            failed(error.context(entrant.kind.name()));
-                            continue;
-                        }
-                    }
+            entrants.retain_mut(|entrant| match self.finish_round(entrant, round, record) {
+                Ok(measurement) => {
+                    measurements.push(measurement);
+                    true
                 }
-                left.push(entrant);
+                Err(error) => {
+                    failed(error.context(entrant.kind.name()));
+                    false
+                }
+            });
+            // Whoever was first is last in the next round: no place in the order is an advantage.
+            if !entrants.is_empty() {
+                entrants.rotate_left(1);
             }
-            entrants = left;
         }
         Ok(measurements)
     }

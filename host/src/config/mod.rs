@@ -94,6 +94,40 @@ pub fn check(
     finish(document, environment, native, report).map(|(_, settings)| settings)
 }
 
+/// A problem that was found after the checks, with its place in the file: a plugin refuses the
+/// configuration at `path`, such as [`ChainItem::at`].
+///
+/// `text`, `file` and `overrides` are those of the load. A file that has changed since gives a
+/// problem without a place, never another error.
+#[must_use]
+pub fn problem_at(
+    text: &[u8],
+    file: &str,
+    overrides: &Overrides,
+    path: &str,
+    message: &str,
+    cure: &str,
+) -> Problem {
+    let mut ignored = Report::default();
+    let mut report = Report::default();
+    let at = overrides::path(path).map(At).unwrap_or_default();
+    report.problem(&at, message, cure);
+    let text = parse::decode(text, file).unwrap_or_default();
+    let root = parse::parse(text, file, &mut ignored);
+    let root = root.unwrap_or_else(|_| Node::empty(Origin::Nowhere));
+    let mut document = Document { file, text, overrides: Vec::new(), root };
+    overrides.apply(&mut document, &mut ignored);
+    let found = document.problems(report).0.into_iter().next();
+    found.unwrap_or_else(|| Problem {
+        file: file.into(),
+        line: None,
+        column: None,
+        path: path.into(),
+        message: message.into(),
+        cure: cure.into(),
+    })
+}
+
 impl Config {
     /// The configuration as the text of a file that loads equal.
     #[must_use]

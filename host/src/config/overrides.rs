@@ -203,7 +203,7 @@ fn split(argument: &str) -> Option<(&str, &str)> {
 }
 
 /// The steps of a path as it is written in a flag; `None` when it is none.
-fn path(text: &str) -> Option<Vec<Step>> {
+pub(super) fn path(text: &str) -> Option<Vec<Step>> {
     let mut steps = Vec::new();
     let mut rest = text;
     while !rest.is_empty() || steps.is_empty() {

@@ -185,7 +185,7 @@ impl Forward<'_> {
         if exchange.request.version == Version::Http10 {
             return Ok(());
         }
-        super::headers::interim_to_client(&mut exchange.response);
+        super::headers::interim_to_client(&mut exchange.response)?;
         let mut head = Vec::new();
         write::interim(&mut head, &exchange.response);
         let Client { connection, timer, .. } = client;

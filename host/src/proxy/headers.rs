@@ -21,24 +21,17 @@
 
 use super::client::ClientFacts;
 use super::trace::{Trace, is_request_id, uuid_v7};
+use crate::error::RequestError;
 use crate::http::{Fields, Method, Name, RequestHead, ResponseHead, Version};
 
 /// Members of `Connection`. Honest messages have one or two; each costs a look at every field.
 pub const CONNECTION_OPTIONS_MAX: usize = 64;
 
-/// Why a message is not forwarded.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum HeadersError {
-    /// More than [`CONNECTION_OPTIONS_MAX`]; the sender is to blame.
-    #[error("too many connection options")]
-    ConnectionOptions,
-    /// `Max-Forwards` is not a number, or there twice.
-    #[error("malformed Max-Forwards")]
-    MaxForwards,
-    /// `Max-Forwards: 0`: the gateway itself is asked (RFC 9110 §7.6.2).
-    #[error("not to be forwarded")]
-    LastHop,
-}
+const TOO_MANY_OPTIONS: RequestError = RequestError::Malformed("too many connection options");
+const BAD_MAX_FORWARDS: RequestError = RequestError::Malformed("Max-Forwards");
+
+/// `Max-Forwards: 0` asks the gateway itself, which has no answer to TRACE or OPTIONS of its own.
+const LAST_HOP: RequestError = RequestError::NotImplemented("Max-Forwards: 0");
 
 /// Time and chance for one request.
 #[derive(Clone, Copy, Debug)]
@@ -59,7 +52,7 @@ pub fn request_to_upstream(
     head: &mut RequestHead,
     client: &ClientFacts,
     stamp: &Stamp,
-) -> Result<Trace, HeadersError> {
+) -> Result<Trace, RequestError> {
     if matches!(head.method, Method::Trace | Method::Options) {
         spend_hop(&mut head.fields)?;
     }
@@ -99,8 +92,24 @@ pub fn request_to_upstream(
 
 /// Makes of the head that an upstream sent the head that the client gets. `date` is an
 /// IMF-fixdate (RFC 9110 §5.6.7).
-pub fn response_to_client(head: &mut ResponseHead, date: &[u8; 29]) -> Result<(), HeadersError> {
-    remove_named_by_connection(&mut head.fields)?;
+pub fn response_to_client(head: &mut ResponseHead, date: &[u8; 29]) -> Result<(), RequestError> {
+    let has_date = sift_response(head)?;
+    // RFC 9110 §6.6.1: whoever has a clock adds it for the next recipient.
+    if !has_date {
+        head.fields.push("Date", date);
+    }
+    Ok(())
+}
+
+/// [`response_to_client`] for an interim response, which needs no `Date` (RFC 9110 §6.6.1).
+pub fn interim_to_client(head: &mut ResponseHead) -> Result<(), RequestError> {
+    sift_response(head).map(drop)
+}
+
+/// Says whether the response has a `Date`.
+fn sift_response(head: &mut ResponseHead) -> Result<bool, RequestError> {
+    remove_named_by_connection(&mut head.fields)
+        .map_err(|_| RequestError::BadResponse("too many connection options"))?;
     // RFC 9110 §15.5.22: a 426 must say what to upgrade to, and WebSocket we can carry.
     let demands_upgrade = head.status == 426;
     let (mut has_date, mut keeps_upgrade) = (false, false);
@@ -119,11 +128,7 @@ pub fn response_to_client(head: &mut ResponseHead, date: &[u8; 29]) -> Result<()
         head.fields.push("Connection", b"upgrade");
     }
     push_via(&mut head.fields, head.version);
-    // RFC 9110 §6.6.1: whoever has a clock adds it for the next recipient.
-    if !has_date && head.status >= 200 {
-        head.fields.push("Date", date);
-    }
-    Ok(())
+    Ok(has_date)
 }
 
 /// What is left of a request's fields after sifting.
@@ -198,7 +203,7 @@ fn is_hop_by_hop(name: Name) -> bool {
 /// A sender must not name a field that is meant for every recipient; removing one that frames or
 /// routes the message, or says whom it comes from, would turn that fault into an attack. Such
 /// names are ignored.
-fn remove_named_by_connection(fields: &mut Fields) -> Result<(), HeadersError> {
+fn remove_named_by_connection(fields: &mut Fields) -> Result<(), RequestError> {
     let (mut count, mut names_fields) = (0, false);
     for value in fields.known(Name::Connection) {
         for option in value.split(|byte| *byte == b',') {
@@ -206,7 +211,7 @@ fn remove_named_by_connection(fields: &mut Fields) -> Result<(), HeadersError> {
             count += 1;
             names_fields |= !(is("keep-alive") || is("close") || is("upgrade") || is("te"));
             if count > CONNECTION_OPTIONS_MAX {
-                return Err(HeadersError::ConnectionOptions);
+                return Err(TOO_MANY_OPTIONS);
             }
         }
     }
@@ -270,17 +275,17 @@ fn extend_forwarded(fields: &mut Fields, client: &ClientFacts) {
 }
 
 /// RFC 9110 §7.6.2: takes one off `Max-Forwards`.
-fn spend_hop(fields: &mut Fields) -> Result<(), HeadersError> {
+fn spend_hop(fields: &mut Fields) -> Result<(), RequestError> {
     let mut values = fields.all("Max-Forwards");
     let Some(value) = values.next() else { return Ok(()) };
     let digits =
         std::str::from_utf8(value).ok().filter(|text| text.bytes().all(|b| b.is_ascii_digit()));
     let hops: u32 = match (digits.map(str::parse), values.next()) {
         (Some(Ok(hops)), None) => hops,
-        _ => return Err(HeadersError::MaxForwards),
+        _ => return Err(BAD_MAX_FORWARDS),
     };
     drop(values);
-    let left = hops.checked_sub(1).ok_or(HeadersError::LastHop)?;
+    let left = hops.checked_sub(1).ok_or(LAST_HOP)?;
     fields.remove_if(|name, _| name.eq_ignore_ascii_case(b"max-forwards"));
     fields.push("Max-Forwards", left.to_string().as_bytes());
     Ok(())
@@ -409,11 +414,11 @@ mod tests {
         let mut head = request(&[("Connection", &"a,".repeat(CONNECTION_OPTIONS_MAX))]);
         let refused = request_to_upstream(&mut head, &client(false), &STAMP);
 
-        assert_eq!(refused, Err(HeadersError::ConnectionOptions));
+        assert_eq!(refused, Err(TOO_MANY_OPTIONS));
         let mut head = ResponseHead::default();
         head.assign(200);
         head.fields.push("Connection", ",".repeat(CONNECTION_OPTIONS_MAX).as_bytes());
-        assert_eq!(response_to_client(&mut head, DATE), Err(HeadersError::ConnectionOptions));
+        assert!(matches!(response_to_client(&mut head, DATE), Err(RequestError::BadResponse(_))));
     }
 
     #[test]
@@ -546,10 +551,10 @@ mod tests {
         };
 
         assert_eq!(forward("TRACE", &[("Max-Forwards", "10")]), Ok("9".into()));
-        assert_eq!(forward("OPTIONS", &[("max-forwards", "0")]), Err(HeadersError::LastHop));
-        assert_eq!(forward("OPTIONS", &[("max-forwards", "+1")]), Err(HeadersError::MaxForwards));
+        assert_eq!(forward("OPTIONS", &[("max-forwards", "0")]), Err(LAST_HOP));
+        assert_eq!(forward("OPTIONS", &[("max-forwards", "+1")]), Err(BAD_MAX_FORWARDS));
         let twice = [("max-forwards", "1"), ("max-forwards", "2")];
-        assert_eq!(forward("OPTIONS", &twice), Err(HeadersError::MaxForwards));
+        assert_eq!(forward("OPTIONS", &twice), Err(BAD_MAX_FORWARDS));
         assert_eq!(forward("GET", &[("Max-Forwards", "0")]), Ok("0".into()));
     }
 
@@ -563,7 +568,12 @@ mod tests {
 
         let head = response(200, &[("Date", "theirs"), ("Via", "1.0 x")]);
         assert_eq!(written(&head.fields), "Date: theirs\r\nVia: 1.0 x\r\nVia: 1.1 zproxy\r\n");
-        assert_eq!(written(&response(103, &[]).fields), "Via: 1.1 zproxy\r\n");
+
+        let mut head = ResponseHead::default();
+        head.assign(103);
+        head.fields.push("Keep-Alive", b"timeout=5");
+        interim_to_client(&mut head).unwrap();
+        assert_eq!(written(&head.fields), "Via: 1.1 zproxy\r\n");
     }
 
     /// RFC 9110 §15.5.22.

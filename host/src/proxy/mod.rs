@@ -16,20 +16,23 @@
 //! Not here: sockets and request heads (`connection`), wasm (`plugin`), dialing and pooling
 //! (`upstream`), framing (`http`).
 
+pub mod client;
 pub mod context;
 pub mod deliver;
 pub mod forward;
 pub mod headers;
 pub mod relay;
 pub mod reply;
+pub mod trace;
 
 use std::borrow::Cow;
-use std::net::IpAddr;
 use std::time::Duration;
 
+use client::ClientFacts;
 pub use context::{Clock, Context, RoutePlan, Snapshot};
 use deliver::Delivered;
 use forward::{Answered, Forward, Times};
+use headers::Stamp;
 
 use crate::config::Target;
 use crate::error::RequestError;
@@ -37,7 +40,7 @@ use crate::http::parse::{self, Framing, RequestFacts};
 use crate::http::{Connection, Method, Name, RequestHead};
 use crate::io::Timer;
 use crate::plugin::Exchange;
-use crate::route::rewrite::Rewrite;
+use crate::route::rewrite::{Redirect, Rewrite};
 use crate::route::{Found, Params, path};
 use crate::telemetry::{AccessRecord, Finished};
 
@@ -48,10 +51,8 @@ pub struct Client {
     pub connection: Connection,
     /// Its deadline.
     pub timer: Timer,
-    /// Whom the connection is with; `None` on a Unix socket.
-    pub peer: Option<IpAddr>,
-    /// The peer's forwarding headers are believed.
-    pub trusted: bool,
+    /// Whom the connection is with.
+    pub facts: ClientFacts,
     /// Index of the listener.
     pub listener: usize,
 }
@@ -72,7 +73,7 @@ pub enum After {
 struct Progress {
     route: Option<usize>,
     params: Params,
-    /// The path that `params` are found in, when the route's rewrite needs them.
+    /// The path that `params` are found in, when the route's rewrite or redirect needs them.
     routed: Option<Box<str>>,
     entered: usize,
     allow: Option<String>,
@@ -176,7 +177,7 @@ async fn request(
             shares.get(pick).map_or(0, |(upstream, _)| *upstream)
         }
         Target::Redirect { status, .. } => {
-            redirect(context, &mut exchange, plan, *status, &progress.params);
+            redirect(context, &mut exchange, plan, *status, progress);
             return (exchange, Ok(Answer::Local));
         }
         Target::Respond { status, headers, body } => {
@@ -214,8 +215,10 @@ async fn request(
         Ok(answered) => {
             progress.upstream = Some((upstream.index, answered.lease.server));
             progress.sent = answered.sent;
-            headers::response_to_client(&mut exchange.response, &context.clock.date());
-            (exchange, Ok(Answer::Upstream(answered, times)))
+            match headers::response_to_client(&mut exchange.response, &context.clock.date()) {
+                Ok(()) => (exchange, Ok(Answer::Upstream(answered, times))),
+                Err(error) => (exchange, Err(error)),
+            }
         }
         Err(error) => {
             if error != RequestError::ClientGone {
@@ -283,7 +286,10 @@ fn find_route(
         Found::Route { index, params } => {
             progress.route = Some(index);
             progress.params = params;
-            if context.snapshot.plans[index].rewrite.reads_parameters() {
+            let plan = &context.snapshot.plans[index];
+            if plan.rewrite.reads_parameters()
+                || plan.redirect.as_ref().is_some_and(Redirect::reads_parameters)
+            {
                 progress.routed = Some(head.path().into());
             }
             exchange.route = Some(context.settings().routes[index].name.clone());
@@ -310,18 +316,19 @@ fn admit(
     if matches!(facts.framing, Framing::Length(length) if length > plan.body_bytes_max) {
         return Err(RequestError::BodyTooLarge);
     }
-    exchange.scheme = "http";
-    exchange.client_ip = client.peer.map(|peer| {
+    exchange.scheme = client.facts.scheme;
+    exchange.client_ip = client.facts.peer.map(|peer| {
         let trusted = &context.settings().trusted_proxies;
-        headers::client_ip(peer, trusted, &exchange.request)
+        client::client_ip(peer, trusted, &exchange.request)
     });
-    let facts = headers::ClientFacts {
-        peer: client.peer,
-        trusted: client.trusted,
-        scheme: exchange.scheme,
-        wall_ms: context.clock.wall_ms(),
+    let mut random = context.random.borrow_mut();
+    let stamp = Stamp {
+        unix_ms: context.clock.wall_ms(),
+        random: std::array::from_fn(|_| random.u64(..)),
+        // Upstreams record a trace unless its parent says no; nobody has said so.
+        sampled: true,
     };
-    headers::request_to_upstream(&mut exchange.request, &facts, &mut context.random.borrow_mut());
+    headers::request_to_upstream(&mut exchange.request, &client.facts, &stamp)?;
     Ok(())
 }
 
@@ -351,11 +358,14 @@ fn redirect(
     exchange: &mut Exchange,
     plan: &RoutePlan,
     status: u16,
-    params: &Params,
+    progress: &Progress,
 ) {
     let head = &exchange.request;
-    let location =
-        plan.redirect.as_ref().and_then(|to| to.location(head.authority(), head.target(), params));
+    let routed = progress.routed.as_deref().unwrap_or_default();
+    let location = plan
+        .redirect
+        .as_ref()
+        .and_then(|to| to.location(head.authority(), head.target(), routed, &progress.params));
     let Some(location) = location else {
         // It needs a host, and an HTTP/1.0 client did not say which.
         reply::error(exchange, RequestError::Malformed("missing Host"), None);
@@ -434,7 +444,7 @@ fn record(
         log.write(&AccessRecord {
             finished: &finished,
             request: &exchange.request,
-            client_ip: exchange.client_ip.or(client.peer),
+            client_ip: exchange.client_ip.or(client.facts.peer),
             route: exchange.route.as_deref(),
             cause: progress.error.map(RequestError::proxy_status).or(delivered.broken),
             wall_ms: context.clock.wall_ms(),

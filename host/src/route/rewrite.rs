@@ -150,11 +150,22 @@ impl Redirect {
         Ok(Self { parts, needs_host, is_local })
     }
 
+    /// Whether values of parameters are filled in, so that the routed path must be at hand.
+    pub fn reads_parameters(&self) -> bool {
+        self.parts.iter().any(|part| matches!(part, Part::Parameter(_) | Part::HostParameter(_)))
+    }
+
     /// The value of `Location`; `None` when it needs a host and the request has none.
     ///
-    /// `host` is as the client sent it, `target` path and query, normalized; `params` are found in
-    /// its path.
-    pub fn location(&self, host: Option<&str>, target: &str, params: &Params) -> Option<String> {
+    /// `host` is as the client sent it; `target`, `routed` and `params` as for
+    /// [`Rewrite::target`].
+    pub fn location(
+        &self,
+        host: Option<&str>,
+        target: &str,
+        routed: &str,
+        params: &Params,
+    ) -> Option<String> {
         let mut buffer = [0; HOST_BYTES_MAX];
         let host = host.and_then(|host| host::canonical(host, &mut buffer));
         if self.needs_host && host.is_none() {
@@ -165,8 +176,8 @@ impl Redirect {
         for part in &self.parts {
             match part {
                 Part::Literal(text) => out.extend_from_slice(text.as_bytes()),
-                Part::Parameter(place) => push_uri(&mut out, params.get(*place, path)),
-                Part::HostParameter(place) => push_name(&mut out, params.get(*place, path)),
+                Part::Parameter(place) => push_uri(&mut out, params.get(*place, routed)),
+                Part::HostParameter(place) => push_name(&mut out, params.get(*place, routed)),
                 Part::Host => push_host(&mut out, host.unwrap_or_default()),
                 Part::Path => push_uri(&mut out, path),
                 Part::Query { mark: true } if query.len() > 1 => push_uri(&mut out, query),
@@ -411,7 +422,8 @@ mod tests {
 
     fn location(to: &str, target: &str) -> Option<String> {
         let (params, names) = params(target);
-        Redirect::new(to, &names).unwrap().location(Some("Ex.com:8080"), target, &params)
+        let routed = split_query(target).0;
+        Redirect::new(to, &names).unwrap().location(Some("Ex.com:8080"), target, routed, &params)
     }
 
     #[test]
@@ -453,9 +465,9 @@ mod tests {
     fn a_redirect_to_a_missing_host_is_not_made() {
         let redirect = Redirect::new("https://{host}/", &[]).unwrap();
 
-        assert_eq!(redirect.location(None, "/", &Params::default()), None);
-        assert_eq!(redirect.location(Some(""), "/", &Params::default()), None);
-        let v6 = redirect.location(Some("[0::1]:80"), "/", &Params::default());
+        assert_eq!(redirect.location(None, "/", "/", &Params::default()), None);
+        assert_eq!(redirect.location(Some(""), "/", "/", &Params::default()), None);
+        let v6 = redirect.location(Some("[0::1]:80"), "/", "/", &Params::default());
         assert_eq!(v6.as_deref(), Some("https://[::1]/"));
     }
 
@@ -467,7 +479,7 @@ mod tests {
             let (params, names) = params(&target);
             let to = "https://{a}.x/{rest}{path}{host}?{query}";
             let redirect = Redirect::new(to, &names).unwrap();
-            if let Some(location) = redirect.location(Some(&host), &target, &params) {
+            if let Some(location) = redirect.location(Some(&host), &target, &target, &params) {
                 prop_assert!(location.bytes().all(|byte| byte.is_ascii_graphic()));
             }
         }

@@ -37,6 +37,7 @@ use tokio::sync::Notify;
 use crate::connection;
 use crate::http::Connection;
 use crate::io::{Stream, TICK};
+use crate::proxy::client::ClientFacts;
 use crate::proxy::{Client, Context, Snapshot};
 use crate::sys;
 use crate::telemetry::WorkerReport;
@@ -311,14 +312,12 @@ impl State {
     fn take(&self, stream: Stream, peer: Option<IpAddr>, listener: usize) {
         let context = Rc::clone(&self.context);
         context.telemetry.connection_accepted(listener);
-        let trusted = peer.is_some_and(|peer| {
-            context.settings().trusted_proxies.iter().any(|network| network.contains(&peer))
-        });
+        let trusted = &context.settings().trusted_proxies;
+        let facts = ClientFacts::new(peer, "http", trusted);
         let client = Client {
             connection: Connection::new(stream),
             timer: context.deadlines.timer(),
-            peer,
-            trusted,
+            facts,
             listener,
         };
         let guard = Open::new(self);

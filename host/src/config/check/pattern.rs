@@ -10,6 +10,12 @@ use crate::config::suggest;
 /// Longest path or template. Far longer than any in use, and short enough for every check.
 pub(super) const TEXT_BYTES_MAX: usize = 4096;
 
+/// Parameters of one route. The router keeps their places on the stack.
+const PARAMETERS_MAX: usize = 16;
+
+/// Segments of one path. The router recurses once per segment.
+const SEGMENTS_MAX: usize = 128;
+
 /// A route's path, taken apart.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct PathPattern<'a> {
@@ -31,6 +37,10 @@ pub(super) fn path(text: &str) -> Result<PathPattern<'_>, Refusal> {
     let mut pattern = PathPattern { literal: text, ..PathPattern::default() };
     let mut start = 0;
     let count = segments.split('/').count();
+    if count > SEGMENTS_MAX {
+        let message = format!("{} has more than {SEGMENTS_MAX} segments", quote(text));
+        return Err((message, "write less".into()));
+    }
     for (index, segment) in segments.split('/').enumerate() {
         pattern.shape.push('/');
         let last = index + 1 == count;
@@ -47,11 +57,15 @@ pub(super) fn path(text: &str) -> Result<PathPattern<'_>, Refusal> {
                 let message = format!("the parameter `{plain}` is there twice");
                 return Err((message, "give each its own name".into()));
             }
+            if pattern.parameters.len() == PARAMETERS_MAX {
+                let message = format!("{} has more than {PARAMETERS_MAX} parameters", quote(text));
+                return Err((message, "take the rest as one wildcard: `{*rest}`".into()));
+            }
             pattern.parameters.push(plain);
             pattern.shape.push_str(if name.starts_with('*') { "{*}" } else { "{}" });
         } else {
             literal(segment, last, text)?;
-            pattern.shape.push_str(segment);
+            pattern.shape.push_str(&one_spelling(segment));
         }
         start += segment.len() + 1;
     }
@@ -64,7 +78,9 @@ fn parameter(segment: &str) -> Result<Option<&str>, Refusal> {
     if let Some(name) = segment.strip_prefix('{').and_then(|inner| inner.strip_suffix('}')) {
         let plain = name.strip_prefix('*').unwrap_or(name);
         if !is_parameter_name(plain) {
-            return wrong("name it with letters, digits and `_`: `{name}` or `{*rest}`".into());
+            return wrong(
+                "name it with letters, digits, `_` and `-`: `{name}` or `{*rest}`".into(),
+            );
         }
         return Ok(Some(name));
     }
@@ -86,20 +102,73 @@ fn literal(segment: &str, last: bool, path: &str) -> Result<(), Refusal> {
     if segment.is_empty() && !last {
         return wrong("write one `/` between segments".into());
     }
-    if segment == "." || segment == ".." {
-        return wrong("remove `.` and `..`: no request's path holds them".into());
-    }
     if segment.contains('?') || segment.contains('#') {
         return wrong("remove the query: only the path is compared".into());
     }
     if !is_path_text(segment) {
         return wrong("write unusual characters percent-encoded, a space as `%20`".into());
     }
+    let decoded = decode(segment);
+    if decoded.contains(&0) {
+        return wrong("remove `%00`: a request with it is refused".into());
+    }
+    // Requests are compared without dot segments, and refused where these are hidden beside
+    // what some servers take for a separator.
+    let parts = decoded.split(|byte| b"/\\;".contains(byte));
+    if parts.into_iter().any(|part| part == b"." || part == b"..") {
+        return wrong("remove `.` and `..`: no request's path holds them".into());
+    }
     Ok(())
 }
 
+/// Checks a path without parameters: what is stripped, or what a template becomes.
+pub(super) fn literal_path(text: &str) -> Result<(), Refusal> {
+    short_enough(text)?;
+    let segments: Vec<_> = text.strip_prefix('/').unwrap_or(text).split('/').collect();
+    let last = segments.len() - 1;
+    segments.iter().enumerate().try_for_each(|(at, segment)| literal(segment, at == last, text))
+}
+
+/// `text` without its percent-encoding.
+fn decode(text: &str) -> Vec<u8> {
+    let mut decoded = Vec::with_capacity(text.len());
+    let mut bytes = text.bytes();
+    while let Some(byte) = bytes.next() {
+        let digit = |byte: Option<u8>| char::from(byte.unwrap_or_default()).to_digit(16);
+        let escaped =
+            if byte == b'%' { (digit(bytes.next()), digit(bytes.next())) } else { (None, None) };
+        match escaped {
+            (Some(high), Some(low)) => decoded.extend(u8::try_from(high * 16 + low)),
+            _ => decoded.push(byte),
+        }
+    }
+    decoded
+}
+
+/// A segment with one spelling for paths that match the same requests. RFC 3986 §6.2.2.
+fn one_spelling(segment: &str) -> String {
+    use std::fmt::Write;
+
+    let mut spelling = String::with_capacity(segment.len());
+    let mut rest = segment;
+    while let Some((before, after)) = rest.split_once('%') {
+        spelling.push_str(before);
+        let (digits, after) = after.split_at_checked(2).unwrap_or((after, ""));
+        match u8::from_str_radix(digits, 16) {
+            Ok(byte) if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) => {
+                spelling.push(byte.into());
+            }
+            // Writing to a string cannot fail.
+            _ => _ = write!(spelling, "%{}", digits.to_ascii_uppercase()),
+        }
+        rest = after;
+    }
+    spelling.push_str(rest);
+    spelling
+}
+
 /// Whether `text` holds only what a path may hold. RFC 3986 §3.3.
-pub(super) fn is_path_text(text: &str) -> bool {
+fn is_path_text(text: &str) -> bool {
     let bytes = text.as_bytes();
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=:@/%".contains(&byte);
     let escaped = |(index, byte): (usize, &u8)| {
@@ -114,8 +183,7 @@ pub(super) fn is_path_text(text: &str) -> bool {
 fn is_parameter_name(name: &str) -> bool {
     !name.is_empty()
         && name.len() <= 64
-        && !name.starts_with(|first: char| first.is_ascii_digit())
-        && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
+        && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-')
 }
 
 /// Checks that `text` is not longer than what the other checks are made for.
@@ -213,6 +281,7 @@ mod tests {
             ("/{*rest}", vec!["rest"], "/{*}", "/"),
             ("/{a}/{b}/{*c}", vec!["a", "b", "c"], "/{}/{}/{*}", "/"),
             ("/a%20b", vec![], "/a%20b", "/a%20b"),
+            ("/%61%2f/{a-b}", vec!["a-b"], "/a%2F/{}", "/%61%2f/"),
         ] {
             let shape = shape.to_owned();
             assert_eq!(path(text), Ok(PathPattern { parameters, shape, literal }), "{text}");
@@ -228,10 +297,14 @@ mod tests {
             ("/{*rest}/x", "end the path with it, or use a `{name}` parameter"),
             ("/{a}/{a}", "give each its own name"),
             ("/file-{id}", "a parameter is a whole segment: `/{name}/`"),
-            ("/{1}", "name it with letters, digits and `_`: `{name}` or `{*rest}`"),
-            ("/{}", "name it with letters, digits and `_`: `{name}` or `{*rest}`"),
+            ("/{a.b}", "name it with letters, digits, `_` and `-`: `{name}` or `{*rest}`"),
+            ("/{}", "name it with letters, digits, `_` and `-`: `{name}` or `{*rest}`"),
             ("/a//b", "write one `/` between segments"),
             ("/a/../b", "remove `.` and `..`: no request's path holds them"),
+            ("/a/%2E%2e", "remove `.` and `..`: no request's path holds them"),
+            ("/a/..%2fb", "remove `.` and `..`: no request's path holds them"),
+            ("/a/..;b", "remove `.` and `..`: no request's path holds them"),
+            ("/a%00", "remove `%00`: a request with it is refused"),
             ("/a?b=c", "remove the query: only the path is compared"),
             ("/a b", "write unusual characters percent-encoded, a space as `%20`"),
             ("/ä", "write unusual characters percent-encoded, a space as `%20`"),

@@ -54,9 +54,7 @@ fn strip(prefix: &str, pattern: &PathPattern<'_>) -> Result<String, Refusal> {
     if bare.contains(['{', '}']) {
         return wrong("it takes no parameters: use `rewrite.path` with `{*rest}`".into());
     }
-    if !pattern::is_path_text(bare) {
-        return wrong("write unusual characters percent-encoded, a space as `%20`".into());
-    }
+    pattern::literal_path(bare)?;
     let literal = pattern.literal.trim_end_matches('/');
     let below = |long: &str, short: &str| {
         long.strip_prefix(short).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
@@ -78,10 +76,12 @@ fn new_path(path: &str, pattern: &PathPattern<'_>) -> Result<(), Refusal> {
     if path.contains(['?', '#']) {
         return wrong("remove the query: the request's own stays".into());
     }
-    if !pattern::is_path_text(&path.replace(['{', '}'], "")) {
-        return wrong("write unusual characters percent-encoded, a space as `%20`".into());
+    // Filled in as harmlessly as can be, it must be a path.
+    let mut sample = String::new();
+    for (index, part) in path.split(['{', '}']).enumerate() {
+        sample.push_str(if index % 2 == 0 { part } else { "x" });
     }
-    Ok(())
+    pattern::literal_path(&sample)
 }
 
 /// Whether `text` can stand in `Host`. RFC 9110 §7.2.

@@ -287,7 +287,35 @@ fn location(to: &str, known: &[&str]) -> Result<(), Refusal> {
             format!("write {} or {}", json(&format!("https://{to}")), json(&format!("/{to}"))),
         ));
     }
-    pattern::placeholders(to, known, "filled in here")
+    pattern::placeholders(to, known, "filled in here")?;
+    own_host(to)
+}
+
+/// Checks that no client chooses the host of a redirect: where a URL has its host, a parameter
+/// must be followed by a domain.
+fn own_host(to: &str) -> Result<(), Refusal> {
+    let Some((scheme, authority)) = to.split_once("//") else { return Ok(()) };
+    if scheme.contains('{') {
+        return Ok(());
+    }
+    let mut rest = &authority[..authority.find(['/', '?', '#']).unwrap_or(authority.len())];
+    while let Some((_, after)) = rest.split_once('{') {
+        let (name, after) = after.split_once('}').unwrap_or((after, ""));
+        // A path begins with a slash, and so ends the host.
+        if name == "path" {
+            return Ok(());
+        }
+        if name == "query" || name != "host" && !after.starts_with('.') {
+            let message = format!("`{{{name}}}` would let the client choose where to be sent");
+            let cure = format!(
+                "write a domain or `/` around it: `https://{{{name}}}.example.com/` \
+                                or `https://example.com/{{{name}}}`"
+            );
+            return Err((message, cure));
+        }
+        rest = after;
+    }
+    Ok(())
 }
 
 fn respond(respond: &RespondConfig, at: &At, report: &mut Report) -> Target {

@@ -239,6 +239,13 @@ fn targets_of_routes_are_cured() {
             ],
         ),
         (
+            r#""redirect": {"to": "https://{host}{id}/"}"#,
+            &[
+                "3:20: routes[0].redirect.to: `{id}` would let the client choose where to be sent; write \
+                 a domain or `/` around it: `https://{id}.example.com/` or `https://example.com/{id}`",
+            ],
+        ),
+        (
             r#""redirect": {"to": "example.com"}"#,
             &["3:20: routes[0].redirect.to: `example.com` is neither a URL nor a path; write \
                  \"https://example.com\" or \"/example.com\""],
@@ -320,6 +327,13 @@ fn conditions_and_rewrites_of_routes_are_cured() {
             r#""upstream": "echo", "rewrite": {"strip_prefix": "api"}"#,
             &[
                 "3:49: routes[0].rewrite.strip_prefix: `api` is not a prefix to strip; write \"/api\"",
+            ],
+        ),
+        (
+            r#""upstream": "echo", "rewrite": {"path": "/../{id}"}"#,
+            &[
+                "3:41: routes[0].rewrite.path: the path `/../x` is not valid; remove `.` and `..`: no \
+                 request's path holds them",
             ],
         ),
         (

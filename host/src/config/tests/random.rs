@@ -207,7 +207,7 @@ impl Seeded {
         match schema.get("type").and_then(Value::as_str) {
             Some("null") => Value::Null,
             Some("boolean") => json!(self.below(2) == 0),
-            Some("number") => json!(self.below(1000) as f64 / 999.0),
+            Some("number") => json!(f64::from(u32::try_from(self.below(1000)).unwrap()) / 999.0),
             Some("integer") => {
                 let low = schema.get("minimum").and_then(Value::as_i64).unwrap_or(0);
                 let high = schema.get("maximum").and_then(Value::as_i64).unwrap_or(i64::MAX);

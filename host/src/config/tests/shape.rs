@@ -387,3 +387,22 @@ fn problems_are_data_for_programs() {
     assert_eq!((&first["path"], &first["message"]), (&"x".into(), &"`x` is not a key here".into()));
     assert!(first["cure"].as_str().unwrap().starts_with("remove it; the keys here are `$schema`"));
 }
+
+/// A plugin's `init` runs after all checks, and its refusal must lead to the file as well.
+#[test]
+fn what_a_plugin_refuses_has_a_place_too() {
+    let mut overrides = Overrides::default();
+    overrides.set("routes[1].middleware=[\"jwt\"]").unwrap();
+    let text = b"{\"routes\": [{},\n {\"middleware\": [\"x\"]}]}";
+    let at = |text: &[u8], path: &str| {
+        problem_at(text, "z.json", &overrides, path, "no secret", "give one").to_string()
+    };
+
+    let flag = at(text, "routes[1].middleware[0]");
+    let file = at(text, "routes[1]");
+    let gone = at(b"{\xff", "plugins[\"a.b\"]");
+
+    assert_eq!(flag, "--set routes[1].middleware: routes[1].middleware[0]: no secret; give one");
+    assert_eq!(file, "z.json:2:2: routes[1]: no secret; give one");
+    assert_eq!(gone, "z.json: plugins[\"a.b\"]: no secret; give one");
+}
