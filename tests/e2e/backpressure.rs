@@ -59,7 +59,6 @@ fn slow_client(framing: &'static str) {
     assert_eq!(gateway.get("/small").text(), "small");
     let before = gateway.memory_kib();
     let mut client = gateway.connect();
-    client.receive_little();
 
     client.send("GET /large HTTP/1.1\r\nHost: a\r\n\r\n");
     let head = client.try_response_head("GET").unwrap();
@@ -77,7 +76,6 @@ fn slow_upstream(framing: &'static str) {
     let (go, wait) = mpsc::channel::<()>();
     let wait = Mutex::new(wait);
     let upstream = Upstream::start(move |connection| {
-        connection.receive_little();
         loop {
             let head = connection.request_head()?;
             if head.target() == "/small" {

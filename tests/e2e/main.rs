@@ -8,9 +8,13 @@
 
 mod backpressure;
 mod bad_upstream;
+mod balance;
 mod bodies;
 mod framing;
 mod harness;
 mod headers;
 mod http;
+mod limits;
+mod routing;
 mod upstream;
+mod websocket;
