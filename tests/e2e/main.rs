@@ -6,10 +6,16 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 #![allow(unreachable_pub, reason = "the harness is written like a library of its own")]
 
+mod access_log;
+mod admin;
 mod backpressure;
 mod bad_upstream;
 mod balance;
 mod bodies;
+mod cli;
+mod config;
+mod defaults;
+mod drain;
 mod framing;
 mod harness;
 mod headers;
