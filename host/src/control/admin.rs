@@ -1,16 +1,268 @@
-//! stub
-use crate::config::{Address, Admin};
+//! The admin server: health, metrics and what is running, for operators and their machines.
+//!
+//! On a listener and a thread of its own, so that it answers while the workers are busy. Not a hot
+//! path: hyper serves it. A peer can neither hang nor grow it: heads have a time limit, connections
+//! are capped, bodies are not read.
+//!
+//! Not here: what the answers say (`running`, `metrics`).
+
+use std::convert::Infallible;
+use std::rc::Rc;
 use std::sync::Arc;
-pub struct AdminServer(Address);
-pub struct AdminSocket(Address);
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper::header::{
+    ACCEPT, ALLOW, AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, HeaderValue, WWW_AUTHENTICATE,
+};
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper::{Method, Request, Response, StatusCode};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::{TcpListener, UnixListener};
+use tokio::sync::{Notify, Semaphore};
+
+use super::running::Running;
+use crate::config::{self, Address};
+use crate::worker::listen::{self, Listening};
+
+/// Open admin connections. Monitoring needs a handful.
+const CONNECTIONS_MAX: usize = 256;
+
+/// A connection is closed when no request head arrives for so long.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
+
+const PATHS: [&str; 7] =
+    ["/livez", "/readyz", "/metrics", "/info", "/routes", "/plugins", "/workers"];
+
+/// The admin listener, bound and not yet served.
+pub struct AdminSocket {
+    address: Address,
+    listening: Listening,
+    token: Option<Arc<str>>,
+}
+
+/// A running admin server. Dropping it stops it.
+pub struct AdminServer {
+    address: Address,
+    stop: Arc<Notify>,
+    thread: Option<JoinHandle<()>>,
+}
+
 impl AdminServer {
-    pub fn bind(a: &Admin) -> anyhow::Result<AdminSocket> {
-        Ok(AdminSocket(a.address.clone()))
+    /// Binds the listener.
+    ///
+    /// # Errors
+    ///
+    /// The address cannot be bound.
+    pub fn bind(admin: &config::Admin) -> anyhow::Result<AdminSocket> {
+        let listener = config::Listener { address: admin.address.clone(), backlog: 128 };
+        let (address, sockets) = listen::bind(&listener, 1).context("admin")?;
+        let listening = sockets.into_iter().next().context("admin: no socket")?;
+        Ok(AdminSocket { address, listening, token: admin.token.clone() })
     }
-    pub fn start(s: AdminSocket, _r: Arc<super::running::Running>) -> anyhow::Result<Self> {
-        Ok(Self(s.0))
+
+    /// Serves until dropped.
+    ///
+    /// # Errors
+    ///
+    /// The thread cannot be started.
+    pub fn start(socket: AdminSocket, running: Arc<Running>) -> anyhow::Result<Self> {
+        let AdminSocket { address, listening, token } = socket;
+        let stop = Arc::new(Notify::new());
+        let stopped = Arc::clone(&stop);
+        let thread = std::thread::Builder::new()
+            .name("admin".to_owned())
+            .spawn(move || {
+                let admin = Admin { running, token };
+                if let Err(error) = serve(admin, listening, &stopped) {
+                    log::error!(target: "admin", "{error:#}");
+                }
+            })
+            .context("cannot start the admin thread")?;
+        Ok(Self { address, stop, thread: Some(thread) })
     }
+
+    /// Where it listens.
+    #[must_use]
     pub fn address(&self) -> &Address {
-        &self.0
+        &self.address
     }
+}
+
+impl Drop for AdminServer {
+    fn drop(&mut self) {
+        self.stop.notify_one();
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            log::error!(target: "admin", "the admin thread panicked");
+        }
+        if let Address::Unix(path) = &self.address {
+            // Somebody may have cleaned up already.
+            let _ = std::fs::remove_file(path);
+        }
+    }
+}
+
+struct Admin {
+    running: Arc<Running>,
+    token: Option<Arc<str>>,
+}
+
+type Answer = Response<Full<Bytes>>;
+
+enum Socket {
+    Tcp(TcpListener),
+    Unix(UnixListener),
+}
+
+fn serve(admin: Admin, listening: Listening, stop: &Notify) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_io()
+        .enable_time()
+        .build_local(tokio::runtime::LocalOptions::default())?;
+    let admin = Rc::new(admin);
+    runtime.block_on(async {
+        let socket = match listening {
+            Listening::Tcp(socket) => Socket::Tcp(TcpListener::from_std(socket)?),
+            Listening::Unix(socket) => Socket::Unix(UnixListener::from_std(socket)?),
+        };
+        let slots = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+        loop {
+            let slot = Arc::clone(&slots).acquire_owned();
+            let slot = tokio::select! {
+                () = stop.notified() => return Ok(()),
+                slot = slot => slot?,
+            };
+            let admin = Rc::clone(&admin);
+            tokio::select! {
+                () = stop.notified() => return Ok(()),
+                accepted = accept(&socket, admin) => match accepted {
+                    Ok(connection) => {
+                        tokio::task::spawn_local(async move {
+                            connection.await;
+                            drop(slot);
+                        });
+                    }
+                    // Out of descriptors, most likely: do not spin.
+                    Err(error) => {
+                        log::warn!(target: "admin", "accept: {error}");
+                        tokio::time::sleep(Duration::from_millis(100)).await;
+                    }
+                },
+            }
+        }
+    })
+}
+
+/// Takes the next connection; what is returned serves it.
+async fn accept(
+    socket: &Socket,
+    admin: Rc<Admin>,
+) -> std::io::Result<std::pin::Pin<Box<dyn Future<Output = ()>>>> {
+    Ok(match socket {
+        Socket::Tcp(socket) => Box::pin(connection(socket.accept().await?.0, admin)),
+        Socket::Unix(socket) => Box::pin(connection(socket.accept().await?.0, admin)),
+    })
+}
+
+async fn connection(
+    stream: impl tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + 'static,
+    admin: Rc<Admin>,
+) {
+    let service = service_fn(move |request| {
+        let admin = Rc::clone(&admin);
+        async move { Ok::<_, Infallible>(answer(&admin, &request).await) }
+    });
+    let served = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_TIMEOUT)
+        .max_buf_size(64 * 1024)
+        .serve_connection(TokioIo::new(stream), service)
+        .await;
+    if let Err(error) = served {
+        log::debug!(target: "admin", "{error}");
+    }
+}
+
+async fn answer(admin: &Admin, request: &Request<Incoming>) -> Answer {
+    let path = request.uri().path();
+    if !PATHS.contains(&path) {
+        return problem(StatusCode::NOT_FOUND, &format!("there are: {}", PATHS.join(" ")));
+    }
+    if !matches!(*request.method(), Method::GET | Method::HEAD) {
+        let mut answer = problem(StatusCode::METHOD_NOT_ALLOWED, "use GET or HEAD");
+        answer.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
+        return answer;
+    }
+    if !matches!(path, "/livez" | "/readyz") && !is_allowed(admin, request) {
+        let mut answer = problem(StatusCode::UNAUTHORIZED, "send `Authorization: Bearer <token>`");
+        answer.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        return answer;
+    }
+    let running = &admin.running;
+    match path {
+        "/livez" => json(StatusCode::OK, &serde_json::json!({ "live": true })),
+        "/readyz" => {
+            let ready = running.is_ready();
+            let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+            json(status, &serde_json::json!({ "ready": ready, "draining": running.is_draining() }))
+        }
+        "/metrics" => metrics(running, request).await,
+        "/info" => json(StatusCode::OK, &running.info()),
+        "/routes" => json(StatusCode::OK, &running.routes()),
+        "/plugins" => json(StatusCode::OK, &running.plugins(&running.reports().await)),
+        _ => json(StatusCode::OK, &running.workers_json(&running.reports().await)),
+    }
+}
+
+async fn metrics(running: &Running, request: &Request<Incoming>) -> Answer {
+    let accept = request.headers().get(ACCEPT).and_then(|value| value.to_str().ok());
+    let openmetrics = accept.is_some_and(|accept| accept.contains("application/openmetrics-text"));
+    let text = running.metrics(&running.reports().await, openmetrics);
+    let content_type = if openmetrics {
+        "application/openmetrics-text; version=1.0.0; charset=utf-8"
+    } else {
+        "text/plain; version=0.0.4; charset=utf-8"
+    };
+    respond(StatusCode::OK, content_type, text)
+}
+
+fn is_allowed(admin: &Admin, request: &Request<Incoming>) -> bool {
+    let Some(token) = &admin.token else { return true };
+    let given = request.headers().get(AUTHORIZATION).map(HeaderValue::as_bytes);
+    let given = given.and_then(|value| value.strip_prefix(b"Bearer ")).unwrap_or_default();
+    // The time must not tell how much of the token was right; its length is no secret.
+    let differing = given
+        .iter()
+        .zip(token.as_bytes())
+        .fold(0, |differing, (left, right)| std::hint::black_box(differing | (left ^ right)));
+    given.len() == token.len() && differing == 0
+}
+
+fn json(status: StatusCode, value: &serde_json::Value) -> Answer {
+    respond(status, "application/json", format!("{value:#}\n"))
+}
+
+/// RFC 9457.
+fn problem(status: StatusCode, detail: &str) -> Answer {
+    let title = status.canonical_reason().unwrap_or_default();
+    let value = serde_json::json!({
+        "type": "about:blank", "title": title, "status": status.as_u16(), "detail": detail,
+    });
+    respond(status, "application/problem+json", format!("{value:#}\n"))
+}
+
+fn respond(status: StatusCode, content_type: &'static str, text: String) -> Answer {
+    let mut answer = Response::new(Full::new(Bytes::from(text)));
+    *answer.status_mut() = status;
+    let fields = answer.headers_mut();
+    fields.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+    fields.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    answer
 }

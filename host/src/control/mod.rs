@@ -10,6 +10,7 @@
 //! Not here: what a worker does (`worker`), signals and flags (`main`).
 
 pub mod admin;
+pub mod metrics;
 pub mod snapshot;
 mod running;
 
@@ -17,8 +18,11 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::time::{Duration, Instant};
 
+use anyhow::Context as _;
+
 use crate::config::{self, Acceptors, Address, Config, Problems, Settings, System};
 use crate::plugin::{Middleware, PluginEngine};
+use crate::telemetry::AccessLog;
 use crate::worker::listen::{self, Listening};
 use crate::worker::topology::Machine;
 use crate::worker::{Acceptor, Shared, Worker, placement};
@@ -258,6 +262,9 @@ fn start(settings: Settings, natives: &Natives, tolerant: bool) -> Result<Gatewa
         .map_err(StartError::Plugin)?,
     );
     let settings = &snapshot.settings;
+    let access_log = AccessLog::open(&settings.access_log)
+        .context("access_log.path cannot be opened")
+        .map_err(StartError::Other)?;
     let dedicated = settings.workers.acceptors == Acceptors::Dedicated;
     let copies = if dedicated { 1 } else { places.len() };
     let mut bound = Vec::new();
@@ -273,7 +280,12 @@ fn start(settings: Settings, natives: &Natives, tolerant: bool) -> Result<Gatewa
     let mut sockets = deal_out(bound, places.len(), dedicated);
     let shared = Arc::new(Shared {
         connections: AtomicUsize::new(0),
-        make_context: Box::new(running::make_context),
+        make_context: {
+            let access_log = access_log.clone();
+            Box::new(move |worker, snapshot| {
+                running::make_context(worker, snapshot, access_log.as_ref())
+            })
+        },
     });
     let mut workers = Vec::new();
     for place in places {
@@ -290,7 +302,7 @@ fn start(settings: Settings, natives: &Natives, tolerant: bool) -> Result<Gatewa
         }
     }
     let drain_timeout = settings.drain_timeout;
-    let running = Arc::new(Running::new(Arc::clone(&snapshot), machine, workers));
+    let running = Arc::new(Running::new(Arc::clone(&snapshot), machine, &addresses, workers, access_log));
     let admin = admin_socket
         .map(|socket| admin::AdminServer::start(socket, Arc::clone(&running)))
         .transpose()

@@ -6,12 +6,17 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
-use crate::config::Target;
+use crossbeam::channel::{TryRecvError, bounded};
+use serde_json::{Value, json};
+
+use super::metrics::{self, Globals, Report};
+use crate::config::{Address, HostPattern, Matching, PluginSource, Target};
 use crate::http::HeadLimits;
-use crate::plugin::Instances;
+use crate::plugin::{Instances, PlanSource};
 use crate::proxy::{Clock, Context, Snapshot};
-use crate::telemetry::WorkerTelemetry;
+use crate::telemetry::{self, AccessLog, WorkerTelemetry};
 use crate::upstream::Upstream;
 use crate::upstream::balance::Balancer;
 use crate::worker::topology::Machine;
@@ -20,30 +25,57 @@ use crate::worker::{Message, Worker};
 /// A read takes at most a buffer, so a head must end within one.
 const HEAD_BYTES_MAX: usize = 192 * 1024;
 
+/// How long a scrape waits for workers. A worker is busy with one plugin call for at most
+/// `time_ms_max`.
+const REPORT_WAIT: Duration = Duration::from_secs(1);
+
 /// A gateway that runs.
 pub struct Running {
     snapshot: Arc<Snapshot>,
     machine: Machine,
+    listeners: Vec<String>,
     workers: Mutex<Vec<Worker>>,
+    access_log: Option<Arc<AccessLog>>,
     ready: AtomicBool,
     draining: AtomicBool,
+    started: Instant,
 }
 
 impl Running {
     /// Takes note of what was started.
-    pub fn new(snapshot: Arc<Snapshot>, machine: Machine, workers: Vec<Worker>) -> Self {
+    #[expect(clippy::disallowed_methods, reason = "uptime, outside of any worker")]
+    pub fn new(
+        snapshot: Arc<Snapshot>,
+        machine: Machine,
+        listeners: &[Address],
+        workers: Vec<Worker>,
+        access_log: Option<Arc<AccessLog>>,
+    ) -> Self {
         Self {
             snapshot,
             machine,
+            listeners: listeners.iter().map(Address::to_string).collect(),
             workers: Mutex::new(workers),
+            access_log,
             ready: AtomicBool::new(false),
             draining: AtomicBool::new(false),
+            started: Instant::now(),
         }
     }
 
     /// From now on `/readyz` says yes.
     pub fn set_ready(&self) {
         self.ready.store(true, Ordering::Release);
+    }
+
+    /// Whether new requests are welcome.
+    pub fn is_ready(&self) -> bool {
+        self.ready.load(Ordering::Acquire) && !self.is_draining()
+    }
+
+    /// Whether it is about to end.
+    pub fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::Acquire)
     }
 
     /// From now on `/readyz` says no.
@@ -63,7 +95,7 @@ impl Running {
         self.workers().iter().all(Worker::has_ended)
     }
 
-    /// Ends every worker now, and waits for it.
+    /// Ends every worker now, waits for it, and writes what it left in the access log.
     pub fn stop_workers(&self) {
         let mut workers = self.workers();
         for worker in workers.iter() {
@@ -72,10 +104,176 @@ impl Running {
         for worker in workers.iter_mut() {
             worker.join();
         }
+        if let Some(log) = &self.access_log {
+            log.flush();
+        }
     }
 
     /// Opens log files anew.
-    pub fn reopen_logs(&self) {}
+    pub fn reopen_logs(&self) {
+        if let Some(log) = &self.access_log {
+            log.reopen();
+        }
+    }
+
+    /// Asks every worker for its counts. One that does not answer in time is left out.
+    #[expect(clippy::disallowed_methods, reason = "a deadline, outside of any worker")]
+    pub async fn reports(&self) -> Vec<Report> {
+        let (sender, receiver, mut missing) = {
+            let workers = self.workers();
+            let (sender, receiver) = bounded(workers.len().max(1));
+            for worker in workers.iter() {
+                worker.send(Message::Report(sender.clone()));
+            }
+            (sender, receiver, workers.len())
+        };
+        drop(sender);
+        let deadline = Instant::now() + REPORT_WAIT;
+        let mut reports: Vec<Report> = Vec::new();
+        while missing > 0 && Instant::now() < deadline {
+            match receiver.try_recv() {
+                Ok(report) => {
+                    reports.push(report);
+                    missing -= 1;
+                }
+                Err(TryRecvError::Empty) => tokio::time::sleep(Duration::from_millis(1)).await,
+                Err(TryRecvError::Disconnected) => break,
+            }
+        }
+        reports.sort_by_key(|report| report.worker);
+        reports
+    }
+
+    /// Everything counted, as text.
+    pub fn metrics(&self, reports: &[Report], openmetrics: bool) -> String {
+        let globals = Globals {
+            access_log_dropped: self.access_log.as_ref().map_or(0, |log| log.dropped()),
+            log_dropped: telemetry::log::dropped(),
+        };
+        let settings = &self.snapshot.settings;
+        metrics::render(settings, &self.listeners, reports, globals, openmetrics)
+    }
+
+    /// What is running.
+    pub fn info(&self) -> Value {
+        let mut info = super::build_info();
+        info["uptime_ms"] = json!(u64::try_from(self.started.elapsed().as_millis()).ok());
+        info["listeners"] = json!(self.listeners);
+        info["workers"] = json!(self.workers().len());
+        info["config_generation"] = json!(1);
+        info["ready"] = json!(self.is_ready());
+        info["draining"] = json!(self.is_draining());
+        info
+    }
+
+    /// Every route, in the order of the file.
+    pub fn routes(&self) -> Value {
+        let settings = &self.snapshot.settings;
+        let upstream = |index: usize| settings.upstreams[index].name.as_ref();
+        let routes = settings.routes.iter().map(|route| {
+            let hosts = route.hosts.iter().map(|host| match host {
+                HostPattern::Exact(host) => host.clone(),
+                HostPattern::Suffix(suffix) => format!("*{suffix}"),
+            });
+            let target = match &route.target {
+                Target::Upstream(index) => json!({ "upstream": upstream(*index) }),
+                Target::Split(shares) => {
+                    let shares = shares.iter().map(
+                        |(index, weight)| json!({ "upstream": upstream(*index), "weight": weight }),
+                    );
+                    json!({ "upstream": shares.collect::<Vec<_>>() })
+                }
+                Target::Redirect { status, to } => {
+                    json!({ "redirect": { "status": status, "to": to } })
+                }
+                Target::Respond { status, .. } => json!({ "respond": { "status": status } }),
+            };
+            let plugin = |index: usize| settings.plugins[index].name.as_ref();
+            json!({
+                "name": route.name.as_ref(),
+                "hosts": hosts.collect::<Vec<_>>(),
+                "path": route.path,
+                "match": match route.matching {
+                    Matching::Prefix => "prefix",
+                    Matching::Exact => "exact",
+                },
+                "methods": route.methods,
+                "priority": route.priority,
+                "target": target,
+                "middleware": route.chain.iter().map(|item| plugin(item.plugin)).collect::<Vec<_>>(),
+            })
+        });
+        json!({ "routes": routes.collect::<Vec<_>>() })
+    }
+
+    /// Every plugin, whether a route uses it or not.
+    pub fn plugins(&self, reports: &[Report]) -> Value {
+        let settings = &self.snapshot.settings;
+        let plugins = settings.plugins.iter().zip(&self.snapshot.plugins).map(|(plugin, state)| {
+            let mut value = json!({ "name": plugin.name.as_ref() });
+            if let PluginSource::File(path) = &plugin.source {
+                value["path"] = json!(path);
+            }
+            match state {
+                Ok(PlanSource::Wasm(loaded)) => {
+                    value["kind"] = json!("wasm");
+                    value["state"] = json!("ready");
+                    value["digest"] = json!(loaded.digest());
+                    value["generation"] = json!(loaded.generation());
+                    value["hooks"] = json!(loaded.hooks().names());
+                }
+                Ok(PlanSource::Native(_)) => {
+                    value["kind"] = json!("native");
+                    value["state"] = json!("ready");
+                }
+                Err(problem) => {
+                    value["state"] = json!("refused");
+                    value["problem"] = json!(problem);
+                }
+            }
+            let stats = reports
+                .iter()
+                .flat_map(|report| &report.plugins)
+                .filter(|stats| stats.plugin == plugin.name);
+            let (mut instances, mut traps, mut memory) = (0, 0, 0);
+            for stats in stats {
+                instances += stats.instances;
+                traps += stats.traps;
+                memory += stats.memory_bytes;
+            }
+            value["instances"] = json!(instances);
+            value["traps"] = json!(traps);
+            value["memory_bytes"] = json!(memory);
+            value
+        });
+        json!({ "plugins": plugins.collect::<Vec<_>>() })
+    }
+
+    /// Every worker: where it sits and what it has.
+    pub fn workers_json(&self, reports: &[Report]) -> Value {
+        let workers = self.workers();
+        let workers = workers.iter().map(|worker| {
+            let place = worker.placement;
+            let mut value =
+                json!({ "worker": place.worker, "cpu": place.cpu, "node": place.node });
+            match reports.iter().find(|report| report.worker == place.worker) {
+                Some(report) => {
+                    let listeners = &report.counts.listeners;
+                    let open: u64 = listeners.iter().map(|one| one.active + one.idle).sum();
+                    let accepted: u64 = listeners.iter().map(|one| one.accepted).sum();
+                    value["state"] = json!("running");
+                    value["connections"] = json!(open);
+                    value["accepted"] = json!(accepted);
+                    value["utilisation"] = json!(report.counts.utilisation);
+                }
+                None if worker.has_ended() => value["state"] = json!("ended"),
+                None => value["state"] = json!("busy"),
+            }
+            value
+        });
+        let workers: Vec<Value> = workers.collect();
+        json!({ "workers": workers, "topology": self.machine.topology })
+    }
 
     fn workers(&self) -> MutexGuard<'_, Vec<Worker>> {
         // A panic while the list was held cannot have broken it: it never changes.
@@ -84,7 +282,11 @@ impl Running {
 }
 
 /// Makes what a worker lends its requests; to be called on the worker's own thread.
-pub fn make_context(worker: usize, snapshot: &Arc<Snapshot>) -> anyhow::Result<Context> {
+pub fn make_context(
+    worker: usize,
+    snapshot: &Arc<Snapshot>,
+    access_log: Option<&Arc<AccessLog>>,
+) -> anyhow::Result<Context> {
     let settings = &snapshot.settings;
     let mut instances = Instances::new();
     let chains = snapshot
@@ -93,7 +295,12 @@ pub fn make_context(worker: usize, snapshot: &Arc<Snapshot>) -> anyhow::Result<C
         .map(|plan| instances.chain(&plan.chain))
         .collect::<Result<Vec<_>, _>>()
         .map_err(|problem| anyhow::anyhow!("{problem}"))?;
-    let upstreams = settings.upstreams.iter().enumerate();
+    let upstreams: Vec<Upstream> = settings
+        .upstreams
+        .iter()
+        .enumerate()
+        .map(|(index, one)| Upstream::new(index, one, worker))
+        .collect();
     let splits = settings.routes.iter().map(|route| match &route.target {
         Target::Split(shares) => {
             let weights: Vec<u32> = shares.iter().map(|(_, weight)| *weight).collect();
@@ -107,10 +314,12 @@ pub fn make_context(worker: usize, snapshot: &Arc<Snapshot>) -> anyhow::Result<C
         fields_max: limits.headers_max,
         target_bytes_max: limits.uri_bytes_max,
     };
+    let servers: Vec<usize> = upstreams.iter().map(|one| one.connections().count()).collect();
     Ok(Context {
         worker,
+        instances,
         chains,
-        upstreams: upstreams.map(|(index, one)| Upstream::new(index, one, worker)).collect(),
+        upstreams,
         splits: splits.collect(),
         pool: Rc::default(),
         deadlines: Rc::default(),
@@ -118,8 +327,12 @@ pub fn make_context(worker: usize, snapshot: &Arc<Snapshot>) -> anyhow::Result<C
         out: RefCell::default(),
         clock: Clock::new(),
         random: RefCell::new(fastrand::Rng::new()),
-        telemetry: WorkerTelemetry::default(),
-        access_log: None,
+        telemetry: WorkerTelemetry::new(
+            settings.listeners.len(),
+            settings.routes.len(),
+            &servers,
+        ),
+        access_log: access_log.map(AccessLog::logger),
         draining: Cell::new(false),
         response_limits: HeadLimits { fields_max: head_limits.fields_max.max(256), ..head_limits },
         head_limits,

@@ -43,9 +43,19 @@ pub enum Bad {
 }
 
 /// A plugin that is ready to be configured.
+#[derive(Clone)]
 enum Source {
     Wasm(Arc<Plugin>),
     Native(Arc<NativeFactory>),
+}
+
+impl Source {
+    fn into_plan(self) -> PlanSource {
+        match self {
+            Self::Wasm(plugin) => PlanSource::Wasm(plugin),
+            Self::Native(factory) => PlanSource::Native(factory),
+        }
+    }
 }
 
 /// Makes a snapshot of checked settings.
@@ -108,10 +118,7 @@ pub fn build(
                 }
             };
             links.push(LinkPlan {
-                plugin: match source {
-                    Source::Wasm(plugin) => PlanSource::Wasm(Arc::clone(plugin)),
-                    Source::Native(factory) => PlanSource::Native(Arc::clone(factory)),
-                },
+                plugin: source.clone().into_plan(),
                 name: Arc::clone(name),
                 config: Arc::clone(&item.config),
                 on_error: item.on_error,
@@ -146,7 +153,8 @@ pub fn build(
         })
         .collect::<Result<Vec<_>, PatternError>>()
         .map_err(|error| invalid(&error))?;
-    Ok(Snapshot { settings, router, plans })
+    let plugins = sources.into_iter().map(|source| source.map(Source::into_plan)).collect();
+    Ok(Snapshot { settings, router, plans, plugins })
 }
 
 /// What a route answers whose plugin is bad.

@@ -159,6 +159,20 @@ pub struct Fields {
     pub(super) bytes: Vec<u8>,
     pub(super) lines: Vec<Line>,
     edited: usize,
+    /// Indexes into `lines` of those removed since the message began, in that order.
+    removals: Vec<u32>,
+    /// How often `clear` was called: tells a mark on this message from one on another.
+    message: u32,
+}
+
+/// A moment in the life of [`Fields`] that they can go back to.
+#[derive(Clone, Copy, Debug)]
+pub struct Mark {
+    bytes: usize,
+    lines: usize,
+    edited: usize,
+    removals: usize,
+    message: u32,
 }
 
 /// Whether `name` is a token (RFC 9110 §5.6.2).
@@ -203,6 +217,34 @@ impl Fields {
         self.bytes.shrink_to(KEPT_BYTES_MAX);
         self.lines.clear();
         self.edited = 0;
+        self.removals.clear();
+        self.message = self.message.wrapping_add(1);
+    }
+
+    /// Remembers this moment. Costs a few copies and no memory.
+    pub fn mark(&self) -> Mark {
+        Mark {
+            bytes: self.bytes.len(),
+            lines: self.lines.len(),
+            edited: self.edited,
+            removals: self.removals.len(),
+            message: self.message,
+        }
+    }
+
+    /// Undoes every edit since `mark`. False, and nothing is done, when the message of that mark
+    /// is gone.
+    pub fn roll_back(&mut self, mark: &Mark) -> bool {
+        if mark.message != self.message {
+            return false;
+        }
+        for line in self.removals.drain(mark.removals..) {
+            self.lines[line as usize].removed = false;
+        }
+        self.lines.truncate(mark.lines);
+        self.bytes.truncate(mark.bytes);
+        self.edited = mark.edited;
+        true
     }
 
     /// Fields in order: name as received, value without surrounding white space.
@@ -279,16 +321,22 @@ impl Fields {
 
     /// Removes every field of a known name.
     pub fn remove_known(&mut self, name: Name) {
-        for line in self.lines.iter_mut().filter(|line| line.name == name) {
-            line.removed = true;
+        for (index, line) in self.lines.iter_mut().enumerate() {
+            if line.name == name && !line.removed {
+                line.removed = true;
+                self.removals.push(at(index));
+            }
         }
     }
 
     /// Removes every field that `condemned` says yes to.
     pub fn remove_if(&mut self, condemned: impl Fn(&[u8], Name) -> bool) {
-        for line in &mut self.lines {
+        for (index, line) in self.lines.iter_mut().enumerate() {
             let name = &self.bytes[range(line.start, line.name_end)];
-            line.removed |= condemned(name, line.name);
+            if !line.removed && condemned(name, line.name) {
+                line.removed = true;
+                self.removals.push(at(index));
+            }
         }
     }
 
@@ -543,6 +591,24 @@ mod tests {
         assert_eq!(fields.append("a", b"x\r\ny: z"), Err(EditError::Value));
         assert_eq!(fields.remove("Content-Length"), Err(EditError::Framing));
         assert_eq!(fields.append("transfer-encoding", b"chunked"), Err(EditError::Framing));
+    }
+
+    /// A plugin that fails half-way must leave nothing behind.
+    #[test]
+    fn edits_are_undone_back_to_a_mark() {
+        let mut fields = fields(&[("a", "1"), ("b", "2"), ("c", "3")]);
+        fields.remove("b").unwrap();
+        let mark = fields.mark();
+        fields.set("a", b"x").unwrap();
+        fields.append("d", b"4").unwrap();
+        fields.remove("d").unwrap();
+        fields.remove("c").unwrap();
+
+        assert!(fields.roll_back(&mark));
+
+        assert_eq!(written(&fields), "a: 1\r\nc: 3\r\n");
+        fields.clear();
+        assert!(!fields.roll_back(&mark), "another message");
     }
 
     /// A plugin that sets a header in a loop must not grow the process.

@@ -4,7 +4,7 @@
 
 use std::ops::Range;
 
-use super::fields::{EditError, Fields, at, range};
+use super::fields::{EditError, Fields, Mark, at, range};
 
 /// The version of HTTP that a message came in.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -94,7 +94,43 @@ pub struct RequestHead {
     pub(super) authority_at: Option<(u32, u32)>,
 }
 
+/// A moment in the life of a [`RequestHead`] that it can go back to.
+#[derive(Clone, Copy, Debug)]
+pub struct RequestMark {
+    fields: Mark,
+    path_at: (u32, u32),
+    authority_at: Option<(u32, u32)>,
+}
+
+/// A moment in the life of a [`ResponseHead`] that it can go back to.
+#[derive(Clone, Copy, Debug)]
+pub struct ResponseMark {
+    fields: Mark,
+    status: u16,
+    reason_at: (u32, u32),
+}
+
 impl RequestHead {
+    /// Remembers this moment.
+    pub fn mark(&self) -> RequestMark {
+        RequestMark {
+            fields: self.fields.mark(),
+            path_at: self.path_at,
+            authority_at: self.authority_at,
+        }
+    }
+
+    /// Undoes every edit since `mark`. False, and nothing is done, when the message of that mark
+    /// is gone.
+    pub fn roll_back(&mut self, mark: &RequestMark) -> bool {
+        if !self.fields.roll_back(&mark.fields) {
+            return false;
+        }
+        self.path_at = mark.path_at;
+        self.authority_at = mark.authority_at;
+        true
+    }
+
     /// Forgets the message, keeps the memory.
     pub fn clear(&mut self) {
         self.fields.clear();
@@ -187,6 +223,22 @@ pub struct ResponseHead {
 }
 
 impl ResponseHead {
+    /// Remembers this moment.
+    pub fn mark(&self) -> ResponseMark {
+        ResponseMark { fields: self.fields.mark(), status: self.status, reason_at: self.reason_at }
+    }
+
+    /// Undoes every edit since `mark`. False, and nothing is done, when the message of that mark
+    /// is gone.
+    pub fn roll_back(&mut self, mark: &ResponseMark) -> bool {
+        if !self.fields.roll_back(&mark.fields) {
+            return false;
+        }
+        self.status = mark.status;
+        self.reason_at = mark.reason_at;
+        true
+    }
+
     /// Forgets the message, keeps the memory.
     pub fn clear(&mut self) {
         self.fields.clear();

@@ -10,6 +10,6 @@ pub mod parse;
 pub mod write;
 
 pub use connection::Connection;
-pub use fields::{EditError, Fields, Name};
-pub use head::{Method, RequestHead, ResponseHead, Version};
+pub use fields::{EditError, Fields, Mark, Name};
+pub use head::{Method, RequestHead, RequestMark, ResponseHead, ResponseMark, Version};
 pub use parse::{Framing, HeadLimits};

@@ -1,70 +1,417 @@
-//! stub
-use super::{Exchange, Flow, Middleware};
-use crate::config::OnError;
-use std::sync::Arc;
+//! Runs a route's plugins over a request and back over its response.
+//!
+//! ```text
+//! request   ─► link 0 ─► link 1 ─► link 2 ─► upstream
+//! response  ◄─ link 0 ◄─ link 1 ◄─ link 2 ◄─────┘
+//! ```
+//!
+//! A link is a wasm plugin or native middleware; the chain does not care. An answer made by link 1
+//! goes back through link 0 only.
+//!
+//! **When a link fails**, its edits of the two heads are undone (notes stay: nobody outside sees
+//! them), the failure is counted and logged, and `on_error` decides. *Open*: the chain goes on as if
+//! the hook had done nothing; the link's other hook is called as usual. *Closed*: the chain stops
+//! with a [`HookFailure`], and the caller puts the gateway's own answer in place.
+//!
+//! Not here: what plugins are (`load`), how they are called (`instance`), and the gateway's own
+//! answers (`proxy`).
 
+use std::fmt;
+use std::panic::AssertUnwindSafe;
+use std::panic::catch_unwind;
+use std::rc::Rc;
+use std::rc::Weak;
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::exchange::Exchange;
+use super::exchange::Flow;
+use super::instance::Failure;
+use super::instance::FailureKind;
+use super::instance::Hook;
+use super::instance::Instance;
+use super::load::Hooks;
+use super::load::Plugin;
+use super::middleware::Middleware;
+use super::stats::Meter;
+use super::stats::Outcome;
+use super::stats::PluginStats;
+use crate::config::OnError;
+
+/// Makes native middleware from its configuration. Called once per worker and configuration.
 pub type NativeFactory =
     dyn Fn(&serde_json::Value) -> Result<Box<dyn Middleware>, String> + Send + Sync;
+
+/// A route's chain as the snapshot holds it.
+#[derive(Clone, Debug, Default)]
 pub struct ChainPlan {
+    /// In the order of request hooks.
     pub links: Vec<LinkPlan>,
 }
-pub enum PlanSource {
-    Wasm(Arc<Plugin>),
-    Native(Arc<NativeFactory>),
-}
+
+/// A plugin's place in a chain.
+#[derive(Clone, Debug)]
 pub struct LinkPlan {
+    /// What is called.
     pub plugin: PlanSource,
+    /// Its name in the configuration; native middleware has no other.
     pub name: Arc<str>,
+    /// JSON text: an object.
     pub config: Arc<str>,
+    /// What its failure does to a request.
     pub on_error: OnError,
 }
-pub struct Plugin;
-impl Plugin {
-    pub fn probe(&self, _c: &str) -> Result<(), String> {
-        Ok(())
+
+/// What a link calls.
+#[derive(Clone)]
+pub enum PlanSource {
+    /// A component.
+    Wasm(Arc<Plugin>),
+    /// Middleware that the embedding program registered.
+    Native(Arc<NativeFactory>),
+}
+
+impl fmt::Debug for PlanSource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Wasm(plugin) => plugin.fmt(f),
+            Self::Native(_) => f.write_str("native"),
+        }
     }
 }
-pub struct PluginEngine;
+
+/// Why a chain cannot be made: native middleware does not accept its configuration.
 #[derive(Debug, thiserror::Error)]
-#[error("x")]
-pub struct LoadError;
-impl PluginEngine {
-    pub fn new() -> Result<Arc<Self>, std::io::Error> {
-        Ok(Arc::new(Self))
-    }
-    pub fn load(
-        &self,
-        _n: &str,
-        _b: &[u8],
-        _l: &crate::config::PluginLimits,
-    ) -> Result<Arc<Plugin>, LoadError> {
-        Err(LoadError)
-    }
+#[error("plugin `{plugin}`: {message}")]
+pub struct ChainError {
+    /// Which.
+    pub plugin: Arc<str>,
+    /// What it said.
+    pub message: String,
 }
-#[derive(Default)]
-pub struct Instances;
-impl Instances {
-    pub fn new() -> Self {
-        Self
-    }
-    pub fn chain(&mut self, _p: &ChainPlan) -> Result<Chain, String> {
-        Ok(Chain)
-    }
+
+/// A hook that failed, of a link whose failures are not overlooked.
+#[derive(Debug, thiserror::Error)]
+#[error("plugin `{plugin}` failed in {} ({}): {message}", hook.as_str(), kind.as_str())]
+pub struct HookFailure {
+    /// Which plugin.
+    pub plugin: Arc<str>,
+    /// In which hook.
+    pub hook: Hook,
+    /// How.
+    pub kind: FailureKind,
+    /// What the operator reads; not for clients.
+    pub message: String,
 }
-pub struct Chain;
+
+/// What became of a request on its way down the chain.
+#[derive(Debug)]
 pub struct Passed {
-    pub outcome: Result<Flow, ()>,
+    /// Whether it goes upstream, or which answer is in the exchange, or who failed.
+    pub outcome: Result<Flow, HookFailure>,
+    /// Links that the response has to pass on its way back: the first so many.
     pub entered: usize,
 }
-impl Chain {
-    pub fn on_request(&self, exchange: Box<Exchange>) -> (Box<Exchange>, Passed) {
-        (exchange, Passed { outcome: Ok(Flow::Next), entered: 0 })
+
+/// A response hook that failed closed.
+#[derive(Debug)]
+pub struct Broken {
+    /// Who and why.
+    pub failure: HookFailure,
+    /// Links that have yet to see the response that takes the place of the failed one.
+    pub entered: usize,
+}
+
+/// All instances of one worker.
+///
+/// Chains hold them, and this knows them, so that chains with the same plugin, generation and
+/// configuration share one. When the last chain of an old generation is dropped, its instances
+/// and their memory go with it.
+#[derive(Default)]
+pub struct Instances {
+    wasm: Vec<Weak<Instance>>,
+    native: Vec<Native>,
+    meters: Vec<Rc<Meter>>,
+}
+
+struct Native {
+    factory: Arc<NativeFactory>,
+    config: Arc<str>,
+    made: Weak<dyn Middleware>,
+}
+
+impl Instances {
+    /// None yet.
+    pub fn new() -> Self {
+        Self::default()
     }
+
+    /// Makes a plan's chain, with whatever instances it needs and does not find. Takes microseconds
+    /// to a second per new instance: not for the way of a request.
+    ///
+    /// A wasm plugin that cannot be instantiated does not fail the chain (the control thread has
+    /// probed it, so the cause is this worker's): its link fails and tries again.
+    pub fn chain(&mut self, plan: &ChainPlan) -> Result<Chain, ChainError> {
+        self.wasm.retain(|instance| instance.strong_count() > 0);
+        self.native.retain(|native| native.made.strong_count() > 0);
+        let links: Vec<Link> =
+            plan.links.iter().map(|link| self.link(link)).collect::<Result<_, _>>()?;
+        Ok(Chain {
+            on_request: links.iter().any(|link| link.hooks.on_request),
+            links: links.into_boxed_slice(),
+        })
+    }
+
+    /// What was counted on this worker, by plugin.
+    pub fn stats(&self) -> Vec<PluginStats> {
+        self.meters.iter().map(|meter| self.stats_of(meter)).collect()
+    }
+
+    fn stats_of(&self, meter: &Meter) -> PluginStats {
+        let instances = self.wasm.iter().filter_map(Weak::upgrade);
+        let instances: Vec<_> =
+            instances.filter(|instance| *instance.plugin().name() == meter.plugin).collect();
+        let dropped = instances.iter().map(|instance| instance.take_lines_dropped()).sum();
+        meter.add_lines_dropped(dropped);
+        let generations = instances.iter().map(|instance| instance.plugin().generation());
+        let memory_bytes: usize = instances.iter().map(|instance| instance.memory_bytes()).sum();
+        PluginStats {
+            generation: generations.max().unwrap_or(0),
+            instances: instances.len(),
+            memory_bytes: u64::try_from(memory_bytes).unwrap_or(u64::MAX),
+            ..meter.read()
+        }
+    }
+
+    fn link(&mut self, plan: &LinkPlan) -> Result<Link, ChainError> {
+        let meter = self.meter(&plan.name);
+        let (runner, hooks) = match &plan.plugin {
+            PlanSource::Wasm(plugin) => {
+                (Runner::Wasm(self.wasm(plugin, &plan.config, &meter)), plugin.hooks())
+            }
+            PlanSource::Native(factory) => {
+                let both = Hooks { on_request: true, on_response: true };
+                (Runner::Native(self.native(factory, plan)?), both)
+            }
+        };
+        Ok(Link { runner, hooks, on_error: plan.on_error, meter })
+    }
+
+    fn meter(&mut self, plugin: &Arc<str>) -> Rc<Meter> {
+        if let Some(meter) = self.meters.iter().find(|meter| meter.plugin == *plugin) {
+            return Rc::clone(meter);
+        }
+        let meter = Rc::new(Meter::new(Arc::clone(plugin)));
+        self.meters.push(Rc::clone(&meter));
+        meter
+    }
+
+    fn wasm(&mut self, plugin: &Arc<Plugin>, config: &Arc<str>, meter: &Meter) -> Rc<Instance> {
+        let mut known = self.wasm.iter().filter_map(Weak::upgrade);
+        if let Some(instance) = known.find(|instance| instance.is_of(plugin, config)) {
+            return instance;
+        }
+        let now = now();
+        let (instance, made) = Instance::new(Arc::clone(plugin), Arc::clone(config), now);
+        if let Err(failure) = made
+            && let Some(suppressed) = meter.complain(now)
+        {
+            complain(&meter.plugin, "init", &failure, suppressed);
+        }
+        let instance = Rc::new(instance);
+        self.wasm.push(Rc::downgrade(&instance));
+        instance
+    }
+
+    fn native(
+        &mut self,
+        factory: &Arc<NativeFactory>,
+        plan: &LinkPlan,
+    ) -> Result<Rc<dyn Middleware>, ChainError> {
+        let mut known = self
+            .native
+            .iter()
+            .filter(|native| Arc::ptr_eq(&native.factory, factory) && native.config == plan.config);
+        if let Some(made) = known.find_map(|native| native.made.upgrade()) {
+            return Ok(made);
+        }
+        let refused = |message| ChainError { plugin: Arc::clone(&plan.name), message };
+        let config = serde_json::from_str(&plan.config)
+            .map_err(|error| refused(format!("its configuration is no JSON: {error}")))?;
+        let made: Rc<dyn Middleware> = factory(&config).map_err(refused)?.into();
+        self.native.push(Native {
+            factory: Arc::clone(factory),
+            config: Arc::clone(&plan.config),
+            made: Rc::downgrade(&made),
+        });
+        Ok(made)
+    }
+}
+
+/// A route's chain on one worker.
+pub struct Chain {
+    links: Box<[Link]>,
+    /// Whether any link has a request hook.
+    on_request: bool,
+}
+
+struct Link {
+    runner: Runner,
+    hooks: Hooks,
+    on_error: OnError,
+    meter: Rc<Meter>,
+}
+
+enum Runner {
+    Wasm(Rc<Instance>),
+    Native(Rc<dyn Middleware>),
+}
+
+impl Chain {
+    /// Takes a request down the chain.
+    pub fn on_request(&self, mut exchange: Box<Exchange>) -> (Box<Exchange>, Passed) {
+        if self.on_request {
+            let mut clock = now();
+            for (entered, link) in self.links.iter().enumerate() {
+                if !link.hooks.on_request {
+                    continue;
+                }
+                let (back, outcome) = link.call(Hook::Request, exchange, &mut clock);
+                exchange = back;
+                if !matches!(outcome, Ok(Flow::Next)) {
+                    return (exchange, Passed { outcome, entered });
+                }
+            }
+        }
+        (exchange, Passed { outcome: Ok(Flow::Next), entered: self.links.len() })
+    }
+
+    /// Takes a response back up through the first `entered` links. [`Flow::Respond`] when one of them
+    /// has replaced it.
+    ///
+    /// On an error the caller replaces the response and calls again with what the error says, so that
+    /// the links further out see what goes to the client.
     pub fn on_response(
         &self,
-        exchange: Box<Exchange>,
-        _e: usize,
-    ) -> (Box<Exchange>, Result<Flow, ()>) {
-        (exchange, Ok(Flow::Next))
+        mut exchange: Box<Exchange>,
+        entered: usize,
+    ) -> (Box<Exchange>, Result<Flow, Broken>) {
+        let mut clock = None;
+        let mut flow = Flow::Next;
+        for (index, link) in self.links.iter().enumerate().take(entered).rev() {
+            if !link.hooks.on_response {
+                continue;
+            }
+            let clock = clock.get_or_insert_with(now);
+            let (back, outcome) = link.call(Hook::Response, exchange, clock);
+            exchange = back;
+            match outcome {
+                Ok(Flow::Next) => {}
+                Ok(Flow::Respond) => flow = Flow::Respond,
+                Err(failure) => return (exchange, Err(Broken { failure, entered: index })),
+            }
+        }
+        (exchange, Ok(flow))
     }
+
+    /// Number of links.
+    pub fn len(&self) -> usize {
+        self.links.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.links.is_empty()
+    }
+}
+
+impl Link {
+    /// Calls a hook and counts it. `clock` is when it begins, and then when it has ended: links in a
+    /// row share a reading.
+    fn call(
+        &self,
+        hook: Hook,
+        exchange: Box<Exchange>,
+        clock: &mut Instant,
+    ) -> (Box<Exchange>, Result<Flow, HookFailure>) {
+        let mark = exchange.mark();
+        let (mut exchange, result) = match &self.runner {
+            Runner::Wasm(instance) => instance.call(hook, exchange, *clock),
+            Runner::Native(middleware) => call_native(&**middleware, hook, exchange),
+        };
+        let began = std::mem::replace(clock, now());
+        let outcome = match &result {
+            Ok(flow) => Outcome::from(*flow),
+            Err(failure) => Outcome::Failed(failure.kind),
+        };
+        self.meter.record(hook, outcome, clock.duration_since(began));
+        let result = match result {
+            Ok(flow) => Ok(flow),
+            Err(failure) => {
+                let undone = exchange.roll_back(&mark);
+                self.judge(hook, failure, undone, *clock)
+            }
+        };
+        (exchange, result)
+    }
+
+    #[cold]
+    fn judge(
+        &self,
+        hook: Hook,
+        failure: Failure,
+        undone: bool,
+        now: Instant,
+    ) -> Result<Flow, HookFailure> {
+        if let Some(suppressed) = self.meter.complain(now) {
+            complain(&self.meter.plugin, hook.as_str(), &failure, suppressed);
+        }
+        // Native middleware that replaced the response and then panicked has left nothing to go on
+        // with.
+        if self.on_error == OnError::Open && undone {
+            return Ok(Flow::Next);
+        }
+        Err(HookFailure {
+            plugin: Arc::clone(&self.meter.plugin),
+            hook,
+            kind: failure.kind,
+            message: failure.message,
+        })
+    }
+}
+
+/// Calls native middleware. A panic is its failure, not the worker's.
+fn call_native(
+    middleware: &dyn Middleware,
+    hook: Hook,
+    mut exchange: Box<Exchange>,
+) -> (Box<Exchange>, Result<Flow, Failure>) {
+    let called = catch_unwind(AssertUnwindSafe(|| match hook {
+        Hook::Request => middleware.on_request(&mut exchange),
+        Hook::Response => middleware.on_response(&mut exchange),
+    }));
+    let result = called.map_err(|panic| {
+        let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+        let text = text.or_else(|| panic.downcast_ref::<String>().cloned());
+        let text = text.unwrap_or_else(|| "without a message".to_owned());
+        Failure::new(FailureKind::Trap, format!("it panicked: {text}"))
+    });
+    (exchange, result)
+}
+
+fn complain(plugin: &str, hook: &str, failure: &Failure, suppressed: u64) {
+    let kind = failure.kind.as_str();
+    let message = &failure.message;
+    match suppressed {
+        0 => log::warn!("plugin `{plugin}` failed in {hook} ({kind}): {message}"),
+        more => log::warn!(
+            "plugin `{plugin}` failed in {hook} ({kind}): {message} ({more} earlier failures were \
+             not logged)"
+        ),
+    }
+}
+
+/// The one place where chains read the clock: once between two links.
+fn now() -> Instant {
+    Instant::now()
 }

@@ -5,7 +5,7 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use crate::http::{EditError, RequestHead, ResponseHead};
+use crate::http::{EditError, RequestHead, RequestMark, ResponseHead, ResponseMark};
 
 /// Notes of one exchange: at most this many,
 pub const NOTES_MAX: usize = 64;
@@ -42,7 +42,34 @@ pub struct Exchange {
     notes: Vec<(String, Vec<u8>)>,
 }
 
+/// A moment in the life of an [`Exchange`] that its heads can go back to.
+#[derive(Clone, Copy, Debug)]
+pub struct ExchangeMark {
+    request: RequestMark,
+    response: ResponseMark,
+    body: Option<usize>,
+}
+
 impl Exchange {
+    /// Remembers this moment.
+    pub fn mark(&self) -> ExchangeMark {
+        ExchangeMark {
+            request: self.request.mark(),
+            response: self.response.mark(),
+            body: self.body.as_ref().map(Vec::len),
+        }
+    }
+
+    /// Undoes every edit of either head since `mark`. False when that is impossible, because
+    /// [`reply`](Self::reply) has replaced the response or its body since.
+    ///
+    /// Notes stay: no peer ever sees them.
+    pub fn roll_back(&mut self, mark: &ExchangeMark) -> bool {
+        self.request.roll_back(&mark.request)
+            && self.response.roll_back(&mark.response)
+            && self.body.as_ref().map(Vec::len) == mark.body
+    }
+
     /// Forgets the exchange, keeps the memory.
     pub fn clear(&mut self) {
         self.request.clear();

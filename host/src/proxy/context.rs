@@ -11,10 +11,10 @@ use super::relay::{Lanes, Scratch};
 use crate::config::{self, Settings};
 use crate::http::HeadLimits;
 use crate::io::{BufferPool, Deadlines, Timer};
-use crate::plugin::{Chain, ChainPlan, Exchange};
+use crate::plugin::{Chain, ChainPlan, Exchange, Instances, PlanSource, PluginStats};
 use crate::route::Router;
 use crate::route::rewrite::{Redirect, Rewrite};
-use crate::telemetry::{AccessLogger, WorkerTelemetry};
+use crate::telemetry::{AccessLogger, WorkerReport, WorkerTelemetry};
 use crate::upstream::Upstream;
 
 /// Exchanges kept for the next requests of a worker.
@@ -28,6 +28,8 @@ pub struct Snapshot {
     pub router: Router,
     /// One for each route, in the order of the settings.
     pub plans: Vec<RoutePlan>,
+    /// One for each plugin, in the order of the settings; or why it was refused.
+    pub plugins: Vec<Result<PlanSource, String>>,
 }
 
 /// What becomes of a route's requests; worked out once, at load.
@@ -57,6 +59,8 @@ pub struct Context {
     pub worker: usize,
     /// What the gateway is configured to do.
     pub snapshot: Arc<Snapshot>,
+    /// The instances that the chains call.
+    pub instances: Instances,
     /// One for each route.
     pub chains: Vec<Chain>,
     /// In the order of the settings.
@@ -168,7 +172,15 @@ impl Context {
 
 impl Context {
     /// The worker's counts, for a scrape.
-    pub fn report(&self) -> crate::telemetry::WorkerReport {
-        crate::telemetry::WorkerReport
+    pub fn report(&self) -> WorkerReport<PluginStats> {
+        let connections = self.upstreams.iter().map(|upstream| {
+            upstream.connections().map(|(_, active, idle)| (active, idle)).collect()
+        });
+        WorkerReport {
+            worker: self.worker,
+            counts: self.telemetry.counts(),
+            connections: connections.collect(),
+            plugins: self.instances.stats(),
+        }
     }
 }

@@ -78,10 +78,12 @@ struct Progress {
     entered: usize,
     allow: Option<String>,
     upstream: Option<(usize, usize)>,
+    upstream_status: Option<u16>,
     attempts: u32,
     error: Option<RequestError>,
     sent: u64,
     waited: Option<Duration>,
+    trace: Option<trace::Trace>,
     /// Something of the request's body has been read.
     touched: bool,
 }
@@ -121,7 +123,7 @@ pub async fn handle(
             return (exchange, After::Close);
         }
         Err(error) => {
-            fail(&mut exchange, error, &mut progress);
+            fail(context, &mut exchange, error, &mut progress);
             Answer::Local
         }
     };
@@ -214,6 +216,7 @@ async fn request(
     match answered {
         Ok(answered) => {
             progress.upstream = Some((upstream.index, answered.lease.server));
+            progress.upstream_status = Some(exchange.response.status);
             progress.sent = answered.sent;
             match headers::response_to_client(&mut exchange.response, &context.clock.date()) {
                 Ok(()) => (exchange, Ok(Answer::Upstream(answered, times))),
@@ -223,7 +226,7 @@ async fn request(
         Err(error) => {
             if error != RequestError::ClientGone {
                 let name = &upstream.settings.name;
-                log::info!(target: "upstream", "{name}: {error}");
+                log::debug!(target: "upstream", "{name}: {error}");
             }
             progress.upstream = Some((upstream.index, 0));
             (exchange, Err(error))
@@ -245,13 +248,20 @@ fn response(
         // The connection is no longer HTTP; there is nothing that a plugin could change.
         return (exchange, answer);
     }
-    let (mut after, result) = context.chains[index].on_response(exchange, progress.entered);
-    if result.is_err() {
-        fail(&mut after, RequestError::Plugin, progress);
-        exchange = after;
+    let mut entered = progress.entered;
+    let mut failed = false;
+    loop {
+        let (back, result) = context.chains[index].on_response(exchange, entered);
+        exchange = back;
+        let Err(broken) = result else { break };
+        // The 503 that takes the response's place goes on to those above the one that failed.
+        fail(context, &mut exchange, RequestError::Plugin, progress);
+        failed = true;
+        entered = broken.entered;
+    }
+    if failed {
         return (exchange, Answer::Local);
     }
-    exchange = after;
     let bodiless = exchange.response.is_bodiless();
     match answer {
         // A plugin has put its own answer in the place of the upstream's; or made it one that has no
@@ -310,7 +320,7 @@ fn admit(
     facts: &RequestFacts,
     plan: &RoutePlan,
     context: &Context,
-    progress: &Progress,
+    progress: &mut Progress,
 ) -> Result<(), RequestError> {
     debug_assert!(progress.route.is_some(), "only a routed request is admitted");
     if matches!(facts.framing, Framing::Length(length) if length > plan.body_bytes_max) {
@@ -328,7 +338,8 @@ fn admit(
         // Upstreams record a trace unless its parent says no; nobody has said so.
         sampled: true,
     };
-    headers::request_to_upstream(&mut exchange.request, &client.facts, &stamp)?;
+    let trace = headers::request_to_upstream(&mut exchange.request, &client.facts, &stamp)?;
+    progress.trace = Some(trace);
     Ok(())
 }
 
@@ -385,9 +396,15 @@ fn sanitize_reply(context: &Context, exchange: &mut Exchange) {
     exchange.body.get_or_insert_default();
 }
 
-fn fail(exchange: &mut Exchange, error: RequestError, progress: &mut Progress) {
+fn fail(
+    context: &Context,
+    exchange: &mut Exchange,
+    error: RequestError,
+    progress: &mut Progress,
+) {
     progress.error = Some(error);
     reply::error(exchange, error, progress.allow.as_deref());
+    sanitize_reply(context, exchange);
 }
 
 /// The protocol that the client wants to switch to, if it can be tunnelled.
@@ -404,8 +421,7 @@ pub async fn refuse(context: &Context, client: &mut Client, error: RequestError)
     let mut exchange = context.take_exchange();
     exchange.request.method = Method::Get;
     let mut progress = Progress { touched: true, ..Progress::default() };
-    fail(&mut exchange, error, &mut progress);
-    sanitize_reply(context, &mut exchange);
+    fail(context, &mut exchange, error, &mut progress);
     let facts = RequestFacts {
         framing: Framing::UntilClose,
         keep_alive: false,
@@ -426,29 +442,33 @@ fn record(
     delivered: &Delivered,
     started: std::time::Instant,
 ) {
-    let duration = context.clock.now() - started;
     let finished = Finished {
         listener: client.listener,
         route: progress.route,
         method: exchange.request.method,
         status: exchange.response.status,
         upstream: progress.upstream,
+        upstream_status: progress.upstream_status,
         bytes_in: progress.sent + delivered.received,
         bytes_out: delivered.written,
-        duration,
+        duration: context.clock.now() - started,
         upstream_wait: progress.waited,
         retries: progress.attempts.saturating_sub(1),
     };
     context.telemetry.record(&finished);
-    if let Some(log) = &context.access_log {
-        log.write(&AccessRecord {
-            finished: &finished,
-            request: &exchange.request,
-            client_ip: exchange.client_ip.or(client.facts.peer),
-            route: exchange.route.as_deref(),
-            cause: progress.error.map(RequestError::proxy_status).or(delivered.broken),
-            wall_ms: context.clock.wall_ms(),
-            attempts: progress.attempts,
-        });
-    }
+    let Some(log) = &context.access_log else { return };
+    let upstream = progress.upstream.map(|(upstream, _)| &context.upstreams[upstream]);
+    let server = progress.upstream.and_then(|(_, server)| upstream?.server_name(server));
+    log.write(&AccessRecord {
+        finished: &finished,
+        request: &exchange.request,
+        client: exchange.client_ip.or(client.facts.peer),
+        route: exchange.route.as_deref(),
+        upstream: upstream.map(|upstream| upstream.settings.name.as_ref()),
+        server,
+        flags: progress.error.map(RequestError::proxy_status).or(delivered.broken),
+        trace_id: progress.trace.as_ref().map(|trace| trace.id.as_slice()),
+        wall_ms: context.clock.wall_ms(),
+        attempts: progress.attempts,
+    });
 }

@@ -87,6 +87,17 @@ impl Drop for Active {
     }
 }
 
+/// Names of an upstream's servers, as log and metrics show them.
+#[must_use]
+pub fn server_names(settings: &config::Upstream) -> Vec<String> {
+    match &settings.kind {
+        config::UpstreamKind::Echo => vec!["echo".to_owned()],
+        config::UpstreamKind::Servers(list) => {
+            list.iter().map(|server| server.address.to_string()).collect()
+        }
+    }
+}
+
 impl Upstream {
     /// What a worker needs for one upstream.
     pub fn new(index: usize, settings: &config::Upstream, worker: usize) -> Self {
@@ -185,6 +196,11 @@ impl Upstream {
         for server in &self.servers {
             server.idle.borrow_mut().clear();
         }
+    }
+
+    /// Name of a server.
+    pub fn server_name(&self, server: usize) -> Option<&str> {
+        self.servers.get(server).map(|server| server.name.as_ref())
     }
 
     /// Name, active and idle connections of each server.

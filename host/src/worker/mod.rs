@@ -40,6 +40,7 @@ use crate::io::{Stream, TICK};
 use crate::proxy::client::ClientFacts;
 use crate::proxy::{Client, Context, Snapshot};
 use crate::sys;
+use crate::plugin::PluginStats;
 use crate::telemetry::WorkerReport;
 use listen::Listening;
 use placement::Placement;
@@ -52,7 +53,7 @@ pub enum Message {
     /// A connection that somebody else has accepted, for the listener of this index.
     Accepted(Accepted),
     /// Report the counts.
-    Report(Sender<WorkerReport>),
+    Report(Sender<WorkerReport<PluginStats>>),
     /// Take no more requests and end when the last one has ended.
     Drain,
     /// End now.
@@ -275,7 +276,7 @@ impl State {
             for upstream in &self.context.upstreams {
                 upstream.sweep(now);
             }
-            self.context.telemetry.sample_utilisation();
+            self.context.telemetry.sample_utilisation(now);
         }
         if let Some(log) = &self.context.access_log {
             log.flush();

@@ -1,0 +1,334 @@
+//! Metrics as Prometheus reads them (text format 0.0.4, OpenMetrics 1.0).
+//!
+//! The workers' reports are added up here, when somebody asks. `host/docs/metrics.md` lists every
+//! family.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+
+use crate::config::Settings;
+use crate::http::Method;
+use crate::plugin::stats::{DURATION_BOUNDS_NS, HookStats, Outcome, PluginStats};
+use crate::telemetry::histogram::BOUNDS_US;
+use crate::telemetry::{Histogram, WorkerReport};
+
+/// What a worker reports.
+pub type Report = WorkerReport<PluginStats>;
+
+/// Numbers that are not any worker's.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Globals {
+    /// Access log lines that were dropped.
+    pub access_log_dropped: u64,
+    /// Log lines that were dropped.
+    pub log_dropped: u64,
+}
+
+struct Text {
+    out: String,
+    openmetrics: bool,
+}
+
+impl Text {
+    /// Begins a family. In OpenMetrics a counter's family has no `_total`.
+    fn family(&mut self, name: &str, kind: &str, help: &str) {
+        let family = match name.strip_suffix("_total") {
+            Some(short) if self.openmetrics && kind == "counter" => short,
+            _ => name,
+        };
+        let _ = writeln!(self.out, "# HELP {family} {help}");
+        let _ = writeln!(self.out, "# TYPE {family} {kind}");
+    }
+
+    fn sample(&mut self, name: &str, labels: &[(&str, &str)], value: impl std::fmt::Display) {
+        self.out.push_str(name);
+        for (index, (label, text)) in labels.iter().enumerate() {
+            self.out.push(if index == 0 { '{' } else { ',' });
+            let _ = write!(self.out, "{label}=\"");
+            for c in text.chars() {
+                match c {
+                    '\\' => self.out.push_str("\\\\"),
+                    '"' => self.out.push_str("\\\""),
+                    '\n' => self.out.push_str("\\n"),
+                    c => self.out.push(c),
+                }
+            }
+            self.out.push('"');
+        }
+        if !labels.is_empty() {
+            self.out.push('}');
+        }
+        let _ = writeln!(self.out, " {value}");
+    }
+
+    /// A histogram's samples. `bounds` are in seconds.
+    fn histogram(
+        &mut self,
+        name: &str,
+        labels: &[(&str, &str)],
+        bounds: impl Iterator<Item = f64>,
+        counts: &[u64],
+        sum: f64,
+    ) {
+        let mut total = 0;
+        let bucket = format!("{name}_bucket");
+        let ends = bounds.map(|bound| bound.to_string()).chain(["+Inf".to_owned()]);
+        for (end, count) in ends.zip(counts) {
+            total += count;
+            let mut all = labels.to_vec();
+            all.push(("le", &end));
+            self.sample(&bucket, &all, total);
+        }
+        self.sample(&format!("{name}_sum"), labels, sum);
+        self.sample(&format!("{name}_count"), labels, total);
+    }
+}
+
+/// Renders everything.
+#[must_use]
+pub fn render(
+    settings: &Settings,
+    listeners: &[String],
+    reports: &[Report],
+    globals: Globals,
+    openmetrics: bool,
+) -> String {
+    let mut text = Text { out: String::with_capacity(16 * 1024), openmetrics };
+    requests(&mut text, settings, listeners, reports);
+    connections(&mut text, listeners, reports);
+    upstreams(&mut text, settings, reports);
+    plugins(&mut text, reports);
+    text.family("zproxy_worker_utilisation", "gauge", "Busy share of each worker's last second.");
+    for report in reports {
+        let worker = report.worker.to_string();
+        text.sample("zproxy_worker_utilisation", &[("worker", &worker)], report.counts.utilisation);
+    }
+    text.family("zproxy_access_log_dropped_total", "counter", "Access log lines dropped.");
+    text.sample("zproxy_access_log_dropped_total", &[], globals.access_log_dropped);
+    text.family("zproxy_log_dropped_total", "counter", "Log lines dropped.");
+    text.sample("zproxy_log_dropped_total", &[], globals.log_dropped);
+    text.family("zproxy_config_generation", "gauge", "Configurations taken since the start.");
+    text.sample("zproxy_config_generation", &[], 1);
+    text.family("zproxy_build_info", "gauge", "What is running.");
+    let (version, wasmtime) = (env!("CARGO_PKG_VERSION"), env!("ZPROXY_WASMTIME"));
+    text.sample("zproxy_build_info", &[("version", version), ("wasmtime", wasmtime)], 1);
+    if openmetrics {
+        text.out.push_str("# EOF\n");
+    }
+    text.out
+}
+
+fn method(method: Method) -> &'static str {
+    match method {
+        Method::Get => "GET",
+        Method::Head => "HEAD",
+        Method::Post => "POST",
+        Method::Put => "PUT",
+        Method::Delete => "DELETE",
+        Method::Connect => "CONNECT",
+        Method::Options => "OPTIONS",
+        Method::Trace => "TRACE",
+        Method::Patch => "PATCH",
+        Method::Other => "other",
+    }
+}
+
+fn requests(text: &mut Text, settings: &Settings, listeners: &[String], reports: &[Report]) {
+    let names: Vec<&str> =
+        settings.routes.iter().map(|route| route.name.as_ref()).chain([""]).collect();
+    let mut counts: BTreeMap<(usize, &str, &str, u16), u64> = BTreeMap::new();
+    let mut durations = vec![Histogram::default(); names.len()];
+    let (mut wait, mut bytes_in, mut bytes_out) = (Histogram::default(), 0, 0);
+    for report in reports {
+        for (index, route) in report.counts.routes.iter().enumerate().take(names.len()) {
+            for (listener, verb, status, count) in &route.requests {
+                *counts.entry((*listener, names[index], method(*verb), *status)).or_default() +=
+                    count;
+            }
+            durations[index].add(&route.durations);
+        }
+        wait.add(&report.counts.upstream_wait);
+        bytes_in += report.counts.bytes_in;
+        bytes_out += report.counts.bytes_out;
+    }
+    text.family("zproxy_requests_total", "counter", "Requests answered; 499: the client left.");
+    for ((listener, route, verb, status), count) in counts {
+        let listener = listeners.get(listener).map_or("", String::as_str);
+        let status = status.to_string();
+        text.sample(
+            "zproxy_requests_total",
+            &[("listener", listener), ("route", route), ("method", verb), ("status", &status)],
+            count,
+        );
+    }
+    let name = "zproxy_request_duration_seconds";
+    text.family(name, "histogram", "From the end of a request's head to the end of its response.");
+    for (route, histogram) in names.iter().zip(&durations) {
+        text.histogram(
+            name,
+            &[("route", route)],
+            seconds(),
+            &histogram.counts,
+            from_us(histogram.sum_us),
+        );
+    }
+    let name = "zproxy_request_phase_seconds";
+    text.family(name, "histogram", "Parts of that time: waiting for an upstream's response head.");
+    let labels = [("phase", "upstream")];
+    text.histogram(name, &labels, seconds(), &wait.counts, from_us(wait.sum_us));
+    text.family("zproxy_bytes_total", "counter", "Bytes sent upstream (in) and to clients (out).");
+    text.sample("zproxy_bytes_total", &[("direction", "in")], bytes_in);
+    text.sample("zproxy_bytes_total", &[("direction", "out")], bytes_out);
+}
+
+fn connections(text: &mut Text, listeners: &[String], reports: &[Report]) {
+    let sum = |index: usize, pick: fn(&crate::telemetry::ListenerCounts) -> u64| -> u64 {
+        reports.iter().filter_map(|report| report.counts.listeners.get(index)).map(pick).sum()
+    };
+    text.family("zproxy_connections", "gauge", "Client connections, with and without a request.");
+    for (index, listener) in listeners.iter().enumerate() {
+        let labels = |state| [("listener", listener.as_str()), ("state", state)];
+        text.sample("zproxy_connections", &labels("active"), sum(index, |counts| counts.active));
+        text.sample("zproxy_connections", &labels("idle"), sum(index, |counts| counts.idle));
+    }
+    text.family("zproxy_connections_accepted_total", "counter", "Client connections accepted.");
+    for (index, listener) in listeners.iter().enumerate() {
+        let accepted = sum(index, |counts| counts.accepted);
+        text.sample("zproxy_connections_accepted_total", &[("listener", listener)], accepted);
+    }
+    let errors: u64 = reports.iter().map(|report| report.counts.accept_errors).sum();
+    text.family("zproxy_accept_errors_total", "counter", "Accepts that failed.");
+    text.sample("zproxy_accept_errors_total", &[], errors);
+}
+
+fn upstreams(text: &mut Text, settings: &Settings, reports: &[Report]) {
+    let places: Vec<(usize, usize, String)> = settings
+        .upstreams
+        .iter()
+        .enumerate()
+        .flat_map(|(upstream, one)| {
+            let servers = crate::upstream::server_names(one);
+            servers.into_iter().enumerate().map(move |(server, name)| (upstream, server, name))
+        })
+        .collect();
+    let name_of = |upstream: usize| settings.upstreams[upstream].name.as_ref();
+    text.family(
+        "zproxy_upstream_requests_total",
+        "counter",
+        "Requests sent to a server, by its answer; 0: none.",
+    );
+    for (upstream, server, name) in &places {
+        let mut answers: BTreeMap<u16, u64> = BTreeMap::new();
+        for report in reports {
+            let counts = report.counts.servers.get(*upstream).and_then(|list| list.get(*server));
+            for (status, count) in counts.iter().flat_map(|counts| &counts.requests) {
+                *answers.entry(*status).or_default() += count;
+            }
+        }
+        for (status, count) in answers {
+            let (status, upstream) = (status.to_string(), name_of(*upstream));
+            let labels = [("upstream", upstream), ("server", name), ("status", &status)];
+            text.sample("zproxy_upstream_requests_total", &labels, count);
+        }
+    }
+    text.family("zproxy_upstream_connections", "gauge", "Connections to servers.");
+    for (upstream, server, name) in &places {
+        let (mut active, mut idle) = (0, 0);
+        for report in reports {
+            let found = report.connections.get(*upstream).and_then(|list| list.get(*server));
+            if let Some((more_active, more_idle)) = found {
+                active += more_active;
+                idle += more_idle;
+            }
+        }
+        for (state, count) in [("active", active), ("idle", idle)] {
+            let labels = [("upstream", name_of(*upstream)), ("server", name), ("state", state)];
+            text.sample("zproxy_upstream_connections", &labels, count);
+        }
+    }
+    text.family(
+        "zproxy_upstream_retries_total",
+        "counter",
+        "Requests sent again because a pooled connection was dead.",
+    );
+    for (upstream, one) in settings.upstreams.iter().enumerate() {
+        let retries: u64 =
+            reports.iter().filter_map(|report| report.counts.retries.get(upstream)).sum();
+        text.sample("zproxy_upstream_retries_total", &[("upstream", one.name.as_ref())], retries);
+    }
+}
+
+#[derive(Default)]
+struct Sum {
+    hooks: [HookStats; 2],
+    traps: u64,
+    memory_bytes: u64,
+    generation: u64,
+}
+
+fn plugins(text: &mut Text, reports: &[Report]) {
+    let mut sums: BTreeMap<&str, Sum> = BTreeMap::new();
+    for stats in reports.iter().flat_map(|report| &report.plugins) {
+        let sum = sums.entry(stats.plugin.as_ref()).or_default();
+        for (hook, more) in sum.hooks.iter_mut().zip([&stats.on_request, &stats.on_response]) {
+            add(hook, more);
+        }
+        sum.traps += stats.traps;
+        sum.memory_bytes += stats.memory_bytes;
+        sum.generation = sum.generation.max(stats.generation);
+    }
+    let hooks = ["on-request", "on-response"];
+    text.family("zproxy_plugin_calls_total", "counter", "Hook calls by how they ended.");
+    for (plugin, sum) in &sums {
+        for (hook, stats) in hooks.iter().zip(&sum.hooks) {
+            for (outcome, count) in Outcome::ALL.iter().zip(stats.calls) {
+                if count > 0 {
+                    let labels =
+                        [("plugin", *plugin), ("hook", *hook), ("outcome", outcome.as_str())];
+                    text.sample("zproxy_plugin_calls_total", &labels, count);
+                }
+            }
+        }
+    }
+    let name = "zproxy_plugin_duration_seconds";
+    text.family(name, "histogram", "Time spent in hooks.");
+    for (plugin, sum) in &sums {
+        for (hook, stats) in hooks.iter().zip(&sum.hooks) {
+            let bounds = DURATION_BOUNDS_NS.iter().map(|bound| from_us(*bound) / 1e3);
+            let labels = [("plugin", *plugin), ("hook", *hook)];
+            let spent = from_us(stats.duration_ns_sum) / 1e3;
+            text.histogram(name, &labels, bounds, &stats.durations, spent);
+        }
+    }
+    let mut each = |name: &str, kind: &str, help: &str, pick: fn(&Sum) -> u64| {
+        text.family(name, kind, help);
+        for (plugin, sum) in &sums {
+            text.sample(name, &[("plugin", plugin)], pick(sum));
+        }
+    };
+    let help = "Instances thrown away after a trap, a time-out or the memory cap.";
+    each("zproxy_plugin_traps_total", "counter", help, |sum| sum.traps);
+    let help = "Linear memory of all instances.";
+    each("zproxy_plugin_memory_bytes", "gauge", help, |sum| sum.memory_bytes);
+    let help = "Newest generation that serves; 0: native.";
+    each("zproxy_plugin_generation", "gauge", help, |sum| sum.generation);
+}
+
+fn add(sum: &mut HookStats, more: &HookStats) {
+    for (count, more) in sum.calls.iter_mut().zip(more.calls) {
+        *count += more;
+    }
+    for (count, more) in sum.durations.iter_mut().zip(more.durations) {
+        *count += more;
+    }
+    sum.duration_ns_sum = sum.duration_ns_sum.saturating_add(more.duration_ns_sum);
+}
+
+fn seconds() -> impl Iterator<Item = f64> {
+    BOUNDS_US.iter().map(|bound| from_us(*bound))
+}
+
+#[expect(clippy::cast_precision_loss, reason = "a metric of 2^53 µs is 285 years")]
+fn from_us(us: u64) -> f64 {
+    us as f64 / 1e6
+}

@@ -1,0 +1,154 @@
+//! wasmtime as plugins need it: one engine per process, and the clock that ends what takes too long.
+//!
+//! Not here: components (`load`), and what runs in them (`instance`).
+
+use std::sync::Arc;
+use std::sync::Mutex;
+use std::sync::PoisonError;
+use std::sync::Weak;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering;
+use std::sync::mpsc;
+use std::thread;
+use std::time::Duration;
+use std::time::Instant;
+
+use wasmtime::Config;
+use wasmtime::Engine;
+use wasmtime::InstanceAllocationStrategy;
+use wasmtime::component::Linker;
+
+use super::host;
+use super::host::State;
+use super::load::Plugin;
+
+/// How exactly time limits hold: a call is ended up to two ticks late. 200 wake-ups a second cost
+/// the process less than a thousandth of a CPU.
+const TICK: Duration = Duration::from_millis(5);
+
+/// Stack for wasm. Twice wasmtime's default: recursive parsers and interpreters use it. A worker's
+/// thread has 4 MiB, so that three quarters are left for the host below and above the guest.
+const STACK_BYTES_MAX: usize = 1024 * 1024;
+
+/// Compiles components and runs them. One per process.
+///
+/// Its clock thread starts with the first plugin and ends when the engine is dropped; a plugin
+/// keeps its engine alive.
+pub struct PluginEngine {
+    engine: Engine,
+    linker: Linker<State>,
+    /// Ends the ticker by being dropped.
+    ticker: Mutex<Option<mpsc::Sender<()>>>,
+    generation: AtomicU64,
+    /// What is loaded: an unchanged file is not compiled twice, and its instances stay warm.
+    pub(super) loaded: Mutex<Vec<Weak<Plugin>>>,
+    started: Instant,
+}
+
+impl PluginEngine {
+    /// Makes the engine. Fails where the machine does not allow what wasmtime needs.
+    pub fn new() -> anyhow::Result<Arc<Self>> {
+        let mut config = Config::new();
+        config
+            // A call costs a third. Components that export or import async functions are refused.
+            .concurrency_support(false)
+            // Costs a fraction of a nanosecond per call and loop; fuel would cost a fifth of all
+            // time spent in wasm.
+            .epoch_interruption(true)
+            // A guest that recurses without end hits this and traps, long before the thread's end.
+            .max_wasm_stack(STACK_BYTES_MAX)
+            // A new instance maps its first memory instead of filling it.
+            .memory_init_cow(true)
+            // Instances are few and live long. A pool would hold address space and memory for the
+            // largest plugin in every slot.
+            .allocation_strategy(InstanceAllocationStrategy::OnDemand)
+            // The address map is for line numbers, which plugins are not built with; function names
+            // come without it.
+            .generate_address_map(false);
+        let engine = Engine::new(&config).map_err(readable)?;
+        let mut linker = Linker::new(&engine);
+        host::link(&mut linker).map_err(readable)?;
+        Ok(Arc::new(Self {
+            engine,
+            linker,
+            ticker: Mutex::new(None),
+            generation: AtomicU64::new(0),
+            loaded: Mutex::new(Vec::new()),
+            started: Instant::now(),
+        }))
+    }
+
+    /// wasmtime's part.
+    pub(super) fn wasmtime(&self) -> &Engine {
+        &self.engine
+    }
+
+    /// Everything that plugins may import, but for what [`host::deny`] adds.
+    pub(super) fn linker(&self) -> Linker<State> {
+        self.linker.clone()
+    }
+
+    /// When the clock of all instances began.
+    pub(super) fn started(&self) -> Instant {
+        self.started
+    }
+
+    /// A number that no plugin had before.
+    pub(super) fn next_generation(&self) -> u64 {
+        self.generation.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
+    /// Sees to it that time limits hold from now on.
+    pub(super) fn start_ticker(&self) -> std::io::Result<()> {
+        let mut ticker = self.ticker.lock().unwrap_or_else(PoisonError::into_inner);
+        if ticker.is_some() {
+            return Ok(());
+        }
+        let (stop, stopped) = mpsc::channel::<()>();
+        let engine = self.engine.clone();
+        thread::Builder::new().name("plugin-clock".to_owned()).spawn(move || {
+            while stopped.recv_timeout(TICK) == Err(mpsc::RecvTimeoutError::Timeout) {
+                engine.increment_epoch();
+            }
+        })?;
+        *ticker = Some(stop);
+        Ok(())
+    }
+}
+
+fn readable(error: wasmtime::Error) -> anyhow::Error {
+    anyhow::anyhow!("{error:#}")
+}
+
+/// Ticks after which a call that may take `limit` is ended: never before `limit`, since the
+/// current tick has partly gone.
+pub(super) fn ticks(limit: Duration) -> u64 {
+    u64::try_from(limit.as_micros().div_ceil(TICK.as_micros())).unwrap_or(u64::MAX / 2) + 1
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_limit_is_never_cut_short() {
+        assert_eq!(ticks(Duration::from_millis(10)), 3);
+        assert_eq!(ticks(Duration::from_millis(11)), 4);
+        assert_eq!(ticks(Duration::ZERO), 1);
+    }
+
+    #[test]
+    fn the_clock_ends_with_the_engine() {
+        let engine = PluginEngine::new().unwrap();
+        engine.start_ticker().unwrap();
+        let weak = engine.engine.weak();
+
+        drop(engine);
+
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while weak.upgrade().is_some() {
+            assert!(Instant::now() < deadline, "the clock thread is still there");
+            thread::sleep(Duration::from_millis(1));
+        }
+    }
+}

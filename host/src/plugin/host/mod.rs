@@ -1,0 +1,126 @@
+//! What the gateway offers to plugins: bindings, and the state of one instance.
+//!
+//! One file per WIT interface, of the same name. They translate; what they translate to is plain
+//! Rust elsewhere ([`Exchange`](crate::plugin::Exchange), `journal`). Nothing here waits,
+//! and nothing a plugin passes in can make the host panic: what breaks a rule is remembered in
+//! [`State::violation`], and the hook fails when it returns.
+//!
+//! Not here: when hooks are called (`chain`), and what happens to failures (`instance`).
+
+mod clock;
+mod context;
+mod crypto;
+mod journal;
+mod limiter;
+mod log;
+mod reply;
+mod request;
+mod response;
+mod wasi;
+
+use std::sync::Arc;
+use std::sync::Mutex;
+use std::sync::MutexGuard;
+use std::sync::PoisonError;
+use std::time::Instant;
+
+use wasmtime::component::HasSelf;
+use wasmtime::component::Linker;
+use wasmtime::component::ResourceTable;
+
+use super::exchange::Exchange;
+use journal::Journal;
+pub(super) use journal::clean;
+use limiter::Limiter;
+pub(super) use wasi::deny;
+
+/// Generated from `wit/`.
+pub(super) mod bindings {
+    #![allow(
+        missing_docs,
+        clippy::pedantic,
+        reason = "generated; the documentation is in the WIT files"
+    )]
+
+    wasmtime::component::bindgen!({
+        path: "wit",
+        world: "plugin",
+        ownership: Borrowing { duplicate_if_necessary: true },
+    });
+}
+
+/// WASI resources that one instance may hold: its three standard streams and a few clocks.
+const RESOURCES_MAX: usize = 64;
+
+/// What an instance knows and holds.
+pub(super) struct State {
+    /// The exchange whose hook is running; `None` in `init`.
+    pub(super) exchange: Option<Box<Exchange>>,
+    /// What `reply.send` was given during this call.
+    pub(super) reply: reply::Reply,
+    /// The first rule that was broken during this call.
+    pub(super) violation: Option<String>,
+    /// Memory, and its bounds.
+    pub(super) limiter: Limiter,
+    /// Where the instance's lines go. Shared with its standard streams.
+    journal: Arc<Mutex<Journal>>,
+    keys: crypto::Keys,
+    table: ResourceTable,
+    started: Instant,
+}
+
+impl State {
+    /// The state of a new instance of the plugin `name`. `started` is when its clock began.
+    pub(super) fn new(name: &Arc<str>, memory_bytes_max: usize, started: Instant) -> Self {
+        let mut table = ResourceTable::new();
+        table.set_max_capacity(RESOURCES_MAX);
+        Self {
+            exchange: None,
+            reply: reply::Reply::default(),
+            violation: None,
+            limiter: Limiter::new(memory_bytes_max),
+            journal: Arc::new(Mutex::new(Journal::new(Arc::clone(name)))),
+            keys: crypto::Keys::default(),
+            table,
+            started,
+        }
+    }
+
+    pub(super) fn journal(&self) -> MutexGuard<'_, Journal> {
+        lock(&self.journal)
+    }
+
+    /// Remembers that `what` broke the rule `why`; the hook fails when it returns.
+    fn violate(&mut self, what: std::fmt::Arguments<'_>, why: impl std::fmt::Display) {
+        if self.violation.is_none() {
+            self.violation = Some(format!("{what}: {why}"));
+        }
+    }
+
+    /// The exchange, for a look.
+    fn seen(&self) -> Option<&Exchange> {
+        self.exchange.as_deref()
+    }
+
+    /// The exchange, for an edit by `what`.
+    fn edited(&mut self, what: std::fmt::Arguments<'_>) -> Option<&mut Exchange> {
+        if self.exchange.is_none() {
+            self.violate(what, "there is no exchange outside of a hook");
+        }
+        self.exchange.as_deref_mut()
+    }
+}
+
+/// A plugin that panicked its host while holding the journal cannot exist; were there one, its lines
+/// would still be fit to read.
+fn lock(journal: &Mutex<Journal>) -> MutexGuard<'_, Journal> {
+    journal.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Puts everything that plugins may import into `linker`.
+pub(super) fn link(linker: &mut Linker<State>) -> wasmtime::Result<()> {
+    bindings::Plugin::add_to_linker::<State, HasSelf<State>>(linker, |state| state)?;
+    wasi::link(linker)
+}
+
+impl bindings::zproxy::gateway::types::Host for State {}

@@ -1,0 +1,431 @@
+//! From the bytes of a component to a plugin that instances can be made of.
+//!
+//! 1. Is it a component, and not too large?
+//! 2. Does it compile?
+//! 3. Does it export `lifecycle` and at least one hook, in a version and with signatures known here?
+//! 4. Is everything that it imports there?
+//!
+//! Whatever is refused is refused in words that its author can act on.
+//!
+//! Not here: whether a configuration is good ([`Plugin::probe`] asks the plugin), and where the
+//! bytes come from (`control`).
+
+use std::fmt::Write;
+use std::sync::Arc;
+use std::sync::PoisonError;
+
+use aws_lc_rs::digest::SHA256;
+use aws_lc_rs::digest::digest;
+use wasmtime::Engine;
+use wasmtime::component::Component;
+use wasmtime::component::InstancePre;
+use wasmtime::component::Type;
+use wasmtime::component::types;
+use wasmtime::component::types::ComponentFunc;
+use wasmtime::component::types::ComponentItem;
+
+use super::engine::PluginEngine;
+use super::host;
+use super::host::State;
+use super::host::bindings::exports::zproxy::gateway::lifecycle;
+use super::host::bindings::exports::zproxy::gateway::request_filter;
+use super::host::bindings::exports::zproxy::gateway::response_filter;
+use super::host::clean;
+use super::instance::Live;
+use crate::config::PluginLimits;
+
+/// The largest component that is compiled. A JavaScript or Python plugin has 12 to 18 MB.
+const COMPONENT_BYTES_MAX: usize = 64 * 1024 * 1024;
+
+/// Names listed in a refusal.
+const LISTED_MAX: usize = 20;
+
+const PACKAGE: &str = "zproxy:gateway/";
+
+/// Versions of the package that are compatible with the one served.
+const COMPATIBLE: &str = "0.1.";
+
+/// The interfaces of the package that plugins may import.
+const INTERFACES: [&str; 8] =
+    ["clock", "context", "crypto", "log", "reply", "request", "response", "types"];
+
+/// The packages of WASI that plugins may import, in every version 0.2.
+const WASI_OFFERED: [&str; 4] = ["wasi:cli/", "wasi:clocks/", "wasi:io/", "wasi:random/"];
+
+/// Those that plugins may import and get nothing from.
+const WASI_DENIED: [&str; 2] = ["wasi:filesystem/", "wasi:sockets/"];
+
+const INIT: &str = "func(string) -> result<record { request-fields: list<string>, \
+                    response-fields: list<string> }, string>";
+const ON_REQUEST: &str = "func(list<option<list<u8>>>) -> enum { next, respond }";
+const ON_RESPONSE: &str = "func(u16, list<option<list<u8>>>) -> enum { next, respond }";
+
+/// Why a component cannot be a plugin.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    /// Larger than 64 MiB.
+    #[error("{0} bytes are more than the 64 MiB that a plugin may have")]
+    TooLarge(usize),
+    /// Some other file.
+    #[error("not a WebAssembly component: the file does not begin as WebAssembly does")]
+    NotWasm,
+    /// A module.
+    #[error(
+        "a core WebAssembly module, not a component; was it built for wasm32-unknown-unknown or \
+         wasm32-wasip1? Build it with `cargo build --target wasm32-wasip2`, or make a component of \
+         it with `wasm-tools component new`"
+    )]
+    CoreModule,
+    /// Invalid, or with features that the gateway does not have.
+    #[error("does not compile: {0}")]
+    Compile(String),
+    /// No plugin at all.
+    #[error(
+        "exports no `zproxy:gateway/lifecycle@0.1.0`, which every plugin must export; it exports {0}"
+    )]
+    NoLifecycle(String),
+    /// Made for another gateway.
+    #[error("exports `{0}`; this gateway serves version 0.1.0 of that package")]
+    ExportVersion(String),
+    /// A hook of a later gateway, or a misspelt one: it would never be called.
+    #[error(
+        "exports `{0}`, which this gateway would never call; it calls lifecycle, request-filter \
+         and response-filter"
+    )]
+    UnknownExport(String),
+    /// Nothing to call.
+    #[error(
+        "exports no hook, so that it would never be called; export \
+         `zproxy:gateway/request-filter@0.1.0` or `zproxy:gateway/response-filter@0.1.0`"
+    )]
+    NoHook,
+    /// A hook that cannot be called.
+    #[error(
+        "`{function}` is {found}, it must be {expected}; build it against wit/ of this version"
+    )]
+    Signature {
+        /// Interface and function.
+        function: String,
+        /// What the component has.
+        found: String,
+        /// What it should have.
+        expected: &'static str,
+    },
+    /// Needs what the gateway does not have.
+    #[error(
+        "imports `{0}`, which this gateway does not offer; it offers zproxy:gateway/{{clock, \
+         context, crypto, log, reply, request, response}}@0.1.0 and wasi:{{cli, clocks, filesystem, \
+         io, random, sockets}}@0.2"
+    )]
+    UnknownImport(String),
+    /// Needs a function of an interface that is offered, with another signature or from a later
+    /// version.
+    #[error("cannot be linked: {0}")]
+    Link(String),
+    /// The process is short of threads.
+    #[error("the clock that ends calls cannot be started: {0}")]
+    Clock(#[from] std::io::Error),
+}
+
+/// Which hooks a plugin has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Hooks {
+    /// `request-filter`.
+    pub on_request: bool,
+    /// `response-filter`.
+    pub on_response: bool,
+}
+
+impl Hooks {
+    /// Names of those that are there.
+    pub fn names(self) -> Vec<&'static str> {
+        let all = [(self.on_request, "on-request"), (self.on_response, "on-response")];
+        all.into_iter().filter_map(|(there, name)| there.then_some(name)).collect()
+    }
+}
+
+/// A loaded component. Shared by all workers, which make instances of it.
+pub struct Plugin {
+    name: Arc<str>,
+    digest: String,
+    generation: u64,
+    limits: PluginLimits,
+    hooks: Hooks,
+    pub(super) engine: Arc<PluginEngine>,
+    pub(super) component: InstancePre<State>,
+    pub(super) lifecycle: lifecycle::GuestIndices,
+    pub(super) request_filter: Option<request_filter::GuestIndices>,
+    pub(super) response_filter: Option<response_filter::GuestIndices>,
+}
+
+impl Plugin {
+    /// Its name in the configuration.
+    pub fn name(&self) -> &Arc<str> {
+        &self.name
+    }
+
+    /// SHA-256 of the component, in hexadecimal.
+    pub fn digest(&self) -> &str {
+        &self.digest
+    }
+
+    /// Higher than that of every plugin loaded before it in this process.
+    pub fn generation(&self) -> u64 {
+        self.generation
+    }
+
+    /// Which hooks it has.
+    pub fn hooks(&self) -> Hooks {
+        self.hooks
+    }
+
+    /// What an instance may use.
+    pub fn limits(&self) -> &PluginLimits {
+        &self.limits
+    }
+
+    /// Makes an instance with this configuration and throws it away. The error is what the plugin's
+    /// `init` says about the configuration, or why there was no answer.
+    ///
+    /// May take a second: for the control thread.
+    pub fn probe(self: &Arc<Self>, config: &str) -> Result<(), String> {
+        Live::new(self, config).map(drop).map_err(|failure| failure.message)
+    }
+}
+
+impl std::fmt::Debug for Plugin {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Plugin")
+            .field("name", &self.name)
+            .field("digest", &self.digest)
+            .field("generation", &self.generation)
+            .finish_non_exhaustive()
+    }
+}
+
+impl PluginEngine {
+    /// Makes a plugin of a component. Compiles, which takes milliseconds to seconds.
+    ///
+    /// The same bytes under the same name and limits give the same plugin for as long as somebody
+    /// holds it: a reload that changes nothing keeps its warm instances.
+    pub fn load(
+        self: &Arc<Self>,
+        name: &str,
+        bytes: &[u8],
+        limits: &PluginLimits,
+    ) -> Result<Arc<Plugin>, LoadError> {
+        check_header(bytes)?;
+        self.start_ticker()?;
+        let digest = hexadecimal(digest(&SHA256, bytes).as_ref());
+        if let Some(plugin) = self.find_loaded(name, &digest, limits) {
+            return Ok(plugin);
+        }
+        let engine = self.wasmtime();
+        let component = Component::from_binary(engine, bytes)
+            .map_err(|error| LoadError::Compile(clean(format!("{error:#}").as_bytes(), 1024)))?;
+        let kind = component.component_type();
+        let hooks = check_exports(engine, &kind)?;
+        let mut linker = self.linker();
+        for (import, item) in kind.imports(engine) {
+            check_import(import, &item.ty)?;
+            if let ComponentItem::ComponentInstance(interface) = &item.ty
+                && WASI_DENIED.iter().any(|package| import.starts_with(package))
+            {
+                host::deny(&mut linker, engine, import, interface).map_err(link_error)?;
+            }
+        }
+        let component = linker.instantiate_pre(&component).map_err(link_error)?;
+        let hook = |exists: bool| exists.then_some(&component);
+        let plugin = Arc::new(Plugin {
+            name: name.into(),
+            digest,
+            generation: self.next_generation(),
+            limits: *limits,
+            hooks,
+            engine: Arc::clone(self),
+            lifecycle: lifecycle::GuestIndices::new(&component).map_err(link_error)?,
+            request_filter: hook(hooks.on_request)
+                .map(request_filter::GuestIndices::new)
+                .transpose()
+                .map_err(link_error)?,
+            response_filter: hook(hooks.on_response)
+                .map(response_filter::GuestIndices::new)
+                .transpose()
+                .map_err(link_error)?,
+            component,
+        });
+        let mut loaded = self.loaded.lock().unwrap_or_else(PoisonError::into_inner);
+        loaded.retain(|plugin| plugin.strong_count() > 0);
+        loaded.push(Arc::downgrade(&plugin));
+        Ok(plugin)
+    }
+
+    fn find_loaded(&self, name: &str, digest: &str, limits: &PluginLimits) -> Option<Arc<Plugin>> {
+        let loaded = self.loaded.lock().unwrap_or_else(PoisonError::into_inner);
+        loaded.iter().filter_map(std::sync::Weak::upgrade).find(|plugin| {
+            *plugin.name == *name && plugin.digest == digest && plugin.limits == *limits
+        })
+    }
+}
+
+/// The first eight bytes: magic, version, and whether it is a module or a component.
+fn check_header(bytes: &[u8]) -> Result<(), LoadError> {
+    if bytes.len() > COMPONENT_BYTES_MAX {
+        return Err(LoadError::TooLarge(bytes.len()));
+    }
+    match bytes.get(..8) {
+        Some([0, b'a', b's', b'm', _, _, 1, 0]) => Ok(()),
+        Some([0, b'a', b's', b'm', _, _, 0, 0]) => Err(LoadError::CoreModule),
+        _ => Err(LoadError::NotWasm),
+    }
+}
+
+fn check_exports(engine: &Engine, component: &types::Component) -> Result<Hooks, LoadError> {
+    let mut lifecycle = false;
+    let mut hooks = Hooks { on_request: false, on_response: false };
+    for (export, item) in component.exports(engine) {
+        let Some(interface) = export.strip_prefix(PACKAGE) else { continue };
+        let (interface, version) = interface.split_once('@').unwrap_or((interface, ""));
+        if !version.starts_with(COMPATIBLE) {
+            return Err(LoadError::ExportVersion(clean(export.as_bytes(), 128)));
+        }
+        let (function, expected) = match interface {
+            "lifecycle" => ("init", INIT),
+            "request-filter" => ("on-request", ON_REQUEST),
+            "response-filter" => ("on-response", ON_RESPONSE),
+            _ => return Err(LoadError::UnknownExport(clean(export.as_bytes(), 128))),
+        };
+        check_signature(engine, export, &item.ty, function, expected)?;
+        match interface {
+            "lifecycle" => lifecycle = true,
+            "request-filter" => hooks.on_request = true,
+            _ => hooks.on_response = true,
+        }
+    }
+    if !lifecycle {
+        return Err(LoadError::NoLifecycle(listed(
+            component.exports(engine).map(|(name, _)| name),
+        )));
+    }
+    if !hooks.on_request && !hooks.on_response {
+        return Err(LoadError::NoHook);
+    }
+    Ok(hooks)
+}
+
+fn check_signature(
+    engine: &Engine,
+    export: &str,
+    item: &ComponentItem,
+    function: &str,
+    expected: &'static str,
+) -> Result<(), LoadError> {
+    let found = match item {
+        ComponentItem::ComponentInstance(interface) => {
+            match interface.get_export(engine, function).map(|export| export.ty) {
+                Some(ComponentItem::ComponentFunc(function)) => signature(&function),
+                _ => "missing".to_owned(),
+            }
+        }
+        _ => "missing".to_owned(),
+    };
+    if found == expected {
+        return Ok(());
+    }
+    let found = clean(found.as_bytes(), 512);
+    Err(LoadError::Signature { function: format!("{export}#{function}"), found, expected })
+}
+
+fn check_import(import: &str, item: &ComponentItem) -> Result<(), LoadError> {
+    let (interface, version) = import.split_once('@').unwrap_or((import, ""));
+    let offered = if let Some(interface) = interface.strip_prefix(PACKAGE) {
+        INTERFACES.contains(&interface) && version.starts_with(COMPATIBLE)
+    } else {
+        let mut packages = WASI_OFFERED.iter().chain(&WASI_DENIED);
+        packages.any(|package| interface.starts_with(package)) && version.starts_with("0.2.")
+    };
+    if offered && matches!(item, ComponentItem::ComponentInstance(_)) {
+        return Ok(());
+    }
+    Err(LoadError::UnknownImport(clean(import.as_bytes(), 128)))
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "goes into map_err")]
+fn link_error(error: wasmtime::Error) -> LoadError {
+    LoadError::Link(clean(format!("{error:#}").as_bytes(), 1024))
+}
+
+fn listed<'a>(names: impl Iterator<Item = &'a str>) -> String {
+    let mut names = names.map(|name| format!("`{}`", clean(name.as_bytes(), 128)));
+    let mut shown: Vec<String> = names.by_ref().take(LISTED_MAX).collect();
+    match (shown.is_empty(), names.count()) {
+        (true, _) => return "nothing".to_owned(),
+        (false, 0) => {}
+        (false, more) => shown.push(format!("and {more} more")),
+    }
+    shown.join(", ")
+}
+
+fn hexadecimal(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::new(), |mut text, byte| {
+        // Writing to a string cannot fail.
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}
+
+/// A function's type as WIT writes it, without the names of parameters.
+fn signature(function: &ComponentFunc) -> String {
+    let mut text = if function.async_() { "async func(" } else { "func(" }.to_owned();
+    text.push_str(&joined(function.params().map(|(_, kind)| written(&kind, 0))));
+    text.push(')');
+    if let Some(result) = function.results().next() {
+        let _ = write!(text, " -> {}", written(&result, 0));
+    }
+    text
+}
+
+fn joined(parts: impl Iterator<Item = String>) -> String {
+    parts.collect::<Vec<_>>().join(", ")
+}
+
+/// Types nest as deep as their author likes; what is expected here is at depth 3.
+const DEPTH_MAX: usize = 6;
+
+fn written(kind: &Type, depth: usize) -> String {
+    if depth > DEPTH_MAX {
+        return "…".to_owned();
+    }
+    let inner = |kind: &Type| written(kind, depth + 1);
+    let option = |kind: Option<Type>| kind.map_or("_".to_owned(), |kind| inner(&kind));
+    match kind {
+        Type::Bool => "bool".to_owned(),
+        Type::S8 => "s8".to_owned(),
+        Type::U8 => "u8".to_owned(),
+        Type::S16 => "s16".to_owned(),
+        Type::U16 => "u16".to_owned(),
+        Type::S32 => "s32".to_owned(),
+        Type::U32 => "u32".to_owned(),
+        Type::S64 => "s64".to_owned(),
+        Type::U64 => "u64".to_owned(),
+        Type::Float32 => "f32".to_owned(),
+        Type::Float64 => "f64".to_owned(),
+        Type::Char => "char".to_owned(),
+        Type::String => "string".to_owned(),
+        Type::List(list) => format!("list<{}>", inner(&list.ty())),
+        Type::Option(option) => format!("option<{}>", inner(&option.ty())),
+        Type::Result(result) => {
+            format!("result<{}, {}>", option(result.ok()), option(result.err()))
+        }
+        Type::Tuple(tuple) => format!("tuple<{}>", joined(tuple.types().map(|kind| inner(&kind)))),
+        Type::Enum(cases) => format!("enum {{ {} }}", joined(cases.names().map(str::to_owned))),
+        Type::Record(record) => {
+            let field = |field: types::Field<'_>| format!("{}: {}", field.name, inner(&field.ty));
+            format!("record {{ {} }}", joined(record.fields().map(field)))
+        }
+        Type::Variant(_) => "variant".to_owned(),
+        Type::Flags(_) => "flags".to_owned(),
+        Type::Own(_) | Type::Borrow(_) => "resource".to_owned(),
+        _ => "something else".to_owned(),
+    }
+}

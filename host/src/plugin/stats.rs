@@ -1,0 +1,258 @@
+//! What a worker counts about its plugins: plain integers, read when somebody asks.
+//!
+//! Not here: adding up workers, and how metrics are written (`telemetry`).
+
+use std::cell::Cell;
+use std::sync::Arc;
+use std::time::Duration;
+use std::time::Instant;
+
+use super::exchange::Flow;
+use super::instance::FailureKind;
+use super::instance::Hook;
+
+/// Upper bounds of the duration buckets, in nanoseconds; a last bucket takes what is longer. Finer
+/// where good plugins are (0.2 to 5 µs), ending above the usual time limit (10 ms).
+pub const DURATION_BOUNDS_NS: [u64; 14] = [
+    250,
+    500,
+    1_000,
+    2_500,
+    5_000,
+    10_000,
+    25_000,
+    50_000,
+    100_000,
+    250_000,
+    1_000_000,
+    5_000_000,
+    20_000_000,
+    100_000_000,
+];
+
+/// Buckets of durations.
+pub const DURATION_BUCKETS: usize = DURATION_BOUNDS_NS.len() + 1;
+
+/// Lines about failures that one plugin may cost per second and worker: enough to see what goes on,
+/// not enough to fill a disk.
+const LINES_PER_SECOND_MAX: u32 = 5;
+
+/// How a hook call ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// The chain goes on.
+    Next,
+    /// The plugin answered.
+    Respond,
+    /// It failed.
+    Failed(FailureKind),
+}
+
+impl Outcome {
+    /// All there are, in the order of [`HookStats::calls`].
+    pub const ALL: [Self; 7] = [
+        Self::Next,
+        Self::Respond,
+        Self::Failed(FailureKind::Trap),
+        Self::Failed(FailureKind::Timeout),
+        Self::Failed(FailureKind::Memory),
+        Self::Failed(FailureKind::Violation),
+        Self::Failed(FailureKind::Unavailable),
+    ];
+
+    /// As metrics name it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Next => "next",
+            Self::Respond => "respond",
+            Self::Failed(kind) => kind.as_str(),
+        }
+    }
+
+    fn index(self) -> usize {
+        match self {
+            Self::Next => 0,
+            Self::Respond => 1,
+            Self::Failed(FailureKind::Trap) => 2,
+            Self::Failed(FailureKind::Timeout) => 3,
+            Self::Failed(FailureKind::Memory) => 4,
+            Self::Failed(FailureKind::Violation) => 5,
+            Self::Failed(FailureKind::Unavailable) => 6,
+        }
+    }
+}
+
+impl From<Flow> for Outcome {
+    fn from(flow: Flow) -> Self {
+        match flow {
+            Flow::Next => Self::Next,
+            Flow::Respond => Self::Respond,
+        }
+    }
+}
+
+/// What happened in one hook of a plugin, since the worker began.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct HookStats {
+    /// Calls by outcome, in the order of [`Outcome::ALL`].
+    pub calls: [u64; Outcome::ALL.len()],
+    /// Calls by duration; not cumulative; bounds are [`DURATION_BOUNDS_NS`].
+    pub durations: [u64; DURATION_BUCKETS],
+    /// All durations together, in nanoseconds.
+    pub duration_ns_sum: u64,
+}
+
+/// What happened to one plugin on one worker. Counts never go back, whatever is reloaded.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PluginStats {
+    /// Its name.
+    pub plugin: Arc<str>,
+    /// The newest generation that has instances here; 0 for native middleware.
+    pub generation: u64,
+    /// Instances held here.
+    pub instances: usize,
+    /// Linear memory of those instances.
+    pub memory_bytes: u64,
+    /// Instances thrown away after a trap, a time-out or the memory cap.
+    pub traps: u64,
+    /// Log lines that were not written because there were too many.
+    pub lines_dropped: u64,
+    /// `on-request`.
+    pub on_request: HookStats,
+    /// `on-response`.
+    pub on_response: HookStats,
+}
+
+/// The counts of one plugin on one worker.
+pub(super) struct Meter {
+    pub(super) plugin: Arc<str>,
+    hooks: [HookMeter; 2],
+    lines_dropped: Cell<u64>,
+    complaints: Cell<u32>,
+    suppressed: Cell<u64>,
+    second: Cell<Option<Instant>>,
+}
+
+#[derive(Default)]
+struct HookMeter {
+    calls: [Cell<u64>; Outcome::ALL.len()],
+    durations: [Cell<u64>; DURATION_BUCKETS],
+    duration_ns_sum: Cell<u64>,
+}
+
+fn add(count: &Cell<u64>, amount: u64) {
+    count.set(count.get().wrapping_add(amount));
+}
+
+impl Meter {
+    pub(super) fn new(plugin: Arc<str>) -> Self {
+        Self {
+            plugin,
+            hooks: Default::default(),
+            lines_dropped: Cell::new(0),
+            complaints: Cell::new(0),
+            suppressed: Cell::new(0),
+            second: Cell::new(None),
+        }
+    }
+
+    /// Counts a call.
+    pub(super) fn record(&self, hook: Hook, outcome: Outcome, took: Duration) {
+        let meter = &self.hooks[hook as usize];
+        let nanoseconds = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
+        // Most calls end in the first buckets, so that counting up to them is the quickest search.
+        let bucket = DURATION_BOUNDS_NS.iter().take_while(|bound| nanoseconds > **bound).count();
+        add(&meter.calls[outcome.index()], 1);
+        add(&meter.durations[bucket], 1);
+        add(&meter.duration_ns_sum, nanoseconds);
+    }
+
+    pub(super) fn add_lines_dropped(&self, lines: u64) {
+        add(&self.lines_dropped, lines);
+    }
+
+    /// Whether a failure may be logged, and how many were not since the last that was.
+    pub(super) fn complain(&self, now: Instant) -> Option<u64> {
+        let began = self.second.get();
+        if began.is_none_or(|began| now.duration_since(began) >= Duration::from_secs(1)) {
+            self.second.set(Some(now));
+            self.complaints.set(0);
+        }
+        if self.complaints.get() >= LINES_PER_SECOND_MAX {
+            add(&self.suppressed, 1);
+            return None;
+        }
+        self.complaints.set(self.complaints.get() + 1);
+        Some(self.suppressed.take())
+    }
+
+    /// The counts, without what only instances know.
+    pub(super) fn read(&self) -> PluginStats {
+        let [on_request, on_response] = self.hooks.each_ref().map(HookMeter::read);
+        let discarding = [FailureKind::Trap, FailureKind::Timeout, FailureKind::Memory];
+        let traps = |hook: &HookStats| -> u64 {
+            discarding.iter().map(|kind| hook.calls[Outcome::Failed(*kind).index()]).sum()
+        };
+        PluginStats {
+            plugin: Arc::clone(&self.plugin),
+            generation: 0,
+            instances: 0,
+            memory_bytes: 0,
+            traps: traps(&on_request) + traps(&on_response),
+            lines_dropped: self.lines_dropped.get(),
+            on_request,
+            on_response,
+        }
+    }
+}
+
+impl HookMeter {
+    fn read(&self) -> HookStats {
+        HookStats {
+            calls: self.calls.each_ref().map(Cell::get),
+            durations: self.durations.each_ref().map(Cell::get),
+            duration_ns_sum: self.duration_ns_sum.get(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn calls_are_counted_by_outcome_and_duration() {
+        let meter = Meter::new("p".into());
+
+        meter.record(Hook::Request, Outcome::Next, Duration::from_nanos(250));
+        meter.record(Hook::Request, Outcome::Respond, Duration::from_nanos(251));
+        let timeout = Outcome::Failed(FailureKind::Timeout);
+        meter.record(Hook::Response, timeout, Duration::from_secs(5));
+
+        let stats = meter.read();
+        assert_eq!(stats.on_request.calls, [1, 1, 0, 0, 0, 0, 0]);
+        assert_eq!(stats.on_request.durations[..3], [1, 1, 0]);
+        assert_eq!(stats.on_request.duration_ns_sum, 501);
+        assert_eq!(stats.on_response.calls, [0, 0, 0, 1, 0, 0, 0]);
+        assert_eq!(stats.on_response.durations[DURATION_BUCKETS - 1], 1);
+        assert_eq!(stats.traps, 1);
+    }
+
+    #[test]
+    fn outcomes_are_in_the_order_of_the_list() {
+        for (index, outcome) in Outcome::ALL.into_iter().enumerate() {
+            assert_eq!(outcome.index(), index);
+        }
+    }
+
+    #[test]
+    fn complaints_are_bounded_and_those_left_out_counted() {
+        let meter = Meter::new("p".into());
+        let now = Instant::now();
+
+        let written = (0..100).filter(|_| meter.complain(now).is_some()).count();
+
+        assert_eq!(written, 5);
+        assert_eq!(meter.complain(now + Duration::from_secs(1)), Some(95));
+    }
+}

@@ -1,0 +1,408 @@
+//! The access log: one line a request, written by a thread of its own.
+//!
+//! A worker formats lines into a buffer and hands it over when it is large or a tick old. When the
+//! writer cannot keep up, lines are dropped and counted (`zproxy_access_log_dropped_total`).
+//!
+//! Fields, in JSON: `ts request_id trace_id client method host path protocol status flags bytes_in
+//! bytes_out duration_us phases{upstream_us} route upstream server attempts`. What does not apply is
+//! left out. Bytes that are not UTF-8 appear as U+FFFD; control characters are escaped, so that
+//! nothing a client sends can look like another line.
+
+use std::cell::RefCell;
+use std::fs::OpenOptions;
+use std::io::{self, Write};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use super::Finished;
+use super::date;
+use super::sink::Sink;
+use crate::config::{AccessLogFormat, AccessLogPath};
+use crate::http::RequestHead;
+
+/// A worker hands its lines over when they are this many bytes.
+const BATCH_BYTES: usize = 16 * 1024;
+
+/// What the log says of a request.
+#[derive(Debug)]
+pub struct AccessRecord<'a> {
+    /// What was counted.
+    pub finished: &'a Finished,
+    /// The request, as it was sent on.
+    pub request: &'a RequestHead,
+    /// Who asked.
+    pub client: Option<IpAddr>,
+    /// Name of the route.
+    pub route: Option<&'a str>,
+    /// Name of the upstream.
+    pub upstream: Option<&'a str>,
+    /// Name of the server.
+    pub server: Option<&'a str>,
+    /// What went wrong: an error type of RFC 9209, or what broke the response off.
+    pub flags: Option<&'a str>,
+    /// Hexadecimal trace id.
+    pub trace_id: Option<&'a [u8]>,
+    /// Milliseconds since 1970.
+    pub wall_ms: u64,
+    /// Connections used upstream.
+    pub attempts: u32,
+}
+
+/// An open access log.
+pub struct AccessLog {
+    sink: Sink,
+    format: Format,
+    sample: f64,
+}
+
+#[derive(Clone, Debug)]
+enum Format {
+    Json,
+    Combined,
+    Template(Vec<Part>),
+}
+
+#[derive(Clone, Debug)]
+enum Part {
+    Text(String),
+    Field(String),
+    RequestHeader(String),
+    Redacted,
+}
+
+/// A worker's end of the log.
+pub struct AccessLogger {
+    log: Arc<AccessLog>,
+    lines: RefCell<(Vec<u8>, u64)>,
+    random: RefCell<fastrand::Rng>,
+}
+
+impl AccessLog {
+    /// Opens the log; `None` when it is switched off.
+    ///
+    /// # Errors
+    ///
+    /// The file cannot be opened.
+    pub fn open(settings: &crate::config::AccessLog) -> io::Result<Option<Arc<Self>>> {
+        let path = settings.path.clone();
+        if path == AccessLogPath::Off {
+            return Ok(None);
+        }
+        let open = move || match &path {
+            AccessLogPath::File(path) => {
+                let file = OpenOptions::new().create(true).append(true).open(path)?;
+                Ok(Box::new(io::BufWriter::new(file)) as Box<dyn Write + Send>)
+            }
+            AccessLogPath::Off | AccessLogPath::Stdout => {
+                Ok(Box::new(io::BufWriter::new(io::stdout())) as Box<dyn Write + Send>)
+            }
+        };
+        let sink = Sink::start("access-log", Box::new(open))?;
+        let format = match &settings.format {
+            AccessLogFormat::Json => Format::Json,
+            AccessLogFormat::Combined => Format::Combined,
+            AccessLogFormat::Template(text) => Format::Template(parts(text, &settings.redact)),
+        };
+        Ok(Some(Arc::new(Self { sink, format, sample: settings.sample })))
+    }
+
+    /// An end of the log for a worker.
+    pub fn logger(self: &Arc<Self>) -> AccessLogger {
+        AccessLogger {
+            log: Arc::clone(self),
+            lines: RefCell::default(),
+            random: RefCell::new(fastrand::Rng::new()),
+        }
+    }
+
+    /// Opens the file anew, after it has been moved away.
+    pub fn reopen(&self) {
+        self.sink.reopen();
+    }
+
+    /// Lines that were dropped.
+    pub fn dropped(&self) -> u64 {
+        self.sink.dropped()
+    }
+
+    /// Waits until everything handed over is written, but not for ever.
+    pub fn flush(&self) {
+        self.sink.flush();
+    }
+}
+
+impl AccessLogger {
+    /// Writes a request's line, if it is in the sample.
+    pub fn write(&self, record: &AccessRecord<'_>) {
+        let sample = self.log.sample;
+        if sample < 1.0 && self.random.borrow_mut().f64() >= sample {
+            return;
+        }
+        let mut lines = self.lines.borrow_mut();
+        let (bytes, count) = &mut *lines;
+        match &self.log.format {
+            Format::Json => json(bytes, record),
+            Format::Combined => combined(bytes, record),
+            Format::Template(parts) => template(bytes, record, parts),
+        }
+        *count += 1;
+        if bytes.len() >= BATCH_BYTES {
+            drop(lines);
+            self.flush();
+        }
+    }
+
+    /// Hands over what has been written so far.
+    pub fn flush(&self) {
+        let (bytes, count) = self.lines.take();
+        if !bytes.is_empty() {
+            self.log.sink.send(bytes, count);
+        }
+    }
+}
+
+impl Drop for AccessLogger {
+    fn drop(&mut self) {
+        self.flush();
+    }
+}
+
+/// Appends a member to a JSON object that has been begun.
+fn member(out: &mut Vec<u8>, name: &str, value: &str) {
+    if out.last() != Some(&b'{') {
+        out.push(b',');
+    }
+    // Writing a string to a vector cannot fail.
+    let _ = serde_json::to_writer(&mut *out, name);
+    out.push(b':');
+    let _ = serde_json::to_writer(&mut *out, value);
+}
+
+fn number(out: &mut Vec<u8>, name: &str, value: u64) {
+    if out.last() != Some(&b'{') {
+        out.push(b',');
+    }
+    let _ = write!(out, "\"{name}\":{value}");
+}
+
+fn json(out: &mut Vec<u8>, record: &AccessRecord<'_>) {
+    out.push(b'{');
+    for name in ["ts", "request_id", "trace_id", "client", "method", "host", "path", "protocol"] {
+        if let Some(value) = text_field(record, name) {
+            member(out, name, &value);
+        }
+    }
+    number(out, "status", u64::from(record.finished.status));
+    if let Some(flags) = record.flags {
+        member(out, "flags", flags);
+    }
+    number(out, "bytes_in", record.finished.bytes_in);
+    number(out, "bytes_out", record.finished.bytes_out);
+    number(out, "duration_us", micros(record.finished.duration));
+    if let Some(wait) = record.finished.upstream_wait {
+        let _ = write!(out, ",\"phases\":{{\"upstream_us\":{}}}", micros(wait));
+    }
+    for name in ["route", "upstream", "server"] {
+        if let Some(value) = text_field(record, name) {
+            member(out, name, &value);
+        }
+    }
+    if record.attempts > 0 {
+        number(out, "attempts", u64::from(record.attempts));
+    }
+    out.extend_from_slice(b"}\n");
+}
+
+/// `%h - - [%t] "%r" %>s %b "%{Referer}i" "%{User-Agent}i"`, as nginx and Apache write it.
+fn combined(out: &mut Vec<u8>, record: &AccessRecord<'_>) {
+    let client = text_field(record, "client").unwrap_or_else(|| "-".to_owned());
+    let _ = write!(out, "{client} - - [{}] \"", date::clf_time(record.wall_ms));
+    let head = record.request;
+    let line =
+        format!("{} {} {}", head.method_name(), head.target(), head.version.as_str());
+    escape(out, line.as_bytes());
+    let _ = write!(out, "\" {} {} \"", record.finished.status, record.finished.bytes_out);
+    escape(out, head.fields.get("referer").unwrap_or(b"-"));
+    out.extend_from_slice(b"\" \"");
+    escape(out, head.fields.get("user-agent").unwrap_or(b"-"));
+    out.extend_from_slice(b"\"\n");
+}
+
+fn template(out: &mut Vec<u8>, record: &AccessRecord<'_>, parts: &[Part]) {
+    for part in parts {
+        match part {
+            Part::Text(text) => out.extend_from_slice(text.as_bytes()),
+            Part::Redacted => out.extend_from_slice(b"[redacted]"),
+            Part::RequestHeader(name) => {
+                escape(out, record.request.fields.get(name).unwrap_or(b"-"));
+            }
+            Part::Field(name) => match number_field(record, name) {
+                Some(value) => {
+                    let _ = write!(out, "{value}");
+                }
+                None => {
+                    escape(out, text_field(record, name).as_deref().unwrap_or("-").as_bytes());
+                }
+            },
+        }
+    }
+    out.push(b'\n');
+}
+
+fn number_field(record: &AccessRecord<'_>, name: &str) -> Option<u64> {
+    let done = record.finished;
+    Some(match name {
+        "status" => u64::from(done.status),
+        "bytes_in" => done.bytes_in,
+        "bytes_out" => done.bytes_out,
+        "duration_us" => micros(done.duration),
+        "attempts" => u64::from(record.attempts),
+        _ => return None,
+    })
+}
+
+fn text_field(record: &AccessRecord<'_>, name: &str) -> Option<String> {
+    let head = record.request;
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    match name {
+        "ts" => Some(date::timestamp(record.wall_ms)),
+        "request_id" => head.fields.get("x-request-id").map(text),
+        "trace_id" => record.trace_id.map(text),
+        "client" => record.client.map(|client| client.to_string()),
+        // A head that could not be read has none.
+        "method" => Some(head.method_name()).filter(|name| !name.is_empty()).map(str::to_owned),
+        "host" => head.authority().map(str::to_owned),
+        "path" => Some(head.target()).filter(|path| !path.is_empty()).map(str::to_owned),
+        "protocol" => Some(head.version.as_str().to_owned()),
+        "flags" => record.flags.map(str::to_owned),
+        "route" => record.route.map(str::to_owned),
+        "upstream" => record.upstream.map(str::to_owned),
+        "server" => record.server.map(str::to_owned),
+        _ => None,
+    }
+}
+
+/// Cuts a template into parts. Unknown fields were refused with the configuration.
+fn parts(template: &str, redact: &[String]) -> Vec<Part> {
+    let mut parts = Vec::new();
+    let mut rest = template;
+    while let Some(open) = rest.find('{') {
+        let Some(length) = rest[open..].find('}') else { break };
+        parts.push(Part::Text(rest[..open].to_owned()));
+        let name = &rest[open + 1..open + length];
+        parts.push(match name.strip_prefix("request_header.") {
+            Some(header) if redact.iter().any(|r| r.eq_ignore_ascii_case(header)) => Part::Redacted,
+            Some(header) => Part::RequestHeader(header.to_owned()),
+            None => Part::Field(name.to_owned()),
+        });
+        rest = &rest[open + length + 1..];
+    }
+    parts.push(Part::Text(rest.to_owned()));
+    parts
+}
+
+/// Writes bytes so that they can be neither the end of a quoted string nor that of a line.
+fn escape(out: &mut Vec<u8>, bytes: &[u8]) {
+    for byte in bytes {
+        match byte {
+            b'"' | b'\\' => out.extend_from_slice(&[b'\\', *byte]),
+            0x20..=0x7e => out.push(*byte),
+            _ => {
+                let _ = write!(out, "\\x{byte:02x}");
+            }
+        }
+    }
+}
+
+fn micros(duration: std::time::Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::http::{HeadLimits, Method, parse};
+
+    fn request(bytes: &[u8]) -> RequestHead {
+        let limits = HeadLimits { bytes_max: 4096, fields_max: 10, target_bytes_max: 1000 };
+        let mut head = RequestHead::default();
+        parse::request(bytes, &mut head, &limits).unwrap();
+        head
+    }
+
+    fn line(format: impl Fn(&mut Vec<u8>, &AccessRecord<'_>)) -> Vec<u8> {
+        let head = request(
+            b"GET /a?b=\"c HTTP/1.1\r\nHost: h\r\nUser-Agent: x\"\ty\xff\r\nX-Key: s\r\n\r\n",
+        );
+        let finished = Finished {
+            listener: 0,
+            route: Some(0),
+            method: Method::Get,
+            status: 502,
+            upstream: None,
+            upstream_status: None,
+            bytes_in: 1,
+            bytes_out: 2,
+            duration: Duration::from_micros(3),
+            upstream_wait: Some(Duration::from_micros(2)),
+            retries: 0,
+        };
+        let record = AccessRecord {
+            finished: &finished,
+            request: &head,
+            client: Some(IpAddr::from([192, 0, 2, 1])),
+            route: Some("api"),
+            upstream: None,
+            server: None,
+            flags: Some("connection_refused"),
+            trace_id: None,
+            wall_ms: 1_795_244_400_123,
+            attempts: 1,
+        };
+        let mut out = Vec::new();
+        format(&mut out, &record);
+        out
+    }
+
+    #[test]
+    fn a_json_line_is_one_object_with_the_fields_that_apply() {
+        let out = line(json);
+
+        let value: serde_json::Value = serde_json::from_slice(&out).unwrap();
+        assert_eq!(
+            value,
+            serde_json::json!({
+                "ts": "2026-11-21T07:00:00.123Z", "client": "192.0.2.1", "method": "GET",
+                "host": "h", "path": "/a?b=\"c", "protocol": "HTTP/1.1", "status": 502,
+                "flags": "connection_refused", "bytes_in": 1, "bytes_out": 2, "duration_us": 3,
+                "phases": { "upstream_us": 2 }, "route": "api", "attempts": 1,
+            })
+        );
+        assert_eq!(out.iter().filter(|byte| **byte == b'\n').count(), 1);
+    }
+
+    #[test]
+    fn a_combined_line_cannot_be_broken_by_what_a_client_sends() {
+        let text = String::from_utf8(line(combined)).unwrap();
+
+        assert_eq!(
+            text,
+            "192.0.2.1 - - [21/Nov/2026:07:00:00 +0000] \"GET /a?b=\\\"c HTTP/1.1\" 502 2 \
+             \"-\" \"x\\\"\\x09y\\xff\"\n"
+        );
+    }
+
+    #[test]
+    fn a_template_fills_in_fields_and_redacts() {
+        let parts = parts(
+            "{status} {route} {server} {request_header.x-key} {request_header.user-agent}",
+            &["x-key".to_owned()],
+        );
+
+        let text = String::from_utf8(line(|out, record| template(out, record, &parts))).unwrap();
+
+        assert_eq!(text, "502 api - [redacted] x\\\"\\x09y\\xff\n");
+    }
+}

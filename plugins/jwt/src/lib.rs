@@ -1,0 +1,1 @@
+//! Lets only requests with a valid JSON Web Token pass.

@@ -1,0 +1,98 @@
+//! `cargo plugins`: every plugin of this repository into `./plugins/*.wasm`; with `--tests` the
+//! guests of the tests into `target/guests/tests/*.wasm`.
+//!
+//! Not here: how a component is built (the library beside this file).
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use zproxy_guest_build::{Artifact, Choice, Error, Job, build};
+
+const USAGE: &str = "\
+usage: cargo plugins [--tests]
+
+  (nothing)  builds every plugin into ./plugins/*.wasm
+  --tests    builds the guests of the tests into target/guests/tests/*.wasm
+
+ZPROXY_GUEST_TOOLCHAIN=auto|rustup|debian says what to compile with.
+";
+
+/// Package, library and file of each plugin.
+const PLUGINS: [(&str, &str, &str); 2] =
+    [("zproxy-plugin-jwt", "jwt", "jwt"), ("header-stamp", "header_stamp", "header-stamp")];
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let result = match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        [] => build_plugins(),
+        ["--tests"] => build_guests(),
+        ["-h" | "--help"] => {
+            print!("{USAGE}");
+            return ExitCode::SUCCESS;
+        }
+        _ => {
+            eprint!("{USAGE}");
+            return ExitCode::from(2);
+        }
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{}", describe(&error));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// An error and its reasons.
+fn describe(error: &dyn std::error::Error) -> String {
+    match error.source() {
+        None => error.to_string(),
+        Some(source) => format!("{error}: {}", describe(source)),
+    }
+}
+
+fn build_plugins() -> Result<(), Error> {
+    let folder = repository().join("plugins");
+    let artifacts = PLUGINS
+        .map(|(package, library, file)| {
+            Artifact::library(package, library, folder.join(format!("{file}.wasm")))
+        })
+        .into();
+    build(&job(artifacts), Choice::from_environment()?)
+}
+
+fn build_guests() -> Result<(), Error> {
+    let sources = repository().join("tests/guests/examples");
+    let folder = repository().join("target/guests/tests");
+    let listed = fs::read_dir(&sources).map_err(|source| Error::Copy {
+        from: sources,
+        to: folder.clone(),
+        source,
+    })?;
+    let mut names: Vec<String> = listed
+        .flatten()
+        .filter_map(|entry| Some(Path::new(&entry.file_name()).file_stem()?.to_str()?.to_owned()))
+        .collect();
+    names.sort();
+    let artifacts = names
+        .iter()
+        .map(|name| Artifact::example("zproxy-guests", name, folder.join(format!("{name}.wasm"))))
+        .collect();
+    build(&job(artifacts), Choice::from_environment()?)
+}
+
+fn job(artifacts: Vec<Artifact>) -> Job {
+    Job {
+        manifest: repository().join("Cargo.toml"),
+        target_folder: repository().join("target/guests"),
+        profile: "plugin".to_owned(),
+        artifacts,
+    }
+}
+
+/// The root of this repository: two above this crate, which is built where it is run.
+fn repository() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2).unwrap_or(Path::new(".")).to_owned()
+}

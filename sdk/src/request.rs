@@ -1,0 +1,173 @@
+//! A request, for people: [`Request`] over the host's functions on the current exchange.
+
+use std::borrow::Cow;
+
+use crate::fields::{Fields, Known, Pushed, text};
+use crate::host::request as host;
+
+/// The request of the exchange whose hook is running.
+///
+/// Reading a field that [`Middleware::request_fields`](crate::Middleware::request_fields) names
+/// costs nothing; any other look-up and any edit is a call to the host of about 0.1 microseconds.
+/// Names are compared without regard to case. What an edit may hold is checked by the host when
+/// the hook returns: a name that is no token, a value with a line end, or a field that frames the
+/// message make the hook fail, and nothing of it is sent.
+#[derive(Debug)]
+pub struct Request {
+    pushed: Pushed,
+}
+
+impl Request {
+    pub(crate) fn new(pushed: Pushed) -> Self {
+        Self { pushed }
+    }
+
+    /// The method, as received.
+    #[must_use]
+    pub fn method(&self) -> Cow<'_, str> {
+        self.pseudo(":method")
+    }
+
+    /// The path without the query.
+    #[must_use]
+    pub fn path(&self) -> Cow<'_, str> {
+        match self.path_and_query() {
+            Cow::Borrowed(all) => Cow::Borrowed(split_query(all).0),
+            Cow::Owned(all) => Cow::Owned(split_query(&all).0.to_owned()),
+        }
+    }
+
+    /// What follows the first `?`, if there is one.
+    #[must_use]
+    pub fn query(&self) -> Option<Cow<'_, str>> {
+        match self.path_and_query() {
+            Cow::Borrowed(all) => split_query(all).1.map(Cow::Borrowed),
+            Cow::Owned(all) => split_query(&all).1.map(|query| Cow::Owned(query.to_owned())),
+        }
+    }
+
+    /// Path and query as they stand.
+    #[must_use]
+    pub fn path_and_query(&self) -> Cow<'_, str> {
+        self.pseudo(":path")
+    }
+
+    /// The host and port that the client asked for.
+    #[must_use]
+    pub fn authority(&self) -> Cow<'_, str> {
+        self.pseudo(":authority")
+    }
+
+    /// `http` or `https`.
+    #[must_use]
+    pub fn scheme(&self) -> Cow<'_, str> {
+        self.pseudo(":scheme")
+    }
+
+    /// The client's address, without a port.
+    #[must_use]
+    pub fn client_ip(&self) -> Cow<'_, str> {
+        self.pseudo(":client-ip")
+    }
+
+    /// The name of the route that was chosen.
+    #[must_use]
+    pub fn route(&self) -> Cow<'_, str> {
+        self.pseudo(":route")
+    }
+
+    /// All values of a field joined with `, ` (`cookie` with `; `), as text: bytes that are not
+    /// UTF-8 become U+FFFD. None when there is none.
+    #[must_use]
+    pub fn header(&self, name: &str) -> Option<Cow<'_, str>> {
+        self.header_bytes(name).map(text)
+    }
+
+    /// The same, as bytes.
+    #[must_use]
+    pub fn header_bytes(&self, name: &str) -> Option<Cow<'_, [u8]>> {
+        match self.pushed.find(name) {
+            Known::Value(value) => value.map(Cow::Borrowed),
+            Known::Ask => host::get(name).map(Cow::Owned),
+        }
+    }
+
+    /// Each value of a field, in the order received.
+    #[must_use]
+    pub fn header_all(&self, name: &str) -> Vec<Vec<u8>> {
+        host::get_all(name)
+    }
+
+    /// All fields, in one call.
+    #[must_use]
+    pub fn headers(&self) -> Fields {
+        Fields::new(host::packed())
+    }
+
+    /// The first cookie of this name (RFC 6265 §4.2.1), as sent.
+    #[must_use]
+    pub fn cookie(&self, name: &str) -> Option<String> {
+        let cookies = self.header("cookie")?;
+        find_pair(cookies.split(';').map(str::trim), name)
+    }
+
+    /// The first parameter of this name in the query, as sent: nothing is decoded.
+    #[must_use]
+    pub fn query_parameter(&self, name: &str) -> Option<String> {
+        let query = self.query()?;
+        find_pair(query.split('&'), name)
+    }
+
+    /// Replaces every field of this name by one. `host` sets the authority.
+    pub fn set_header(&mut self, name: &str, value: impl AsRef<[u8]>) {
+        host::set(name, value.as_ref());
+        self.forget(name);
+    }
+
+    /// Adds a field and keeps those of the same name.
+    pub fn append_header(&mut self, name: &str, value: impl AsRef<[u8]>) {
+        host::append(name, value.as_ref());
+        self.forget(name);
+    }
+
+    /// Removes every field of this name.
+    pub fn remove_header(&mut self, name: &str) {
+        host::remove(name);
+        self.forget(name);
+    }
+
+    /// Replaces path and query; the route stays as it was chosen.
+    ///
+    /// It must begin with `/` and hold visible ASCII only, else the hook fails.
+    pub fn set_path(&mut self, path_and_query: &str) {
+        host::set_path(path_and_query);
+        self.pushed.forget(":path");
+    }
+
+    /// A pseudo field. The host has one of each, so none means an old host: then it is empty.
+    fn pseudo(&self, name: &str) -> Cow<'_, str> {
+        self.header(name).unwrap_or_default()
+    }
+
+    fn forget(&mut self, name: &str) {
+        self.pushed.forget(name);
+        if name.eq_ignore_ascii_case("host") {
+            self.pushed.forget(":authority");
+        }
+    }
+}
+
+fn split_query(path_and_query: &str) -> (&str, Option<&str>) {
+    match path_and_query.split_once('?') {
+        Some((path, query)) => (path, Some(query)),
+        None => (path_and_query, None),
+    }
+}
+
+/// The value of the first `name=value` among `pairs`.
+fn find_pair<'a>(mut pairs: impl Iterator<Item = &'a str>, name: &str) -> Option<String> {
+    pairs.find_map(|pair| {
+        let (found, value) = pair.split_once('=')?;
+        (found == name).then(|| value.to_owned())
+    })
+}

@@ -1,0 +1,363 @@
+//! The host of one thread: every function of `wit/`, by its rules.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+
+use hmac::{Hmac, Mac};
+use sha2::{Sha256, Sha384, Sha512};
+
+use super::message::{Head, Request, Response};
+use crate::log::Level;
+
+/// The limits of `wit/`.
+pub(crate) const PUSHED_FIELDS_MAX: usize = 64;
+const EDIT_BYTES_MAX: usize = 64 * 1024;
+const CONTEXT_BYTES_MAX: usize = 64 * 1024;
+const CONTEXT_KEYS_MAX: usize = 64;
+const CONTEXT_KEY_BYTES_MAX: usize = 256;
+const KEYS_MAX: usize = 256;
+const REPLY_BYTES_MAX: usize = 1024 * 1024;
+const LOG_LINE_BYTES_MAX: usize = 4096;
+
+/// Fields that frame a message, which no plugin may touch.
+const FRAMING: [&str; 7] =
+    ["content-length", "transfer-encoding", "connection", "upgrade", "te", "trailer", "keep-alive"];
+
+/// What the functions read and write.
+#[derive(Debug)]
+pub(crate) struct Host {
+    pub(crate) request: Request,
+    pub(crate) response: Response,
+    pub(crate) reply: Option<Response>,
+    /// The first rule that the running hook broke.
+    pub(crate) failure: Option<String>,
+    pub(crate) unix_ms: u64,
+    pub(crate) log_level: Option<Level>,
+    pub(crate) log: Vec<(Level, String)>,
+    edit_bytes: usize,
+    context: HashMap<String, Vec<u8>>,
+    keys: Vec<Key>,
+}
+
+/// A key with the algorithm that it is bound to.
+#[derive(Debug)]
+enum Key {
+    Hs256(Hmac<Sha256>),
+    Hs384(Hmac<Sha384>),
+    Hs512(Hmac<Sha512>),
+}
+
+thread_local! {
+    static HOST: RefCell<Host> = RefCell::new(Host::new());
+}
+
+impl Host {
+    fn new() -> Self {
+        Self {
+            request: Request::get("/"),
+            response: Response::status(200),
+            reply: None,
+            failure: None,
+            unix_ms: 0,
+            log_level: Some(Level::Debug),
+            log: Vec::new(),
+            edit_bytes: 0,
+            context: HashMap::new(),
+            keys: Vec::new(),
+        }
+    }
+
+    /// Runs `f` on this thread's host.
+    pub(crate) fn with<T>(f: impl FnOnce(&mut Self) -> T) -> T {
+        HOST.with_borrow_mut(f)
+    }
+
+    /// A new exchange.
+    pub(crate) fn begin(&mut self, request: Request) {
+        self.request = request;
+        self.response = Response::status(200);
+        self.reply = None;
+        self.failure = None;
+        self.edit_bytes = 0;
+        self.context.clear();
+    }
+
+    /// The exchange has got its response.
+    pub(crate) fn respond(&mut self, response: Response) {
+        self.response = response;
+        self.edit_bytes = 0;
+    }
+
+    pub(crate) fn pushed_request(&self, names: &[String]) -> Vec<Option<Vec<u8>>> {
+        names.iter().map(|name| self.request.look_up(name)).collect()
+    }
+
+    pub(crate) fn pushed_response(&self, names: &[String]) -> Vec<Option<Vec<u8>>> {
+        names.iter().map(|name| self.response.look_up(name)).collect()
+    }
+
+    fn fail(&mut self, reason: impl Into<String>) {
+        self.failure.get_or_insert(reason.into());
+    }
+
+    /// Checks an edit; whether it may be made.
+    fn may_edit(&mut self, name: &str, value: &[u8]) -> bool {
+        self.edit_bytes = self.edit_bytes.saturating_add(name.len() + value.len());
+        if self.edit_bytes > EDIT_BYTES_MAX {
+            self.fail("edits of more than 64 KiB");
+        } else if let Some(reason) = refuse_field(name, value) {
+            self.fail(reason);
+        } else {
+            return true;
+        }
+        false
+    }
+}
+
+/// Why a field must not be sent, if so.
+fn refuse_field(name: &str, value: &[u8]) -> Option<String> {
+    // RFC 9110 §5.6.2: what a token is made of.
+    let token = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
+    if name.is_empty() || !name.bytes().all(token) {
+        return Some(format!("`{name}` is no field name"));
+    }
+    // RFC 9110 §5.5: these would end the field, or the message.
+    if value.iter().any(|byte| matches!(byte, b'\r' | b'\n' | 0)) {
+        return Some(format!("the value of `{name}` has a CR, LF or NUL"));
+    }
+    let framing = FRAMING.iter().any(|framing| framing.eq_ignore_ascii_case(name));
+    framing.then(|| format!("`{name}` frames the message"))
+}
+
+/// `edit` on the head of the request or response, if the edit keeps to the rules.
+fn edit(
+    name: &str,
+    value: &[u8],
+    head: impl FnOnce(&mut Host) -> &mut Head,
+    edit: impl FnOnce(&mut Head),
+) {
+    Host::with(|host| {
+        if host.may_edit(name, value) {
+            edit(head(host));
+        }
+    });
+}
+
+/// `request`.
+pub(crate) mod request {
+    use super::{Host, edit};
+
+    pub(crate) fn get(name: &str) -> Option<Vec<u8>> {
+        Host::with(|host| host.request.look_up(name))
+    }
+
+    pub(crate) fn get_all(name: &str) -> Vec<Vec<u8>> {
+        Host::with(|host| host.request.head.all(name))
+    }
+
+    pub(crate) fn packed() -> Vec<u8> {
+        Host::with(|host| host.request.head.packed())
+    }
+
+    pub(crate) fn set(name: &str, value: &[u8]) {
+        edit(name, value, |host| &mut host.request.head, |head| head.set(name, value));
+    }
+
+    pub(crate) fn append(name: &str, value: &[u8]) {
+        edit(name, value, |host| &mut host.request.head, |head| head.append(name, value));
+    }
+
+    pub(crate) fn remove(name: &str) {
+        edit(name, b"", |host| &mut host.request.head, |head| head.remove(name));
+    }
+
+    pub(crate) fn set_path(path_and_query: &str) {
+        Host::with(|host| {
+            let visible = path_and_query.bytes().all(|byte| byte.is_ascii_graphic());
+            if path_and_query.starts_with('/') && visible && !path_and_query.contains('#') {
+                path_and_query.clone_into(&mut host.request.path);
+            } else {
+                host.fail("the path must begin with `/` and hold visible ASCII only");
+            }
+        });
+    }
+}
+
+/// `response`.
+pub(crate) mod response {
+    use super::{Host, edit};
+
+    pub(crate) fn get(name: &str) -> Option<Vec<u8>> {
+        Host::with(|host| host.response.look_up(name))
+    }
+
+    pub(crate) fn get_all(name: &str) -> Vec<Vec<u8>> {
+        Host::with(|host| host.response.head.all(name))
+    }
+
+    pub(crate) fn packed() -> Vec<u8> {
+        Host::with(|host| host.response.head.packed())
+    }
+
+    pub(crate) fn set_status(status: u16) {
+        Host::with(|host| {
+            if (200..600).contains(&status) {
+                host.response.status = status;
+                if matches!(status, 204 | 304) {
+                    host.response.body.clear();
+                }
+            } else {
+                host.fail(format!("status {status} is not within 200 to 599"));
+            }
+        });
+    }
+
+    pub(crate) fn set(name: &str, value: &[u8]) {
+        edit(name, value, |host| &mut host.response.head, |head| head.set(name, value));
+    }
+
+    pub(crate) fn append(name: &str, value: &[u8]) {
+        edit(name, value, |host| &mut host.response.head, |head| head.append(name, value));
+    }
+
+    pub(crate) fn remove(name: &str) {
+        edit(name, b"", |host| &mut host.response.head, |head| head.remove(name));
+    }
+}
+
+/// `reply`.
+pub(crate) mod reply {
+    use super::{Head, Host, REPLY_BYTES_MAX, Response, refuse_field};
+
+    pub(crate) fn send(status: u16, headers: &[(String, Vec<u8>)], body: &[u8]) {
+        Host::with(|host| {
+            if !(200..600).contains(&status) {
+                host.fail(format!("status {status} is not within 200 to 599"));
+            }
+            if body.len() > REPLY_BYTES_MAX {
+                host.fail("a body of more than 1 MiB");
+            }
+            for (name, value) in headers {
+                if let Some(reason) = refuse_field(name, value) {
+                    host.fail(reason);
+                }
+            }
+            let head = Head(headers.to_vec());
+            host.reply = Some(Response { status, head, body: body.to_vec() });
+        });
+    }
+}
+
+/// `context`.
+pub(crate) mod context {
+    use super::{CONTEXT_BYTES_MAX, CONTEXT_KEY_BYTES_MAX, CONTEXT_KEYS_MAX, Host};
+
+    pub(crate) fn get(key: &str) -> Option<Vec<u8>> {
+        Host::with(|host| host.context.get(key).cloned())
+    }
+
+    pub(crate) fn set(key: &str, value: &[u8]) {
+        Host::with(|host| {
+            host.context.insert(key.to_owned(), value.to_vec());
+            let bytes: usize =
+                host.context.iter().map(|(key, value)| key.len() + value.len()).sum();
+            let too_much = key.len() > CONTEXT_KEY_BYTES_MAX
+                || bytes > CONTEXT_BYTES_MAX
+                || host.context.len() > CONTEXT_KEYS_MAX;
+            if too_much {
+                host.fail("more notes than an exchange may have");
+            }
+        });
+    }
+}
+
+/// `log`.
+pub(crate) mod log {
+    use super::{Host, LOG_LINE_BYTES_MAX};
+    use crate::log::Level as Ours;
+
+    pub(crate) enum Level {
+        Debug,
+        Info,
+        Warn,
+        Error,
+    }
+
+    pub(crate) fn max_level() -> Option<Level> {
+        Host::with(|host| host.log_level).map(|level| match level {
+            Ours::Debug => Level::Debug,
+            Ours::Info => Level::Info,
+            Ours::Warn => Level::Warn,
+            Ours::Error => Level::Error,
+        })
+    }
+
+    pub(crate) fn write(level: Level, message: &str) {
+        let level = match level {
+            Level::Debug => Ours::Debug,
+            Level::Info => Ours::Info,
+            Level::Warn => Ours::Warn,
+            Level::Error => Ours::Error,
+        };
+        let cut = message.floor_char_boundary(LOG_LINE_BYTES_MAX);
+        Host::with(|host| host.log.push((level, message[..cut].to_owned())));
+    }
+}
+
+/// `clock`.
+pub(crate) mod clock {
+    use super::Host;
+
+    pub(crate) fn unix_ms() -> u64 {
+        Host::with(|host| host.unix_ms)
+    }
+
+    pub(crate) fn monotonic_us() -> u64 {
+        Host::with(|host| host.unix_ms.saturating_mul(1000))
+    }
+}
+
+/// `crypto`.
+pub(crate) mod crypto {
+    use super::{Hmac, Host, KEYS_MAX, Key, Mac};
+
+    pub(crate) fn key(algorithm: &str, format: &str, material: &[u8]) -> Result<u32, String> {
+        if format != "secret" {
+            return Err(format!("`{format}` keys are not supported; write secret"));
+        }
+        let bad_length = |_| "a key of this length is not taken".to_owned();
+        let key = match algorithm {
+            "HS256" => Key::Hs256(Hmac::new_from_slice(material).map_err(bad_length)?),
+            "HS384" => Key::Hs384(Hmac::new_from_slice(material).map_err(bad_length)?),
+            "HS512" => Key::Hs512(Hmac::new_from_slice(material).map_err(bad_length)?),
+            _ => {
+                return Err(format!("`{algorithm}` is not supported; write HS256, HS384 or HS512"));
+            }
+        };
+        Host::with(|host| {
+            if host.keys.len() == KEYS_MAX {
+                return Err(format!("more than {KEYS_MAX} keys"));
+            }
+            host.keys.push(key);
+            u32::try_from(host.keys.len() - 1).map_err(|error| error.to_string())
+        })
+    }
+
+    pub(crate) fn verify(key: u32, data: &[u8], signature: &[u8]) -> bool {
+        let Ok(index) = usize::try_from(key) else { return false };
+        Host::with(|host| match host.keys.get(index) {
+            None => false,
+            Some(Key::Hs256(key)) => verify_with(key, data, signature),
+            Some(Key::Hs384(key)) => verify_with(key, data, signature),
+            Some(Key::Hs512(key)) => verify_with(key, data, signature),
+        })
+    }
+
+    fn verify_with<M: Mac + Clone>(key: &M, data: &[u8], signature: &[u8]) -> bool {
+        key.clone().chain_update(data).verify_slice(signature).is_ok()
+    }
+
+    pub(crate) fn equal(a: &[u8], b: &[u8]) -> bool {
+        a.len() == b.len() && a.iter().zip(b).fold(0, |found, (a, b)| found | (a ^ b)) == 0
+    }
+}

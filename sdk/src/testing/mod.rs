@@ -1,0 +1,168 @@
+//! Runs a plugin in a unit test: no gateway, no wasm, milliseconds.
+//!
+//! ```
+//! # use zproxy_sdk::{Middleware, Response};
+//! # #[derive(serde::Deserialize)]
+//! # struct Stamp {}
+//! # impl Middleware for Stamp {
+//! #     fn on_response(&self, response: &mut Response) {
+//! #         response.set_header("x-served-by", "edge-1");
+//! #     }
+//! # }
+//! use zproxy_sdk::testing::{self, Request, Response as Upstream};
+//!
+//! let plugin = testing::load::<Stamp>("{}").unwrap();
+//! let answer = plugin.exchange(Request::get("/"), Upstream::status(503));
+//! assert_eq!(answer.header("x-served-by"), Some("edge-1"));
+//! ```
+//!
+//! The host behind it is a small copy of the gateway's, one per thread: it keeps what the hooks do
+//! and checks edits by the rules of `wit/`, so that a hook that the gateway would refuse fails here
+//! too. Not here: chains, limits of time and memory, and other workers.
+
+mod message;
+pub(crate) mod host;
+
+use std::fmt;
+
+pub use message::{Request, Response};
+
+use host::Host;
+
+use crate::bindings::lifecycle::zproxy::gateway::types::Action;
+use crate::{Middleware, Running, log};
+
+/// A plugin that has accepted its configuration.
+pub struct Loaded<M> {
+    running: Running<M>,
+}
+
+// By hand, so that a plugin needs no `Debug` for `load(…).unwrap_err()`.
+impl<M> fmt::Debug for Loaded<M> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Loaded").finish_non_exhaustive()
+    }
+}
+
+/// Reads a configuration, as the gateway does when it loads a plugin.
+///
+/// The clock stands at zero until [`set_unix_ms`] sets it.
+///
+/// # Errors
+///
+/// What the operator would be told.
+pub fn load<M: Middleware>(config: &str) -> Result<Loaded<M>, String> {
+    let running = Running::new(config)?;
+    for names in [running.request_fields(), running.response_fields()] {
+        if names.len() > host::PUSHED_FIELDS_MAX {
+            return Err(format!("more than {} fields", host::PUSHED_FIELDS_MAX));
+        }
+    }
+    Ok(Loaded { running })
+}
+
+/// Sets the time of this thread's host, in milliseconds since 1970.
+pub fn set_unix_ms(now: u64) {
+    Host::with(|host| host.unix_ms = now);
+}
+
+/// Sets the level from which lines are kept in [`Answer::log`]; all are, at first.
+pub fn set_log_level(level: Option<log::Level>) {
+    Host::with(|host| host.log_level = level);
+    log::ask();
+}
+
+impl<M: Middleware> Loaded<M> {
+    /// Shows the plugin a request and, unless it answers itself, the upstream's response.
+    #[must_use]
+    pub fn exchange(&self, request: Request, upstream: Response) -> Answer {
+        Host::with(|host| host.begin(request));
+        let pushed = Host::with(|host| host.pushed_request(self.running.request_fields()));
+        let action = self.running.on_request(pushed);
+        if let Some(answer) = after_hook(action) {
+            return answer;
+        }
+
+        Host::with(|host| host.respond(upstream));
+        let pushed = Host::with(|host| host.pushed_response(self.running.response_fields()));
+        let status = Host::with(|host| host.response.status);
+        let action = self.running.on_response(status, pushed);
+        let reached = Host::with(|host| host.request.clone());
+        let mut answer = after_hook(action)
+            .unwrap_or_else(|| Answer::new(Host::with(|host| host.response.clone())));
+        answer.request = Some(reached);
+        answer
+    }
+}
+
+/// The exchange's end, if this hook was it.
+fn after_hook(action: Action) -> Option<Answer> {
+    if let Some(failure) = Host::with(|host| host.failure.take()) {
+        return Some(Answer { failure: Some(failure), ..Answer::new(Response::status(503)) });
+    }
+    match action {
+        Action::Next => None,
+        Action::Respond => Some(match Host::with(|host| host.reply.take()) {
+            Some(reply) => Answer::new(reply),
+            None => Answer {
+                failure: Some("respond without a reply".to_owned()),
+                ..Answer::new(Response::status(503))
+            },
+        }),
+    }
+}
+
+/// What the client gets, and what happened on the way.
+#[derive(Debug)]
+pub struct Answer {
+    response: Response,
+    request: Option<Request>,
+    failure: Option<String>,
+    log: Vec<(log::Level, String)>,
+}
+
+impl Answer {
+    fn new(response: Response) -> Self {
+        let log = Host::with(|host| std::mem::take(&mut host.log));
+        Self { response, request: None, failure: None, log }
+    }
+
+    /// The status code.
+    #[must_use]
+    pub fn status(&self) -> u16 {
+        self.response.status
+    }
+
+    /// The first value of a field, when it is text.
+    #[must_use]
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.response.value(name)
+    }
+
+    /// The body.
+    #[must_use]
+    pub fn body(&self) -> &[u8] {
+        &self.response.body
+    }
+
+    /// The request as the upstream got it; none when the plugin answered itself.
+    #[must_use]
+    pub fn upstream_request(&self) -> Option<&Request> {
+        self.request.as_ref()
+    }
+
+    /// Why the hook failed by the rules of `wit/`; the answer is then the gateway's 503.
+    #[must_use]
+    pub fn failure(&self) -> Option<&str> {
+        self.failure.as_deref()
+    }
+
+    /// The lines that the plugin wrote to the log since the last exchange ended.
+    #[must_use]
+    pub fn log(&self) -> &[(log::Level, String)] {
+        &self.log
+    }
+}
+
+#[cfg(test)]
+mod tests;

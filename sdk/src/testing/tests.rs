@@ -1,0 +1,166 @@
+use super::*;
+use crate::{Flow, Reply, context, crypto};
+
+/// Does to an exchange what its configuration says.
+#[derive(serde::Deserialize)]
+#[serde(deny_unknown_fields, default)]
+#[derive(Default)]
+struct Probe {
+    set: Option<(String, String)>,
+    path: Option<String>,
+    reply: Option<u16>,
+    replace: Option<u16>,
+    floods: usize,
+}
+
+impl Middleware for Probe {
+    fn request_fields(&self) -> Vec<&str> {
+        vec![":Path", "X-In"]
+    }
+
+    fn on_request(&self, request: &mut crate::Request) -> Flow {
+        crate::info!("{} {}", request.method(), request.path());
+        if let Some(status) = self.reply {
+            return Flow::Reply(Reply::status(status).header("x-by", "probe").body("b"));
+        }
+        if let Some((name, value)) = &self.set {
+            request.set_header(name, value);
+        }
+        if let Some(path) = &self.path {
+            request.set_path(path);
+        }
+        for _ in 0..self.floods {
+            request.append_header("x-flood", [b'x'; 1024]);
+        }
+        if let Some(value) = request.header("x-in") {
+            context::set("in", value.as_bytes());
+        }
+        Flow::Next
+    }
+
+    fn on_response(&self, response: &mut crate::Response) {
+        if let Some(note) = context::get("in") {
+            response.append_header("x-note", note);
+        }
+        if let Some(status) = self.replace {
+            response.replace_with(Reply::status(status));
+        }
+    }
+}
+
+fn run(config: &str) -> Answer {
+    let plugin = load::<Probe>(config).unwrap();
+    plugin.exchange(Request::get("/a?b=c").with_header("x-in", "1"), Response::status(200))
+}
+
+/// A key that is misspelt must not pass as a default; the operator has to read which it is.
+#[test]
+fn an_unknown_key_is_refused_by_name() {
+    let error = load::<Probe>(r#"{ "sett": 1 }"#).unwrap_err();
+
+    assert!(error.contains("unknown field `sett`"), "{error}");
+}
+
+#[test]
+fn a_note_made_on_the_request_is_read_on_the_response() {
+    let answer = run("{}");
+
+    assert_eq!(answer.header("x-note"), Some("1"));
+    assert_eq!(answer.failure(), None);
+    assert_eq!(answer.log(), [(log::Level::Info, "GET /a".to_owned())]);
+}
+
+/// What was handed over with the call is stale after an edit.
+#[test]
+fn a_declared_field_is_read_anew_after_an_edit() {
+    let answer = run(r#"{ "set": ["X-IN", "2"] }"#);
+
+    assert_eq!(answer.header("x-note"), Some("2"));
+    assert_eq!(answer.upstream_request().unwrap().value("x-in"), Some("2"));
+}
+
+#[test]
+fn a_plugin_is_not_shown_its_own_answer() {
+    let answer = run(r#"{ "reply": 418 }"#);
+
+    assert_eq!((answer.status(), answer.body()), (418, b"b".as_slice()));
+    assert_eq!(answer.header("x-by"), Some("probe"));
+    assert_eq!(answer.header("x-note"), None);
+    assert!(answer.upstream_request().is_none());
+}
+
+#[test]
+fn a_response_can_be_replaced() {
+    let answer = run(r#"{ "replace": 502 }"#);
+
+    assert_eq!(answer.status(), 502);
+    assert_eq!(answer.header("x-note"), None);
+}
+
+/// By the rules in `wit/`: the gateway would refuse each of these when the hook returns.
+#[test]
+fn a_forbidden_edit_fails_the_hook() {
+    for config in [
+        r#"{ "set": ["x", "a\r\nb"] }"#,
+        r#"{ "set": ["x y", "a"] }"#,
+        r#"{ "set": ["", "a"] }"#,
+        r#"{ "set": ["Content-Length", "1"] }"#,
+        r#"{ "path": "a" }"#,
+        r#"{ "path": "/a b" }"#,
+        r#"{ "reply": 101 }"#,
+        r#"{ "replace": 600 }"#,
+        r#"{ "floods": 64 }"#,
+    ] {
+        let answer = run(config);
+
+        assert!(answer.failure().is_some(), "{config}");
+        assert_eq!(answer.status(), 503, "{config}");
+    }
+}
+
+#[test]
+fn a_path_can_be_replaced() {
+    let answer = run(r#"{ "path": "/z?y" }"#);
+
+    assert_eq!(answer.upstream_request().unwrap().path_and_query(), "/z?y");
+}
+
+#[test]
+fn cookies_and_parameters_are_found_by_their_whole_name() {
+    Host::with(|host| {
+        host.begin(
+            Request::get("/?ab=1&b=2&b=3")
+                .with_header("cookie", "ab=1; b=2=2")
+                .with_header("cookie", "c=3"),
+        );
+    });
+    let request = crate::Request::new(crate::fields::Pushed::default());
+
+    assert_eq!(request.query_parameter("b").as_deref(), Some("2"));
+    assert_eq!(request.query_parameter("a"), None);
+    assert_eq!(request.cookie("b").as_deref(), Some("2=2"));
+    assert_eq!(request.cookie("c").as_deref(), Some("3"));
+    let fields = request.headers();
+    assert_eq!(
+        fields.iter().map(|(name, _)| name).collect::<Vec<_>>(),
+        ["host", "cookie", "cookie"]
+    );
+}
+
+/// RFC 4231 §4.3 (test case 2).
+#[test]
+fn a_key_knows_its_signature_and_no_other() {
+    let key = crypto::Key::new("HS256", "secret", b"Jefe").unwrap();
+    let signature = [
+        0x5b, 0xdc, 0xc1, 0x46, 0xbf, 0x60, 0x75, 0x4e, 0x6a, 0x04, 0x24, 0x26, 0x08, 0x95, 0x75,
+        0xc7, 0x5a, 0x00, 0x3f, 0x08, 0x9d, 0x27, 0x39, 0x83, 0x9d, 0xec, 0x58, 0xb9, 0x64, 0xec,
+        0x38, 0x43,
+    ];
+    let data = b"what do ya want for nothing?";
+
+    assert!(key.verify(data, &signature));
+    assert!(!key.verify(data, &signature[..31]));
+    assert!(!key.verify(b"what", &signature));
+    assert!(crypto::Key::new("none", "secret", b"").is_err());
+    assert!(crypto::Key::new("HS256", "pem", b"").is_err());
+}

@@ -1,0 +1,1 @@
+//! Holds the guests in `examples/`, one component each; nothing to see here.
