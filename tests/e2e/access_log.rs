@@ -1,0 +1,206 @@
+//! One line a request: as JSON, in the combined format, by template.
+
+use std::path::PathBuf;
+
+use rustix::process::Signal;
+use serde_json::{Value, json};
+
+use crate::harness::{Gateway, Upstream, eventually};
+
+/// A gateway that logs into a file in its own directory.
+fn logging(upstream: &Upstream, mut options: Value) -> (Gateway, PathBuf) {
+    options["path"] = json!("access.log");
+    let gateway = Gateway::to_with(upstream, json!({ "access_log": options }));
+    let path = gateway.dir.path().join("access.log");
+    (gateway, path)
+}
+
+/// Waits for this many lines.
+fn lines(path: &PathBuf, count: usize) -> Vec<String> {
+    let lines = eventually("lines in the access log", || {
+        let text = std::fs::read_to_string(path).unwrap_or_default();
+        let lines: Vec<String> = text.lines().map(str::to_owned).collect();
+        (lines.len() >= count && text.ends_with('\n')).then_some(lines)
+    });
+    assert_eq!(lines.len(), count, "{lines:#?}");
+    lines
+}
+
+/// Interface §6, with what the upstream was told: one can be found by the other.
+#[test]
+fn a_line_of_json_tells_the_story_of_a_request() {
+    let upstream = Upstream::answering("hello");
+    let (gateway, path) = logging(&upstream, json!({ "format": "json" }));
+
+    let mut client = gateway.connect();
+    client.exchange("POST /a/b?c=d HTTP/1.1\r\nHost: shop.example:80\r\nContent-Length: 4\r\n\r\nbody");
+
+    let line: Value = serde_json::from_str(&lines(&path, 1)[0]).unwrap();
+    let request = upstream.last_request();
+    assert_eq!(line["client"], "127.0.0.1", "{line}");
+    assert_eq!(line["method"], "POST");
+    assert_eq!(line["host"], "shop.example:80");
+    assert!(line["path"].as_str().unwrap().starts_with("/a/b"), "{line}");
+    assert_eq!(line["protocol"], "HTTP/1.1");
+    assert_eq!(line["status"], 200);
+    assert_eq!(line["route"], "all");
+    assert_eq!(line["upstream"], "test");
+    assert_eq!(line["server"], upstream.address());
+    assert_eq!(line["attempts"], 1);
+    assert_eq!(line["request_id"], request.field("x-request-id").unwrap());
+    let trace = request.field("traceparent").unwrap();
+    assert_eq!(line["trace_id"], trace[3..35]);
+    assert!(line["bytes_in"].as_u64().unwrap() >= 4, "{line}");
+    assert!(line["bytes_out"].as_u64().unwrap() >= 5, "{line}");
+    assert!(line["duration_us"].as_u64().unwrap() > 0, "{line}");
+    assert!(line["ts"].is_string() || line["ts"].is_number(), "{line}");
+}
+
+/// What goes wrong must be found in the log, most of all.
+#[test]
+fn requests_that_fail_leave_a_line_with_the_cause() {
+    let gateway = Gateway::start(json!({
+        "access_log": { "path": "access.log", "format": "json" },
+        "routes": [{ "path": "/gone", "upstream": "http://127.0.0.1:1" }],
+    }));
+    let path = gateway.dir.path().join("access.log");
+
+    gateway.get("/gone");
+    gateway.get("/nowhere");
+    gateway.connect().exchange("GET /bad HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n");
+
+    let lines = lines(&path, 3);
+    for (line, status) in lines.iter().zip([502, 404, 400]) {
+        let line: Value = serde_json::from_str(line).unwrap();
+        assert_eq!(line["status"], status, "{line}");
+        assert!(!line["flags"].to_string().trim_matches(['"', '[', ']']).is_empty(), "{line}");
+    }
+}
+
+/// The Combined Log Format of Apache and nginx, which every tool reads.
+#[test]
+fn the_combined_format_is_that_of_apache_and_nginx() {
+    let upstream = Upstream::answering("hello");
+    let (gateway, path) = logging(&upstream, json!({ "format": "combined" }));
+
+    gateway.ask("GET", "/a?b", "Referer: http://from.example/\r\nUser-Agent: tester/1.0 (\"x\")\r\n");
+    gateway.get("/plain");
+
+    let lines = lines(&path, 2);
+    let line = &lines[0];
+    assert!(line.starts_with("127.0.0.1 - - ["), "{line}");
+    let (time, rest) = line["127.0.0.1 - - [".len()..].split_once("] ").unwrap();
+    let shape: String = time.chars().map(|c| if c.is_ascii_digit() { '0' } else { c }).collect();
+    assert!(shape.ends_with(":00:00:00 +0000") && shape.starts_with("00/"), "{time}");
+    assert!(rest.starts_with("\"GET /a?b HTTP/1.1\" 200 "), "{rest}");
+    assert!(rest.contains(" \"http://from.example/\" \"tester/1.0 ("), "{rest}");
+    assert!(lines[1].ends_with(" \"-\" \"-\""), "{}", lines[1]);
+}
+
+/// A client must not be able to write lines of its own, or to end a quoted field.
+#[test]
+fn a_client_cannot_forge_lines() {
+    let upstream = Upstream::answering("hello");
+    for format in ["json", "combined", "{method} {request_header.user-agent}"] {
+        let (gateway, path) = logging(&upstream, json!({ "format": format }));
+        let mut client = gateway.connect();
+
+        client.exchange(
+            b"GET /%0a%22x HTTP/1.1\r\nHost: a\r\nUser-Agent: a\" 200 \"b\t\\\" \xe2\x80\xa8\xff\r\n\r\n",
+        );
+        client.exchange("GET /next HTTP/1.1\r\nHost: a\r\n\r\n");
+
+        let lines = lines(&path, 2);
+        if format == "json" {
+            serde_json::from_str::<Value>(&lines[0]).unwrap();
+        }
+        if format == "combined" {
+            assert!(!lines[0].contains("a\" 200 \"b"), "{}", lines[0]);
+        }
+    }
+}
+
+#[test]
+fn a_template_says_what_a_line_holds() {
+    let upstream = Upstream::answering("hello");
+    let (gateway, path) =
+        logging(&upstream, json!({ "format": "{client} {method} {path} {status} <{request_header.x-a}>" }));
+
+    gateway.ask("GET", "/a", "X-A: b\r\n");
+
+    assert_eq!(lines(&path, 1), ["127.0.0.1 GET /a 200 <b>"]);
+}
+
+/// Secrets do not belong into logs.
+#[test]
+fn redacted_fields_are_never_written() {
+    let upstream = Upstream::answering("hello");
+    let format = "{request_header.authorization} {request_header.cookie} {request_header.x-key}";
+    let (gateway, path) = logging(&upstream, json!({ "format": format }));
+    gateway.ask("GET", "/", "Authorization: Bearer secret1\r\nCookie: a=secret2\r\nX-Key: shown\r\n");
+    let line = lines(&path, 1).remove(0);
+    assert!(!line.contains("secret") && line.contains("shown"), "{line}");
+
+    let (gateway, path) = logging(&upstream, json!({ "format": format, "redact": ["X-Key"] }));
+    gateway.ask("GET", "/", "X-Key: secret3\r\n");
+    let line = lines(&path, 1).remove(0);
+    assert!(!line.contains("secret3"), "{line}");
+}
+
+#[test]
+fn a_sample_of_nothing_is_nothing() {
+    let upstream = Upstream::answering("hello");
+    let (gateway, path) = logging(&upstream, json!({ "format": "json", "sample": 0.0 }));
+
+    for _ in 0..50 {
+        gateway.get("/");
+    }
+    gateway.counts("zproxy_requests_total", &[], 50.0);
+
+    assert_eq!(std::fs::read_to_string(path).unwrap_or_default(), "");
+}
+
+#[test]
+fn lines_go_to_standard_output_when_told_so() {
+    let upstream = Upstream::answering("hello");
+    let gateway =
+        Gateway::to_with(&upstream, json!({ "access_log": { "path": "stdout", "format": "json" } }));
+
+    gateway.get("/here");
+
+    eventually("a line on stdout", || gateway.stdout().contains("/here").then_some(()));
+}
+
+/// SIGUSR1: whoever rotates logs moves the file away and asks for a new one.
+#[test]
+fn a_log_that_was_moved_away_is_opened_anew() {
+    let upstream = Upstream::answering("hello");
+    let (gateway, path) = logging(&upstream, json!({ "format": "{path}" }));
+    gateway.get("/before");
+    assert_eq!(lines(&path, 1), ["/before"]);
+    let moved = path.with_extension("1");
+    std::fs::rename(&path, &moved).unwrap();
+
+    gateway.signal(Signal::USR1);
+
+    eventually("a new log", || path.exists().then_some(()));
+    gateway.get("/after");
+    assert_eq!(lines(&path, 1), ["/after"]);
+    assert_eq!(lines(&moved, 1), ["/before"]);
+}
+
+/// What was written is there when the gateway has ended.
+#[test]
+fn no_line_is_lost_when_the_gateway_ends() {
+    let upstream = Upstream::answering("hello");
+    let (mut gateway, path) = logging(&upstream, json!({ "format": "{path}" }));
+    let mut client = gateway.connect();
+    for number in 0..500 {
+        client.exchange(format!("GET /{number} HTTP/1.1\r\nHost: a\r\n\r\n"));
+    }
+
+    gateway.signal(Signal::TERM);
+
+    assert_eq!(gateway.exit_code(), 0);
+    assert_eq!(lines(&path, 500)[499], "/499");
+}

@@ -1,0 +1,217 @@
+//! The admin listener: health, numbers, and what the gateway says about itself.
+//!
+//! Not here: plugins' numbers (`plugins`, `hostile`), readiness under drain (`drain`).
+
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use crate::harness::{Gateway, Upstream};
+
+fn answering() -> (Upstream, Gateway) {
+    let upstream = Upstream::answering("hello");
+    let gateway = Gateway::to(&upstream);
+    (upstream, gateway)
+}
+
+#[test]
+fn a_gateway_that_serves_is_alive_and_ready() {
+    let (_upstream, gateway) = answering();
+
+    for path in ["/livez", "/readyz"] {
+        assert_eq!(gateway.admin(path).status(), 200, "{path}");
+        assert_eq!(gateway.admin_ask("HEAD", path, "").status(), 200, "{path}");
+    }
+}
+
+#[test]
+fn admin_pages_are_json_and_name_what_is_there() {
+    let upstream = Upstream::answering("hello");
+    let gateway = Gateway::start(json!({
+        "workers": { "count": 3, "pin": false },
+        "upstreams": { "shop": { "servers": [upstream.address()] } },
+        "routes": [
+            { "name": "carts", "path": "/carts/{id}", "hosts": ["shop.example"], "upstream": "shop" },
+            { "name": "rest", "path": "/", "respond": { "status": 200 } },
+        ],
+    }));
+
+    for path in ["/info", "/routes", "/plugins", "/workers"] {
+        let answer = gateway.admin(path);
+        assert_eq!(answer.status(), 200, "{path}: {answer:?}");
+        assert_eq!(answer.field("content-type"), Some("application/json"), "{path}");
+        answer.json();
+    }
+    assert_eq!(gateway.admin_json("/info")["version"], env!("CARGO_PKG_VERSION"));
+    let routes = gateway.admin_json("/routes").to_string();
+    for part in ["carts", "/carts/{id}", "shop.example", "shop", "rest"] {
+        assert!(routes.contains(part), "{part} in {routes}");
+    }
+    let workers = gateway.admin_json("/workers");
+    assert_eq!(list_in(&workers).len(), 3, "{workers}");
+    assert_eq!(list_in(&gateway.admin_json("/plugins")).len(), 0);
+}
+
+/// A page is a list, or an object around one.
+pub fn list_in(page: &Value) -> Vec<Value> {
+    let list = page.as_array().or_else(|| page.as_object()?.values().find_map(Value::as_array));
+    list.unwrap_or_else(|| panic!("no list in {page}")).clone()
+}
+
+/// Interface §5: errors are problem+json, changes only by POST.
+#[test]
+fn what_the_admin_listener_does_not_have_is_a_problem_in_json() {
+    let (_upstream, gateway) = answering();
+
+    for (method, path, status) in
+        [("GET", "/nothing", 404), ("POST", "/livez", 405), ("DELETE", "/metrics", 405), ("GET", "/../info", 404)]
+    {
+        let answer = gateway.admin_ask(method, path, "Content-Length: 0\r\n");
+        assert_eq!(answer.status(), status, "{method} {path}: {answer:?}");
+        assert_eq!(answer.field("content-type"), Some("application/problem+json"), "{method} {path}");
+        assert_eq!(answer.json()["status"], status);
+        assert_eq!(answer.field("allow").is_some(), status == 405, "{method} {path}: {answer:?}");
+    }
+}
+
+#[test]
+fn a_token_guards_everything_but_health() {
+    let upstream = Upstream::answering("hello");
+    let gateway = Gateway::to_with(
+        &upstream,
+        json!({ "admin": { "address": "127.0.0.1:0", "token": "open sesame" } }),
+    );
+
+    for fields in ["", "Authorization: Bearer open\r\n", "Authorization: Basic open sesame\r\n", "Authorization: Bearer\r\n"] {
+        let answer = gateway.admin_ask("GET", "/info", fields);
+        assert_eq!(answer.status(), 401, "{fields:?}: {answer:?}");
+        assert!(answer.field("www-authenticate").unwrap().starts_with("Bearer"));
+    }
+    let answer = gateway.admin_ask("GET", "/info", "Authorization: Bearer open sesame\r\n");
+    assert_eq!(answer.status(), 200, "{answer:?}");
+}
+
+#[test]
+fn the_admin_listener_works_on_a_unix_socket_and_can_be_switched_off() {
+    let dir = TempDir::new().unwrap();
+    let socket = format!("unix:{}", dir.path().join("admin.sock").display());
+    let upstream = Upstream::answering("hello");
+
+    let gateway = Gateway::to_with(&upstream, json!({ "admin": { "address": socket } }));
+    assert_eq!(gateway.admin("/livez").status(), 200);
+
+    let gateway = Gateway::to_with(&upstream, json!({ "admin": null }));
+    assert_eq!(gateway.get("/").text(), "hello");
+    assert!(!gateway.stderr().contains("admin on"), "{}", gateway.stderr());
+}
+
+/// The admin listener is not in the way of clients, and clients' routes are not in its way.
+#[test]
+fn admin_pages_are_not_on_the_clients_listeners() {
+    let (_upstream, gateway) = answering();
+
+    assert_eq!(gateway.get("/metrics").text(), "hello");
+    assert_eq!(gateway.get("/livez").text(), "hello");
+}
+
+/// Interface §6. Counts of all workers are added up when they are read.
+#[test]
+fn requests_are_counted_by_listener_route_method_and_status() {
+    let upstream = Upstream::answering("hello");
+    let gateway = Gateway::start(json!({
+        "workers": { "count": 4, "pin": false },
+        "upstreams": { "test": { "servers": [upstream.address()] } },
+        "routes": [
+            { "name": "front", "path": "/front", "upstream": "test" },
+            { "name": "fixed", "path": "/fixed", "respond": { "status": 204 } },
+        ],
+    }));
+    for _ in 0..20 {
+        gateway.get("/front");
+    }
+    gateway.ask("POST", "/front", "Content-Length: 0\r\n");
+    gateway.get("/fixed");
+    gateway.get("/secret-path");
+
+    let total = "zproxy_requests_total";
+    gateway.counts(total, &[("route", "front"), ("method", "GET"), ("status", "200")], 20.0);
+    gateway.counts(total, &[("route", "front"), ("method", "POST"), ("status", "200")], 1.0);
+    gateway.counts(total, &[("route", "fixed"), ("method", "GET"), ("status", "204")], 1.0);
+    gateway.counts(total, &[("status", "404")], 1.0);
+    gateway.counts(total, &[], 23.0);
+    gateway.counts("zproxy_request_duration_seconds_count", &[("route", "front")], 21.0);
+    gateway.counts(
+        "zproxy_request_duration_seconds_bucket",
+        &[("route", "front"), ("le", "+Inf")],
+        21.0,
+    );
+    let server = upstream.address();
+    gateway.counts(
+        "zproxy_upstream_requests_total",
+        &[("upstream", "test"), ("server", &server), ("status", "200")],
+        21.0,
+    );
+    gateway.counts("zproxy_connections_accepted_total", &[], 23.0);
+    let metrics = gateway.metrics();
+    assert!(metrics.sum("zproxy_request_duration_seconds_sum", &[("route", "front")]) > 0.0);
+    assert!(metrics.has("zproxy_requests_total", &[("listener", gateway.address())])
+        || metrics.text.contains("listener=\""), "{}", metrics.text);
+}
+
+#[test]
+fn the_metrics_of_the_contract_are_there() {
+    let (upstream, gateway) = answering();
+    let mut client = gateway.connect();
+    client.exchange("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\n\r\nbody");
+    let server = upstream.address();
+
+    gateway.counts_some("zproxy_requests_total", &[]);
+    gateway.counts_some("zproxy_bytes_total", &[]);
+    let metrics = gateway.metrics();
+    assert!((metrics.sum("zproxy_build_info", &[]) - 1.0).abs() < f64::EPSILON);
+    assert!(metrics.sum("zproxy_connections", &[]) >= 1.0, "this client is connected");
+    assert!(metrics.has("zproxy_upstream_connections", &[("upstream", "test"), ("server", &server)]));
+    for name in ["zproxy_config_generation", "zproxy_worker_utilisation", "zproxy_connections_accepted_total"] {
+        assert!(metrics.has(name, &[]), "{name}: {}", metrics.text);
+    }
+    // Every family says what it is.
+    for name in ["zproxy_requests_total", "zproxy_connections", "zproxy_request_duration_seconds"] {
+        assert!(metrics.text.contains(&format!("# TYPE {name}")), "{name}: {}", metrics.text);
+    }
+    let answer = gateway.admin("/metrics");
+    assert!(answer.field("content-type").unwrap().starts_with("text/plain"), "{answer:?}");
+
+    drop(client);
+    gateway.counts("zproxy_connections", &[], 0.0);
+}
+
+/// Label sets are bounded: what clients make up must not become series.
+#[test]
+fn what_clients_invent_does_not_become_a_label() {
+    let upstream = Upstream::sending("HTTP/1.1 299 Odd\r\nContent-Length: 0\r\n\r\n");
+    let gateway = Gateway::to(&upstream);
+    for number in 0..30 {
+        let mut client = gateway.connect();
+        client.exchange(format!(
+            "ODD{number} /path{number} HTTP/1.1\r\nHost: host{number}.example\r\n\r\n"
+        ));
+    }
+
+    gateway.counts("zproxy_requests_total", &[], 30.0);
+
+    let text = gateway.metrics().text;
+    for invented in ["ODD7", "path7", "host7"] {
+        assert!(!text.contains(invented), "{invented} in {text}");
+    }
+}
+
+/// Requests that are refused before they have a route count, too.
+#[test]
+fn refused_requests_are_counted() {
+    let (_upstream, gateway) = answering();
+
+    gateway.connect().exchange("GET / HTTP/1.1\r\n\r\n");
+    gateway.connect().exchange("GET /x HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: gzip\r\n\r\n");
+
+    gateway.counts("zproxy_requests_total", &[], 2.0);
+    gateway.counts("zproxy_requests_total", &[("status", "200")], 0.0);
+}

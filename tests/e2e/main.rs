@@ -1,0 +1,26 @@
+//! ZProxy's behaviour, seen from outside: the built binary between raw clients and scripted
+//! upstreams. One binary, because a second one would link everything once more.
+//!
+//! `ZPROXY_E2E_BINARY=/path cargo test --test e2e` runs the suite against another build.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+#![allow(unreachable_pub, reason = "the harness is written like a library of its own")]
+
+mod access_log;
+mod admin;
+mod backpressure;
+mod bad_upstream;
+mod balance;
+mod bodies;
+mod cli;
+mod config;
+mod defaults;
+mod drain;
+mod framing;
+mod harness;
+mod headers;
+mod http;
+mod limits;
+mod routing;
+mod upstream;
+mod websocket;
