@@ -39,7 +39,7 @@ guests: plugins
 bench: setup guests
 	benches/setup.sh
 	cargo build --release
-	cargo run --release --package zproxy-benches -- run --zproxy target/release/zproxy --noop target/guests/tests/noop.wasm
+	cargo run --release --package zproxy-benches -- run --zproxy "$${CARGO_TARGET_DIR:-target}/release/zproxy" --noop target/guests/tests/noop.wasm
 
 # What CI refuses: layout, lints and docs, warnings denied.
 check: setup
