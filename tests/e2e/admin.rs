@@ -78,15 +78,15 @@ fn a_token_guards_everything_but_health() {
     let upstream = Upstream::answering("hello");
     let gateway = Gateway::to_with(
         &upstream,
-        json!({ "admin": { "address": "127.0.0.1:0", "token": "open sesame" } }),
+        json!({ "admin": { "address": "127.0.0.1:0", "token": "open-sesame" } }),
     );
 
-    for fields in ["", "Authorization: Bearer open\r\n", "Authorization: Basic open sesame\r\n", "Authorization: Bearer\r\n"] {
+    for fields in ["", "Authorization: Bearer open\r\n", "Authorization: Basic open-sesame\r\n", "Authorization: Bearer\r\n"] {
         let answer = gateway.admin_ask("GET", "/info", fields);
         assert_eq!(answer.status(), 401, "{fields:?}: {answer:?}");
         assert!(answer.field("www-authenticate").unwrap().starts_with("Bearer"));
     }
-    let answer = gateway.admin_ask("GET", "/info", "Authorization: Bearer open sesame\r\n");
+    let answer = gateway.admin_ask("GET", "/info", "Authorization: Bearer open-sesame\r\n");
     assert_eq!(answer.status(), 200, "{answer:?}");
 }
 
