@@ -1,4 +1,4 @@
-//! From a [`Middleware`] to the component's exports: [`export!`] and what it expands to.
+//! From a [`Middleware`] to the component's exports: [`export!`](crate::export!) and what it expands to.
 
 use std::cell::OnceCell;
 use std::marker::PhantomData;
@@ -8,7 +8,7 @@ use std::thread::LocalKey;
 use crate::bindings::lifecycle::zproxy::gateway::types::{Action, Registration};
 use crate::bindings::{lifecycle, on_request, on_response};
 use crate::fields::Pushed;
-use crate::{Flow, Middleware, Request, Response, log};
+use crate::{Flow, Middleware, Request, Response, config, log};
 
 /// Makes a component of a [`Middleware`].
 ///
@@ -20,12 +20,14 @@ macro_rules! export {
     ($plugin:ty) => {
         $crate::export!($plugin: on_request, on_response);
     };
-    ($plugin:ty: $($hook:ident),+) => {
+    ($plugin:ty: $($hook:ident),+ $(,)?) => {
         const _: () = {
             #[cfg(target_family = "wasm")]
             type Exported = $crate::Plugin<$plugin>;
 
             impl $crate::Slot for $plugin {
+                const HOOKS: &'static [$crate::Hook] = &[$($crate::__hook!($hook)),+];
+
                 fn slot() -> &'static ::std::thread::LocalKey<
                     ::std::cell::OnceCell<$crate::Running<Self>>,
                 > {
@@ -39,11 +41,27 @@ macro_rules! export {
 
             #[cfg(target_family = "wasm")]
             $crate::__export_interface!(lifecycle, Exported);
+            // What makes the plugin elsewhere, so that it does not count as unused there.
+            #[cfg(not(target_family = "wasm"))]
+            const _: fn(&str) -> ::std::result::Result<$crate::Running<$plugin>, ::std::string::String> =
+                $crate::Running::<$plugin>::new;
             $(
                 #[cfg(target_family = "wasm")]
                 $crate::__export_interface!($hook, Exported);
             )+
         };
+    };
+}
+
+/// What stands for a hook's name; any other name ends here.
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __hook {
+    (on_request) => {
+        $crate::Hook::Request
+    };
+    (on_response) => {
+        $crate::Hook::Response
     };
 }
 
@@ -68,6 +86,16 @@ macro_rules! __export_interface {
     };
 }
 
+/// A hook that `export!` named.
+#[doc(hidden)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hook {
+    /// `on_request`.
+    Request,
+    /// `on_response`.
+    Response,
+}
+
 /// A plugin that has read its configuration.
 #[doc(hidden)]
 pub struct Running<M> {
@@ -78,9 +106,13 @@ pub struct Running<M> {
 
 impl<M: Middleware> Running<M> {
     /// Reads the configuration. The error is for the operator.
-    pub(crate) fn new(config: &str) -> Result<Self, String> {
+    ///
+    /// # Errors
+    ///
+    /// What the operator is told.
+    pub fn new(config: &str) -> Result<Self, String> {
         log::ask();
-        let middleware: M = serde_json::from_str(config).map_err(|error| error.to_string())?;
+        let middleware: M = config::read(config)?;
         let request_fields = lower_case(middleware.request_fields());
         let response_fields = lower_case(middleware.response_fields());
         Ok(Self { middleware, request_fields, response_fields })
@@ -128,9 +160,16 @@ fn lower_case(names: Vec<&str>) -> Rc<[String]> {
     names.into_iter().map(str::to_ascii_lowercase).collect()
 }
 
-/// Where [`export!`] keeps the one plugin of the component.
+/// What [`export!`](crate::export!) adds: the hooks, and where the component keeps its one plugin.
 #[doc(hidden)]
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not exported",
+    note = "write `export!({Self}: on_request, on_response);` with the hooks that it has"
+)]
 pub trait Slot: Middleware {
+    /// What the gateway will call.
+    const HOOKS: &'static [Hook];
+
     /// Empty until `init` has been called.
     fn slot() -> &'static LocalKey<OnceCell<Running<Self>>>;
 }

@@ -27,6 +27,7 @@
 #[doc(hidden)]
 pub mod bindings;
 mod export;
+mod config;
 mod request;
 mod response;
 mod fields;
@@ -39,7 +40,7 @@ mod host;
 pub mod testing;
 
 #[doc(hidden)]
-pub use export::{Plugin, Running, Slot};
+pub use export::{Hook, Plugin, Running, Slot};
 pub use fields::Fields;
 pub use request::Request;
 pub use response::{Reply, Response};

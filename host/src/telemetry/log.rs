@@ -46,7 +46,11 @@ impl Log for Stderr {
 
     fn log(&self, record: &Record<'_>) {
         // Libraries have their own idea of what matters to an operator.
-        let foreign = record.target().contains("::") || record.target().starts_with("wasmtime");
+        let target = record.target();
+        let (target, foreign) = match target.strip_prefix("zproxy::") {
+            Some(own) => (own, false),
+            None => (target, target.contains("::") || target.starts_with("wasmtime")),
+        };
         if !self.enabled(record.metadata()) || (foreign && record.level() > log::Level::Warn) {
             return;
         }
@@ -55,7 +59,7 @@ impl Log for Stderr {
         let text = record.args().to_string();
         // One record, one line: what a peer or a plugin says cannot look like another record.
         let text = text.replace(|c: char| c.is_control() && c != '\t', " ");
-        let line = format!("{now} {} {}: {text}\n", record.level(), record.target());
+        let line = format!("{now} {} {target}: {text}\n", record.level());
         self.0.send(line.into_bytes(), 1);
     }
 

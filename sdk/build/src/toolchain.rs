@@ -107,12 +107,12 @@ fn holds_std(folder: &Path) -> bool {
 /// Adds the target to the toolchain in use.
 fn add_target() -> Result<(), String> {
     let mut rustup = Command::new("rustup");
-    rustup.args(["target", "add", TARGET]).stdin(Stdio::null());
+    rustup.args(["target", "add", TARGET]).stdin(Stdio::null()).env_remove("RUST_BACKTRACE");
     // Another toolchain than the one that compiles is of no use.
-    if let Ok(toolchain) = rustc(&["--print", "sysroot"]) {
-        if let Some(name) = Path::new(&toolchain).file_name() {
-            rustup.arg("--toolchain").arg(name);
-        }
+    if let Ok(toolchain) = rustc(&["--print", "sysroot"])
+        && let Some(name) = Path::new(&toolchain).file_name()
+    {
+        rustup.arg("--toolchain").arg(name);
     }
     let mut child =
         rustup.spawn().map_err(|error| format!("rustup target add {TARGET}: {error}"))?;

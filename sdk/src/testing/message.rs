@@ -106,6 +106,12 @@ impl Request {
         std::str::from_utf8(self.head.first(name)?).ok()
     }
 
+    /// Each value of a field, in order.
+    #[must_use]
+    pub fn values(&self, name: &str) -> Vec<Vec<u8>> {
+        self.head.all(name)
+    }
+
     /// Path and query.
     #[must_use]
     pub fn path_and_query(&self) -> &str {

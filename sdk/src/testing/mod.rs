@@ -1,7 +1,7 @@
 //! Runs a plugin in a unit test: no gateway, no wasm, milliseconds.
 //!
 //! ```
-//! # use zproxy_sdk::{Middleware, Response};
+//! # use zproxy_sdk::{Middleware, Response, export};
 //! # #[derive(serde::Deserialize)]
 //! # struct Stamp {}
 //! # impl Middleware for Stamp {
@@ -9,6 +9,7 @@
 //! #         response.set_header("x-served-by", "edge-1");
 //! #     }
 //! # }
+//! # export!(Stamp: on_response);
 //! use zproxy_sdk::testing::{self, Request, Response as Upstream};
 //!
 //! let plugin = testing::load::<Stamp>("{}").unwrap();
@@ -30,7 +31,7 @@ pub use message::{Request, Response};
 use host::Host;
 
 use crate::bindings::lifecycle::zproxy::gateway::types::Action;
-use crate::{Middleware, Running, log};
+use crate::{Hook, Running, Slot, log};
 
 /// A plugin that has accepted its configuration.
 pub struct Loaded<M> {
@@ -51,7 +52,7 @@ impl<M> fmt::Debug for Loaded<M> {
 /// # Errors
 ///
 /// What the operator would be told.
-pub fn load<M: Middleware>(config: &str) -> Result<Loaded<M>, String> {
+pub fn load<M: Slot>(config: &str) -> Result<Loaded<M>, String> {
     let running = Running::new(config)?;
     for names in [running.request_fields(), running.response_fields()] {
         if names.len() > host::PUSHED_FIELDS_MAX {
@@ -72,26 +73,38 @@ pub fn set_log_level(level: Option<log::Level>) {
     log::ask();
 }
 
-impl<M: Middleware> Loaded<M> {
-    /// Shows the plugin a request and, unless it answers itself, the upstream's response.
+impl<M: Slot> Loaded<M> {
+    /// Shows the plugin a request and, unless it answers itself, the upstream's response. As in the
+    /// gateway, a hook that `export!` does not name is not called.
     #[must_use]
     pub fn exchange(&self, request: Request, upstream: Response) -> Answer {
         Host::with(|host| host.begin(request));
-        let pushed = Host::with(|host| host.pushed_request(self.running.request_fields()));
-        let action = self.running.on_request(pushed);
-        if let Some(answer) = after_hook(action) {
+        if let Some(answer) = self.on_request() {
             return answer;
         }
-
         Host::with(|host| host.respond(upstream));
+        let mut answer = self
+            .on_response()
+            .unwrap_or_else(|| Answer::new(Host::with(|host| host.response.clone())));
+        answer.request = Some(Host::with(|host| host.request.clone()));
+        answer
+    }
+
+    fn on_request(&self) -> Option<Answer> {
+        if !M::HOOKS.contains(&Hook::Request) {
+            return None;
+        }
+        let pushed = Host::with(|host| host.pushed_request(self.running.request_fields()));
+        after_hook(self.running.on_request(pushed))
+    }
+
+    fn on_response(&self) -> Option<Answer> {
+        if !M::HOOKS.contains(&Hook::Response) {
+            return None;
+        }
         let pushed = Host::with(|host| host.pushed_response(self.running.response_fields()));
         let status = Host::with(|host| host.response.status);
-        let action = self.running.on_response(status, pushed);
-        let reached = Host::with(|host| host.request.clone());
-        let mut answer = after_hook(action)
-            .unwrap_or_else(|| Answer::new(Host::with(|host| host.response.clone())));
-        answer.request = Some(reached);
-        answer
+        after_hook(self.running.on_response(status, pushed))
     }
 }
 

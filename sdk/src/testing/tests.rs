@@ -1,5 +1,5 @@
 use super::*;
-use crate::{Flow, Reply, context, crypto};
+use crate::{Flow, Middleware, Reply, context, crypto};
 
 /// Does to an exchange what its configuration says.
 #[derive(serde::Deserialize)]
@@ -48,6 +48,8 @@ impl Middleware for Probe {
     }
 }
 
+crate::export!(Probe);
+
 fn run(config: &str) -> Answer {
     let plugin = load::<Probe>(config).unwrap();
     plugin.exchange(Request::get("/a?b=c").with_header("x-in", "1"), Response::status(200))
@@ -59,6 +61,27 @@ fn an_unknown_key_is_refused_by_name() {
     let error = load::<Probe>(r#"{ "sett": 1 }"#).unwrap_err();
 
     assert!(error.contains("unknown field `sett`"), "{error}");
+}
+
+/// A test that calls what the gateway never calls would pass for a plugin that does nothing.
+#[test]
+fn a_hook_that_is_not_exported_is_not_called() {
+    #[derive(serde::Deserialize)]
+    struct Half {}
+    impl Middleware for Half {
+        fn on_request(&self, _: &mut crate::Request) -> Flow {
+            Flow::Reply(Reply::status(418))
+        }
+        fn on_response(&self, response: &mut crate::Response) {
+            response.set_header("x-half", "1");
+        }
+    }
+    crate::export!(Half: on_response);
+
+    let plugin = load::<Half>("{}").unwrap();
+    let answer = plugin.exchange(Request::get("/"), Response::status(200));
+
+    assert_eq!((answer.status(), answer.header("x-half")), (200, Some("1")));
 }
 
 #[test]

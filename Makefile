@@ -1,0 +1,60 @@
+# Each target is one thing that a developer does; CI does the same (.ci/run).
+
+.PHONY: setup run test plugins guests bench check fuzz deny
+
+APT = apt-get -o DPkg::Lock::Timeout=120
+SUDO = $(if $(filter 0,$(shell id -u)),,sudo)
+
+# What building needs besides Rust: hwloc, and libudev, which it is linked with.
+setup:
+	@missing=; \
+	command -v pkg-config >/dev/null || missing="$$missing pkg-config"; \
+	pkg-config --exists hwloc 2>/dev/null || missing="$$missing libhwloc-dev"; \
+	pkg-config --exists libudev 2>/dev/null || missing="$$missing libudev-dev"; \
+	if [ -n "$$missing" ]; then \
+		if ! command -v apt-get >/dev/null; then \
+			echo "install by hand, there is no apt-get here:$$missing" >&2; exit 1; \
+		fi; \
+		$(SUDO) $(APT) update && \
+		$(SUDO) env DEBIAN_FRONTEND=noninteractive $(APT) install --yes --no-install-recommends $$missing; \
+	fi
+
+# The gateway with every plugin of this repository; see it at http://127.0.0.1:8080/.
+run: setup plugins
+	cargo run --release -- --plugins ./plugins
+
+# Every test of the workspace, after the components that they load.
+test: setup guests
+	cargo test --workspace
+
+# Every plugin into ./plugins/*.wasm.
+plugins:
+	cargo plugins
+
+# The same and the guests of the tests, into target/guests/tests/*.wasm.
+guests: plugins
+	cargo plugins --tests
+
+# What a request costs beside HAProxy and nginx, on this machine.
+bench: setup guests
+	benches/setup.sh
+	cargo build --release
+	cargo run --release --package zproxy-benches -- run --zproxy "$${CARGO_TARGET_DIR:-target}/release/zproxy" --noop target/guests/tests/noop.wasm
+
+# What CI refuses: layout, lints and docs, warnings denied.
+check: setup
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --document-private-items
+
+# A minute of each fuzz target. Needs nightly Rust and cargo-fuzz.
+fuzz:
+	@command -v cargo-fuzz >/dev/null || { echo "install cargo-fuzz: cargo install cargo-fuzz" >&2; exit 1; }
+	cd tests/fuzz && for target in $$(cargo +nightly fuzz list --fuzz-dir .); do \
+		cargo +nightly fuzz run --fuzz-dir . $$target -- -max_total_time=60 || exit 1; \
+	done
+
+# Licences, advisories and sources of what is depended on.
+deny:
+	@command -v cargo-deny >/dev/null || { echo "install cargo-deny: cargo install cargo-deny" >&2; exit 1; }
+	cargo deny check
