@@ -2,8 +2,8 @@
 //!
 //! `cargo run --example basic -- [LISTEN] [UPSTREAM]`, such as `127.0.0.1:8080 http://127.0.0.1:3000`.
 
-use zproxy::config::{Config, RouteConfig};
 use zproxy::Gateway;
+use zproxy::config::{Config, RouteConfig};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut arguments = std::env::args().skip(1);

@@ -33,7 +33,9 @@ fn a_line_of_json_tells_the_story_of_a_request() {
     let (gateway, path) = logging(&upstream, json!({ "format": "json" }));
 
     let mut client = gateway.connect();
-    client.exchange("POST /a/b?c=d HTTP/1.1\r\nHost: shop.example:80\r\nContent-Length: 4\r\n\r\nbody");
+    client.exchange(
+        "POST /a/b?c=d HTTP/1.1\r\nHost: shop.example:80\r\nContent-Length: 4\r\n\r\nbody",
+    );
 
     let line: Value = serde_json::from_str(&lines(&path, 1)[0]).unwrap();
     let request = upstream.last_request();
@@ -83,7 +85,11 @@ fn the_combined_format_is_that_of_apache_and_nginx() {
     let upstream = Upstream::answering("hello");
     let (gateway, path) = logging(&upstream, json!({ "format": "combined" }));
 
-    gateway.ask("GET", "/a?b", "Referer: http://from.example/\r\nUser-Agent: tester/1.0 (\"x\")\r\n");
+    gateway.ask(
+        "GET",
+        "/a?b",
+        "Referer: http://from.example/\r\nUser-Agent: tester/1.0 (\"x\")\r\n",
+    );
     gateway.get("/plain");
 
     let lines = lines(&path, 2);
@@ -123,8 +129,10 @@ fn a_client_cannot_forge_lines() {
 #[test]
 fn a_template_says_what_a_line_holds() {
     let upstream = Upstream::answering("hello");
-    let (gateway, path) =
-        logging(&upstream, json!({ "format": "{client} {method} {path} {status} <{request_header.x-a}>" }));
+    let (gateway, path) = logging(
+        &upstream,
+        json!({ "format": "{client} {method} {path} {status} <{request_header.x-a}>" }),
+    );
 
     gateway.ask("GET", "/a", "X-A: b\r\n");
 
@@ -137,7 +145,11 @@ fn redacted_fields_are_never_written() {
     let upstream = Upstream::answering("hello");
     let format = "{request_header.authorization} {request_header.cookie} {request_header.x-key}";
     let (gateway, path) = logging(&upstream, json!({ "format": format }));
-    gateway.ask("GET", "/", "Authorization: Bearer secret1\r\nCookie: a=secret2\r\nX-Key: shown\r\n");
+    gateway.ask(
+        "GET",
+        "/",
+        "Authorization: Bearer secret1\r\nCookie: a=secret2\r\nX-Key: shown\r\n",
+    );
     let line = lines(&path, 1).remove(0);
     assert!(!line.contains("secret") && line.contains("shown"), "{line}");
 
@@ -163,8 +175,10 @@ fn a_sample_of_nothing_is_nothing() {
 #[test]
 fn lines_go_to_standard_output_when_told_so() {
     let upstream = Upstream::answering("hello");
-    let gateway =
-        Gateway::to_with(&upstream, json!({ "access_log": { "path": "stdout", "format": "json" } }));
+    let gateway = Gateway::to_with(
+        &upstream,
+        json!({ "access_log": { "path": "stdout", "format": "json" } }),
+    );
 
     gateway.get("/here");
 

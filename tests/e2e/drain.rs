@@ -77,8 +77,9 @@ fn a_draining_gateway_is_alive_and_not_ready() {
 fn idle_connections_do_not_hold_up_a_drain() {
     let upstream = Upstream::answering("hello");
     let mut gateway = Gateway::to(&upstream);
-    let mut idle: Vec<_> = (0..10).map(|_| gateway.connect()).collect();
-    for client in &mut idle[..5] {
+    let _silent: Vec<_> = (0..5).map(|_| gateway.connect()).collect();
+    let mut idle: Vec<_> = (0..5).map(|_| gateway.connect()).collect();
+    for client in &mut idle {
         assert_eq!(client.exchange(GET).text(), "hello");
     }
 

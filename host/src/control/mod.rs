@@ -302,7 +302,8 @@ fn start(settings: Settings, natives: &Natives, tolerant: bool) -> Result<Gatewa
         }
     }
     let drain_timeout = settings.drain_timeout;
-    let running = Arc::new(Running::new(Arc::clone(&snapshot), machine, &addresses, workers, access_log));
+    let running =
+        Arc::new(Running::new(Arc::clone(&snapshot), machine, &addresses, workers, access_log));
     let admin = admin_socket
         .map(|socket| admin::AdminServer::start(socket, Arc::clone(&running)))
         .transpose()

@@ -254,8 +254,7 @@ impl Running {
         let workers = self.workers();
         let workers = workers.iter().map(|worker| {
             let place = worker.placement;
-            let mut value =
-                json!({ "worker": place.worker, "cpu": place.cpu, "node": place.node });
+            let mut value = json!({ "worker": place.worker, "cpu": place.cpu, "node": place.node });
             match reports.iter().find(|report| report.worker == place.worker) {
                 Some(report) => {
                     let listeners = &report.counts.listeners;
@@ -327,11 +326,7 @@ pub(super) fn make_context(
         out: RefCell::default(),
         clock: Clock::new(),
         random: RefCell::new(fastrand::Rng::new()),
-        telemetry: WorkerTelemetry::new(
-            settings.listeners.len(),
-            settings.routes.len(),
-            &servers,
-        ),
+        telemetry: WorkerTelemetry::new(settings.listeners.len(), settings.routes.len(), &servers),
         access_log: access_log.map(AccessLog::logger),
         draining: Cell::new(false),
         response_limits: HeadLimits { fields_max: head_limits.fields_max.max(256), ..head_limits },

@@ -105,15 +105,17 @@ impl Connection {
     ) -> Result<RequestFacts, ReadError> {
         let mut searched = 0;
         let mut begun = false;
+        let mut ignored = 0;
         loop {
-            if let Some(buffer) = &self.inbox {
-                if !begun {
-                    let blank = parse::leading_empty_lines(buffer.filled());
-                    if blank > limits.bytes_max {
-                        return Err(ReadError::Bad(RequestError::HeadTooLarge));
-                    }
-                    consume(&mut self.inbox, blank);
+            // A head never begins with an empty line, so as long as one is there, it has not begun.
+            let blank = self.inbox.as_ref().map_or(0, |b| parse::leading_empty_lines(b.filled()));
+            if blank > 0 {
+                ignored += blank;
+                if ignored > limits.bytes_max {
+                    return Err(ReadError::Bad(RequestError::HeadTooLarge));
                 }
+                consume(&mut self.inbox, blank);
+                searched = 0;
             }
             if let Some(buffer) = &self.inbox {
                 let bytes = buffer.filled();

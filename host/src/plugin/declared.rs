@@ -196,7 +196,8 @@ mod tests {
     }
 
     fn exchange() -> Exchange {
-        let mut exchange = Exchange { scheme: "https", ..Exchange::default() };
+        let mut exchange = Exchange::default();
+        exchange.scheme = "https";
         exchange.request.assign("PUT", "/a?b", Version::Http11);
         for (name, value) in [("Host", "h"), ("Accept", "1"), ("cookie", "a"), ("accept", "2")] {
             exchange.request.fields.push(name, value.as_bytes());

@@ -50,8 +50,10 @@ pub struct Answered {
 pub struct Times {
     /// From the end of the request to the head of the response.
     pub response: Duration,
-    /// Longest silence within a body or a tunnel.
+    /// Longest silence within a response or a tunnel.
     pub idle: Duration,
+    /// Longest silence of the client within its request.
+    pub client_idle: Duration,
 }
 
 /// What became of a request whose head was sent.
@@ -146,12 +148,12 @@ impl Forward<'_> {
         lease: &mut Lease,
         upload: &mut Pump,
     ) -> Result<ResponseFacts, RequestError> {
-        client.timer.arm(self.times.idle);
+        client.timer.arm(self.times.client_idle);
         let mut talk = Talk { forward: self, uploading: true, watching: true, searched: 0 };
         for _ in 0..INTERIM_MAX {
             let event = {
                 let Client { connection, timer, .. } = &mut *client;
-                let lanes = self.context.lanes(timer, self.times.idle);
+                let lanes = self.context.lanes(timer, self.times.client_idle);
                 let Connection { stream, inbox } = connection;
                 let (mut from, _) = stream.split();
                 let (mut reader, mut writer) = lease.connection.stream.split();

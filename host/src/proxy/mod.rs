@@ -199,6 +199,7 @@ async fn request(
     let times = Times {
         response: plan.request_timeout.min(upstream.settings.response_timeout),
         idle: route.idle_timeout.unwrap_or(upstream.settings.idle_timeout),
+        client_idle: route.idle_timeout.unwrap_or(context.idle_timeout()),
     };
     let forward = Forward {
         context,
@@ -396,12 +397,7 @@ fn sanitize_reply(context: &Context, exchange: &mut Exchange) {
     exchange.body.get_or_insert_default();
 }
 
-fn fail(
-    context: &Context,
-    exchange: &mut Exchange,
-    error: RequestError,
-    progress: &mut Progress,
-) {
+fn fail(context: &Context, exchange: &mut Exchange, error: RequestError, progress: &mut Progress) {
     progress.error = Some(error);
     reply::error(exchange, error, progress.allow.as_deref());
     sanitize_reply(context, exchange);

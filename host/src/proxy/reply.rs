@@ -51,7 +51,8 @@ fn accepts_json(fields: &Fields) -> bool {
         let mut parts = range.split(|byte| *byte == b';').map(<[u8]>::trim_ascii);
         let media = parts.next().unwrap_or_default().to_ascii_lowercase();
         let refused = parts.any(|parameter| matches!(parameter, b"q=0" | b"q=0.0"));
-        let json = media == b"application/json" || media.ends_with(b"+json");
+        let json = matches!(media.as_slice(), b"application/json" | b"application/*")
+            || media.ends_with(b"+json");
         json && !refused
     })
 }

@@ -218,8 +218,7 @@ fn combined(out: &mut Vec<u8>, record: &AccessRecord<'_>) {
     let client = text_field(record, "client").unwrap_or_else(|| "-".to_owned());
     let _ = write!(out, "{client} - - [{}] \"", date::clf_time(record.wall_ms));
     let head = record.request;
-    let line =
-        format!("{} {} {}", head.method_name(), head.target(), head.version.as_str());
+    let line = format!("{} {} {}", head.method_name(), head.target(), head.version.as_str());
     escape(out, line.as_bytes());
     let _ = write!(out, "\" {} {} \"", record.finished.status, record.finished.bytes_out);
     escape(out, head.fields.get("referer").unwrap_or(b"-"));

@@ -1,0 +1,72 @@
+//! The plugins under test: built from this repository, once a run, so that none is stale.
+//!
+//! Not here: how a component is built (`sdk/build`).
+
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+
+use tempfile::TempDir;
+use zproxy_guest_build::{Artifact, Choice, Job, build};
+
+/// The well-known HS256 token for subject 1234567890, "John Doe", issued at 1516239022, signed with
+/// `your-256-bit-secret`.
+pub const JWT_SAMPLE: &str = "eyJhbGciOiJIUzI1NiIsInR5cCI6IkpXVCJ9.\
+    eyJzdWIiOiIxMjM0NTY3ODkwIiwibmFtZSI6IkpvaG4gRG9lIiwiaWF0IjoxNTE2MjM5MDIyfQ.\
+    SflKxwRJSMeKKF2QT4fwpMeJf36POk6yJV_adQssw5c";
+
+/// Guests of `tests/guests`, by the names of their files.
+const GUESTS: [&str; 13] = [
+    "bad_header",
+    "echo_headers",
+    "edit_flood",
+    "init_error",
+    "loop_forever",
+    "memory_bomb",
+    "noop",
+    "order",
+    "panic",
+    "print",
+    "reply",
+    "response_panic",
+    "stack_overflow",
+];
+
+/// The component of this name: a guest, or `jwt`, or `header-stamp`.
+pub fn guest(name: &str) -> PathBuf {
+    let path = folder().join(format!("{name}.wasm"));
+    assert!(path.exists(), "{} was not built", path.display());
+    path
+}
+
+/// A plugins folder with these components in it.
+pub fn plugins_dir(names: &[&str]) -> TempDir {
+    let dir = TempDir::new().unwrap();
+    for name in names {
+        std::fs::copy(guest(name), dir.path().join(format!("{name}.wasm"))).unwrap();
+    }
+    dir
+}
+
+/// Where the components are; builds them first.
+fn folder() -> &'static Path {
+    static FOLDER: OnceLock<PathBuf> = OnceLock::new();
+    FOLDER.get_or_init(|| {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let folder = root.join("target/guests/e2e");
+        let file = |name: &str| folder.join(format!("{name}.wasm"));
+        let mut artifacts = vec![
+            Artifact::library("zproxy-plugin-jwt", "jwt", file("jwt")),
+            Artifact::library("header-stamp", "header_stamp", file("header-stamp")),
+        ];
+        artifacts.extend(GUESTS.map(|name| Artifact::example("zproxy-guests", name, file(name))));
+        let job = Job {
+            manifest: root.join("Cargo.toml"),
+            target_folder: root.join("target/guests"),
+            profile: "plugin".to_owned(),
+            artifacts,
+        };
+        let built = Choice::from_environment().and_then(|choice| build(&job, choice));
+        built.unwrap_or_else(|error| panic!("the guests cannot be built: {error}"));
+        folder
+    })
+}

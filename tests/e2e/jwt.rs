@@ -1,0 +1,202 @@
+//! The built-in plugin `jwt`, as the original's example uses it, and against forged tokens.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
+use serde_json::{Value, json};
+
+use crate::harness::{Gateway, JWT_SAMPLE, Message, Upstream, guest};
+
+const SECRET: &str = "your-256-bit-secret";
+
+/// The original's example: a public route, and one behind a token. `more` is added to jwt's config.
+fn gateway(upstream: &Upstream, more: Value) -> Gateway {
+    let mut config = json!({ "enabled": true, "jwt_secret": SECRET });
+    for (key, value) in more.as_object().unwrap() {
+        config[key] = value.clone();
+    }
+    Gateway::start(json!({
+        "plugins": { "jwt": { "path": guest("jwt") } },
+        "middleware": { "jwt": config },
+        "routes": [
+            { "path": "/api/public", "upstream": upstream.url() },
+            { "path": "/api/users", "upstream": upstream.url(), "methods": ["GET", "POST"], "middleware": ["jwt"] },
+        ],
+    }))
+}
+
+fn ask(gateway: &Gateway, token: &str) -> Message {
+    gateway.ask("GET", "/api/users", &format!("Authorization: Bearer {token}\r\n"))
+}
+
+fn signed(secret: &str, algorithm: Algorithm, claims: &Value) -> String {
+    encode(&Header::new(algorithm), claims, &EncodingKey::from_secret(secret.as_bytes())).unwrap()
+}
+
+fn now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs()
+}
+
+fn refused(answer: &Message, what: &str) {
+    assert_eq!(answer.status(), 401, "{what}: {answer:?}");
+    let challenge = answer.field("www-authenticate").unwrap();
+    assert!(challenge.starts_with("Bearer"), "{what}: {challenge}");
+}
+
+/// With the secret and the token that everybody knows from jwt.io.
+#[test]
+fn the_example_of_the_original_works() {
+    let upstream = Upstream::answering("users");
+    let gateway = gateway(&upstream, json!({}));
+
+    assert_eq!(gateway.get("/api/public").text(), "users");
+    refused(&gateway.get("/api/users"), "no token");
+    let answer = ask(&gateway, JWT_SAMPLE);
+    assert_eq!((answer.status(), answer.text()), (200, "users"));
+    // RFC 9110 §11.1: the scheme's name has no case.
+    let answer =
+        gateway.ask("GET", "/api/users", &format!("authorization: bearer {JWT_SAMPLE}\r\n"));
+    assert_eq!(answer.status(), 200);
+    assert_eq!(gateway.ask("DELETE", "/api/users", "").status(), 405);
+}
+
+#[test]
+fn tokens_that_are_wrong_in_any_way_are_refused() {
+    let upstream = Upstream::answering("users");
+    let gateway = gateway(&upstream, json!({}));
+    let claims = json!({ "sub": "1" });
+    let mut parts: Vec<&str> = JWT_SAMPLE.split('.').collect();
+    let (head, payload, signature) = (parts[0], parts[1], parts[2]);
+    // {"alg":"none","typ":"JWT"}
+    let none = "eyJhbGciOiJub25lIiwidHlwIjoiSldUIn0";
+    // {"sub":"admin"}
+    let admin = "eyJzdWIiOiJhZG1pbiJ9";
+    let mut flipped = signature.to_owned();
+    flipped.replace_range(0..1, "T");
+    parts.clear();
+    let rows = [
+        ("nonsense", "nonsense".to_owned()),
+        ("empty", String::new()),
+        ("two parts", format!("{head}.{payload}")),
+        ("four parts", format!("{JWT_SAMPLE}.x")),
+        ("no signature", format!("{head}.{payload}.")),
+        ("alg none", format!("{none}.{payload}.")),
+        ("alg none with a signature", format!("{none}.{payload}.{signature}")),
+        ("another payload", format!("{head}.{admin}.{signature}")),
+        ("a changed signature", format!("{head}.{payload}.{flipped}")),
+        ("a cut signature", format!("{head}.{payload}.{}", &signature[..signature.len() - 2])),
+        ("padding", format!("{head}.{payload}.{signature}=")),
+        ("another secret", signed("another-secret", Algorithm::HS256, &claims)),
+        ("another algorithm", signed(SECRET, Algorithm::HS384, &claims)),
+        ("expired", signed(SECRET, Algorithm::HS256, &json!({ "exp": now() - 10 }))),
+        ("not yet", signed(SECRET, Algorithm::HS256, &json!({ "nbf": now() + 100 }))),
+        ("huge", "x".repeat(30_000)),
+    ];
+
+    for (what, token) in rows {
+        let answer = ask(&gateway, &token);
+        refused(&answer, what);
+        if !token.is_empty() {
+            assert!(answer.field("www-authenticate").unwrap().contains("invalid_token"), "{what}");
+        }
+    }
+    for fields in [
+        "Authorization: Basic eDp5\r\n".to_owned(),
+        format!("Authorization: {JWT_SAMPLE}\r\n"),
+        format!("Authorization: Bearer\t{JWT_SAMPLE}x\r\n"),
+        // Which of two would the upstream believe?
+        format!("Authorization: Bearer {JWT_SAMPLE}\r\nAuthorization: Bearer nonsense\r\n"),
+    ] {
+        refused(&gateway.ask("GET", "/api/users", &fields), &fields);
+    }
+    assert_eq!(upstream.requests(), []);
+}
+
+#[test]
+fn tokens_that_are_right_pass() {
+    let upstream = Upstream::answering("users");
+    let gateway = gateway(&upstream, json!({ "leeway_seconds": 60 }));
+
+    for claims in [
+        json!({ "exp": now() + 100, "nbf": now() - 100, "iat": now() }),
+        // Within the leeway.
+        json!({ "exp": now() - 10 }),
+        json!({}),
+    ] {
+        let token = signed(SECRET, Algorithm::HS256, &claims);
+        assert_eq!(ask(&gateway, &token).status(), 200, "{claims}");
+    }
+}
+
+#[test]
+fn claims_can_be_required() {
+    let upstream = Upstream::answering("users");
+    let gateway = gateway(
+        &upstream,
+        json!({ "issuer": "https://idp.example", "audience": "shop", "required_claims": ["sub"] }),
+    );
+    let token = |claims: Value| signed(SECRET, Algorithm::HS256, &claims);
+    let good = json!({ "iss": "https://idp.example", "aud": ["other", "shop"], "sub": "1" });
+
+    assert_eq!(ask(&gateway, &token(good.clone())).status(), 200);
+    for (key, value) in
+        [("iss", json!("https://evil.example")), ("aud", json!("other")), ("sub", Value::Null)]
+    {
+        let mut claims = good.clone();
+        claims[key] = value;
+        refused(&ask(&gateway, &token(claims)), key);
+        let mut claims = good.clone();
+        claims.as_object_mut().unwrap().remove(key);
+        refused(&ask(&gateway, &token(claims)), &format!("without {key}"));
+    }
+}
+
+/// Upstreams believe these fields; a client must not be able to bring its own.
+#[test]
+fn claims_become_fields_that_clients_cannot_forge() {
+    let upstream = Upstream::answering("users");
+    let gateway = gateway(
+        &upstream,
+        json!({ "claims_to_headers": { "sub": "x-user-id", "role": "x-role" }, "forward_token": false }),
+    );
+
+    let answer = gateway.ask(
+        "GET",
+        "/api/users",
+        &format!("Authorization: Bearer {JWT_SAMPLE}\r\nX-User-Id: 666\r\nX-Role: admin\r\n"),
+    );
+
+    assert_eq!(answer.status(), 200);
+    let request = upstream.last_request();
+    assert_eq!(request.field("x-user-id"), Some("1234567890"));
+    assert_eq!(request.field("x-role"), None);
+    assert_eq!(request.field("authorization"), None);
+}
+
+/// A claim with a line end would be a field of its own.
+#[test]
+fn a_claim_cannot_become_another_field() {
+    let upstream = Upstream::answering("users");
+    let gateway = gateway(&upstream, json!({ "claims_to_headers": { "sub": "x-user-id" } }));
+    let token = signed(SECRET, Algorithm::HS256, &json!({ "sub": "1\r\nx-role: admin" }));
+
+    let answer = ask(&gateway, &token);
+
+    assert!([200, 401, 503].contains(&answer.status()), "{answer:?}");
+    for request in upstream.requests() {
+        assert_eq!(request.field("x-role"), None, "{request:?}");
+    }
+}
+
+#[test]
+fn the_token_may_come_in_a_cookie_or_the_query() {
+    let upstream = Upstream::answering("users");
+    let cookie = gateway(&upstream, json!({ "token_from": { "cookie": "session" } }));
+    let answer = cookie.ask("GET", "/api/users", &format!("Cookie: a=b; session={JWT_SAMPLE}\r\n"));
+    assert_eq!(answer.status(), 200, "{answer:?}");
+    refused(&ask(&cookie, JWT_SAMPLE), "a header, where a cookie is asked for");
+
+    let query = gateway(&upstream, json!({ "token_from": { "query": "token" } }));
+    assert_eq!(query.get(&format!("/api/users?a=b&token={JWT_SAMPLE}")).status(), 200);
+    refused(&query.get("/api/users?token=x"), "a bad one in the query");
+}
