@@ -2,6 +2,8 @@
 //!
 //! Each test names file and line of everything that is out of place.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
 use std::path::{Path, PathBuf};
 use std::process::Command;
 

@@ -322,7 +322,6 @@ async fn until_signalled(mut gateway: Gateway) -> std::io::Result<Exit> {
     Ok(Exit::Ok)
 }
 
-#[expect(clippy::disallowed_methods, reason = "a deadline outside of any worker")]
 fn deadline(wait: Duration) -> Instant {
     Instant::now() + wait
 }

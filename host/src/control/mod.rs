@@ -189,7 +189,6 @@ impl Gateway {
 
     /// Drains and waits until the last request has ended, or `drain_timeout_ms` is over. Returns
     /// whether all of them ended in time.
-    #[expect(clippy::disallowed_methods, reason = "a deadline outside of any worker")]
     pub fn drain(mut self) -> bool {
         let deadline = Instant::now() + self.drain_timeout;
         self.begin_drain();
@@ -238,7 +237,7 @@ impl Drop for Gateway {
 ///
 /// A plugin cannot be loaded, or refuses a configuration.
 pub fn check(settings: Settings) -> Result<(), StartError> {
-    let engine = PluginEngine::new().map_err(|error| StartError::Other(error.into()))?;
+    let engine = PluginEngine::new().map_err(StartError::Other)?;
     snapshot::build(settings, &engine, &Natives::new(), Bad::AllRefused)
         .map(drop)
         .map_err(StartError::Plugin)
@@ -251,7 +250,7 @@ fn start(settings: Settings, natives: &Natives, tolerant: bool) -> Result<Gatewa
     for warning in placement::warnings(&machine, &settings.workers, &places) {
         log::warn!(target: "control", "{warning}");
     }
-    let engine = PluginEngine::new().map_err(|error| StartError::Other(error.into()))?;
+    let engine = PluginEngine::new().map_err(StartError::Other)?;
     let snapshot = Arc::new(
         snapshot::build(
             settings,

@@ -43,7 +43,6 @@ pub struct Running {
 
 impl Running {
     /// Takes note of what was started.
-    #[expect(clippy::disallowed_methods, reason = "uptime, outside of any worker")]
     pub fn new(
         snapshot: Arc<Snapshot>,
         machine: Machine,
@@ -117,7 +116,6 @@ impl Running {
     }
 
     /// Asks every worker for its counts. One that does not answer in time is left out.
-    #[expect(clippy::disallowed_methods, reason = "a deadline, outside of any worker")]
     pub async fn reports(&self) -> Vec<Report> {
         let (sender, receiver, mut missing) = {
             let workers = self.workers();

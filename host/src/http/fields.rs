@@ -190,7 +190,9 @@ pub(super) const TOKEN: [bool; 256] = {
     let mut table = [false; 256];
     let mut byte = 0;
     while byte < 256 {
-        table[byte] = matches!(byte as u8,
+        #[expect(clippy::cast_possible_truncation, reason = "the table has 256 entries")]
+        let this = byte as u8;
+        table[byte] = matches!(this,
             b'!' | b'#' | b'$' | b'%' | b'&' | b'\'' | b'*' | b'+' | b'-' | b'.' | b'^' | b'_'
             | b'`' | b'|' | b'~' | b'0'..=b'9' | b'A'..=b'Z' | b'a'..=b'z');
         byte += 1;

@@ -112,7 +112,6 @@ impl Clock {
     }
 
     /// Monotonic time, exact.
-    #[expect(clippy::disallowed_methods, reason = "the one home of the clock on a worker")]
     pub fn now(&self) -> Instant {
         Instant::now()
     }

@@ -89,6 +89,7 @@ struct Progress {
 }
 
 /// Where the answer is.
+#[expect(clippy::large_enum_variant, reason = "one at a time, in the future of its request")]
 enum Answer {
     /// In the exchange.
     Local,

@@ -216,8 +216,8 @@ impl Server {
         loop {
             let Idle { connection, .. } = self.idle.borrow_mut().pop()?;
             // Whatever has arrived on an idle connection is not the answer to the next request.
-            let alive = !connection.stream.is_readable() && !(sure && connection.stream.is_dead());
-            if alive {
+            let unusable = connection.stream.is_readable() || (sure && connection.stream.is_dead());
+            if !unusable {
                 return Some(connection);
             }
         }

@@ -73,12 +73,15 @@ pub struct Accepted {
     pub listener: usize,
 }
 
+/// Makes the context of the worker of this index.
+pub type MakeContext = dyn Fn(usize, &Arc<Snapshot>) -> anyhow::Result<Context> + Send + Sync;
+
 /// What all workers of a gateway share.
 pub struct Shared {
     /// Client connections of the whole gateway.
     pub connections: AtomicUsize,
     /// Makes a worker's context, on its own thread.
-    pub make_context: Box<dyn Fn(usize, &Arc<Snapshot>) -> anyhow::Result<Context> + Send + Sync>,
+    pub make_context: Box<MakeContext>,
 }
 
 /// A running worker, as the control thread sees it.
