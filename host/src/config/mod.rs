@@ -11,7 +11,7 @@
 //! reported at once. The types of `file` are the single source: the schema is made from them,
 //! the structure is checked against the schema, and the manual is printed from it.
 //!
-//! A program that builds a [`Config`] enters at [`check`].
+//! A program that builds a [`Config`] enters at [`check()`].
 //!
 //! Not here: reading the configuration file itself, the command line, watching for changes.
 

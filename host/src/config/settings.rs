@@ -1,6 +1,6 @@
 //! What the gateway runs on: checked values that need no further checks.
 //!
-//! [`Settings`] is made from a [`Config`](super::Config) by [`super::check`]. Names are resolved
+//! [`Settings`] is made from a [`Config`](super::Config) by [`super::check()`]. Names are resolved
 //! to indexes, durations are durations, addresses are parsed.
 //!
 //! Not here: what operators write (`file`), and turning one into the other (`check`).

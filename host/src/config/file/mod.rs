@@ -1,7 +1,7 @@
 //! What operators write: one type per object of the file, one doc comment per key.
 //!
-//! The doc comments are the manual: [`super::schema`] carries them as descriptions and
-//! [`super::manual`] prints them, so each says meaning, unit and effect. Defaults come from
+//! The doc comments are the manual: [`super::schema()`] carries them as descriptions and
+//! [`super::manual()`] prints them, so each says meaning, unit and effect. Defaults come from
 //! `Default` and are printed by themselves.
 //!
 //! Schema marks, resolved by `schema.rs`: `x-required` makes a key obligatory, `x-null` keeps

@@ -1,7 +1,7 @@
 //! What the gateway offers to plugins: bindings, and the state of one instance.
 //!
 //! One file per WIT interface, of the same name. They translate; what they translate to is plain
-//! Rust elsewhere ([`Exchange`](crate::plugin::Exchange), `journal`). Nothing here waits,
+//! Rust elsewhere ([`Exchange`], `journal`). Nothing here waits,
 //! and nothing a plugin passes in can make the host panic: what breaks a rule is remembered in
 //! [`State::violation`], and the hook fails when it returns.
 //!
