@@ -28,3 +28,4 @@ mod plugins;
 mod routing;
 mod upstream;
 mod websocket;
+mod workers;

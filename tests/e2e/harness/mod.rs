@@ -17,11 +17,10 @@ mod message;
 mod upstream;
 mod wire;
 
-pub use admin::Metrics;
 pub use gateway::{Gateway, Launch, Run, run};
 pub use guests::{JWT_SAMPLE, guest, plugins_dir};
 pub use message::{Body, Message};
-pub use upstream::{Connection, Upstream, full_backlog};
+pub use upstream::{Upstream, full_backlog};
 pub use wire::{Wire, WireError};
 
 use std::time::{Duration, Instant};
