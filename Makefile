@@ -5,18 +5,26 @@
 APT = apt-get -o DPkg::Lock::Timeout=120
 SUDO = $(if $(filter 0,$(shell id -u)),,sudo)
 
-# What building needs besides Rust: hwloc, and libudev, which it is linked with.
+# What building needs besides Rust: a linker, hwloc, libudev, which that is linked with, and what
+# compiles plugins, in the order of sdk/build: the target, rustup's download, Debian's packages.
 setup:
-	@missing=; \
+	@set -e; updated=; \
+	install() { \
+		if ! command -v apt-get >/dev/null; then \
+			echo "install by hand, there is no apt-get here: $$*" >&2; exit 1; \
+		fi; \
+		if [ -z "$$updated" ]; then $(SUDO) $(APT) update; updated=yes; fi; \
+		$(SUDO) env DEBIAN_FRONTEND=noninteractive $(APT) install --yes --no-install-recommends "$$@"; \
+	}; \
+	missing=; \
+	command -v cc >/dev/null || missing="$$missing gcc libc6-dev"; \
 	command -v pkg-config >/dev/null || missing="$$missing pkg-config"; \
 	pkg-config --exists hwloc 2>/dev/null || missing="$$missing libhwloc-dev"; \
 	pkg-config --exists libudev 2>/dev/null || missing="$$missing libudev-dev"; \
-	if [ -n "$$missing" ]; then \
-		if ! command -v apt-get >/dev/null; then \
-			echo "install by hand, there is no apt-get here:$$missing" >&2; exit 1; \
-		fi; \
-		$(SUDO) $(APT) update && \
-		$(SUDO) env DEBIAN_FRONTEND=noninteractive $(APT) install --yes --no-install-recommends $$missing; \
+	if [ -n "$$missing" ]; then install $$missing; fi; \
+	if ! cargo plugins --toolchain >/dev/null 2>&1; then \
+		install rustc-web rust-web-src wasi-libc; \
+		cargo plugins --toolchain; \
 	fi
 
 # The gateway with every plugin of this repository; see it at http://127.0.0.1:8080/.

@@ -282,7 +282,7 @@ impl Running {
 }
 
 /// Makes what a worker lends its requests; to be called on the worker's own thread.
-pub fn make_context(
+pub(super) fn make_context(
     worker: usize,
     snapshot: &Arc<Snapshot>,
     access_log: Option<&Arc<AccessLog>>,

@@ -7,13 +7,14 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use zproxy_guest_build::{Artifact, Choice, Error, Job, build};
+use zproxy_guest_build::{Artifact, Choice, Error, Job, build, find};
 
 const USAGE: &str = "\
-usage: cargo plugins [--tests]
+usage: cargo plugins [--tests | --toolchain]
 
-  (nothing)  builds every plugin into ./plugins/*.wasm
-  --tests    builds the guests of the tests into target/guests/tests/*.wasm
+  (nothing)    builds every plugin into ./plugins/*.wasm
+  --tests      builds the guests of the tests into target/guests/tests/*.wasm
+  --toolchain  says what compiles them here, and fails where nothing does
 
 ZPROXY_GUEST_TOOLCHAIN=auto|rustup|debian says what to compile with.
 ";
@@ -27,6 +28,7 @@ fn main() -> ExitCode {
     let result = match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         [] => build_plugins(),
         ["--tests"] => build_guests(),
+        ["--toolchain"] => show_toolchain(),
         ["-h" | "--help"] => {
             print!("{USAGE}");
             return ExitCode::SUCCESS;
@@ -61,6 +63,11 @@ fn build_plugins() -> Result<(), Error> {
         })
         .into();
     build(&job(artifacts), Choice::from_environment()?)
+}
+
+fn show_toolchain() -> Result<(), Error> {
+    println!("{}", find(Choice::from_environment()?)?);
+    Ok(())
 }
 
 fn build_guests() -> Result<(), Error> {

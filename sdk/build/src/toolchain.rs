@@ -1,7 +1,8 @@
 //! What can compile for wasm here: three ways, tried in order.
 //!
 //! 1. The toolchain in use has the target's standard library.
-//! 2. `rustup target add`, bounded in time: it needs the network.
+//! 2. `rustup target add`, bounded in time: it needs the network. Not tried where the third way is
+//!    complete already, else a machine that is cut off would wait for it on every build.
 //! 3. Debian's `rustc-web`, `rust-web-src` and `wasi-libc`: the standard library is compiled from
 //!    source with rustup's cargo and linked with rustup's linkers. The first build of each profile
 //!    takes longer by some 40 s of processor time, and guests made this way have no `std::net`.
@@ -10,6 +11,7 @@
 
 use std::env;
 use std::ffi::OsString;
+use std::fmt;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -73,20 +75,20 @@ pub enum Toolchain {
 ///
 /// When there is none: says what was tried and what would help.
 pub fn find(choice: Choice) -> Result<Toolchain, Error> {
-    let mut reasons = Vec::new();
-    if choice != Choice::Debian {
-        if has_target() {
-            return Ok(Toolchain::Installed);
-        }
-        match add_target() {
-            Ok(()) if has_target() => return Ok(Toolchain::Installed),
-            Ok(()) => reasons.push(format!("- rustc does not find {TARGET} after rustup added it")),
-            Err(reason) => reasons.push(format!("- {reason}")),
-        }
+    if choice != Choice::Debian && has_target() {
+        return Ok(Toolchain::Installed);
     }
+    let mut reasons = Vec::new();
     if choice != Choice::Rustup {
         match find_debian() {
             Ok(toolchain) => return Ok(toolchain),
+            Err(reason) => reasons.push(format!("- {reason}")),
+        }
+    }
+    if choice != Choice::Debian {
+        match add_target() {
+            Ok(()) if has_target() => return Ok(Toolchain::Installed),
+            Ok(()) => reasons.push(format!("- rustc does not find {TARGET} after rustup added it")),
             Err(reason) => reasons.push(format!("- {reason}")),
         }
     }
@@ -192,6 +194,17 @@ fn rustc(arguments: &[&str]) -> Result<String, String> {
         return Err(format!("rustc {}: {}", arguments.join(" "), output.status));
     }
     Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
+}
+
+impl fmt::Display for Toolchain {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Installed => write!(f, "the toolchain in use has {TARGET}"),
+            Self::Debian { .. } => {
+                write!(f, "{DEBIAN_RUSTC} compiles the standard library of {TARGET}, too")
+            }
+        }
+    }
 }
 
 impl Toolchain {
