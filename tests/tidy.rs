@@ -2,6 +2,8 @@
 //!
 //! Each test names file and line of everything that is out of place.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -71,7 +73,9 @@ fn no_module_uses_one_above_it() {
 
     for source in sources("host/src") {
         let path = module_path(&source.path);
-        let Some(own) = path.first().map_or(Some("lib"), |first| Some(first.as_str())) else { continue };
+        let Some(own) = path.first().map_or(Some("lib"), |first| Some(first.as_str())) else {
+            continue;
+        };
         if own == "lib" {
             continue;
         }
@@ -82,7 +86,8 @@ fn no_module_uses_one_above_it() {
         for (line, used) in uses(&source.code, path.len()) {
             match self::layer(&used) {
                 Some(other) if other < layer => {
-                    problems.push(format!("{}:{line}: `{own}` uses `{used}` above it", source.path));
+                    problems
+                        .push(format!("{}:{line}: `{own}` uses `{used}` above it", source.path));
                 }
                 _ => {}
             }
@@ -295,7 +300,8 @@ fn names_after(rest: &str) -> Vec<String> {
 }
 
 fn words(text: &str) -> impl Iterator<Item = &str> {
-    text.split(|letter: char| !letter.is_alphanumeric() && letter != '_').filter(|word| !word.is_empty())
+    text.split(|letter: char| !letter.is_alphanumeric() && letter != '_')
+        .filter(|word| !word.is_empty())
 }
 
 fn numbered(text: &str) -> impl Iterator<Item = (usize, &str)> {
@@ -421,7 +427,8 @@ mod tests {
 
     #[test]
     fn comments_and_literals_are_no_code() {
-        let code = code_of("a /* b\n */ c // d\n\"e \\\" f\" 'g' '\\'' '\\u{1}' r#\"h \" i\"# <'j> k");
+        let code =
+            code_of("a /* b\n */ c // d\n\"e \\\" f\" 'g' '\\'' '\\u{1}' r#\"h \" i\"# <'j> k");
 
         assert_eq!(code.split_whitespace().collect::<Vec<_>>(), ["a", "c", "<'j>", "k"]);
         assert_eq!(code.matches('\n').count(), 2);

@@ -62,12 +62,19 @@ pub fn list_in(page: &Value) -> Vec<Value> {
 fn what_the_admin_listener_does_not_have_is_a_problem_in_json() {
     let (_upstream, gateway) = answering();
 
-    for (method, path, status) in
-        [("GET", "/nothing", 404), ("POST", "/livez", 405), ("DELETE", "/metrics", 405), ("GET", "/../info", 404)]
-    {
+    for (method, path, status) in [
+        ("GET", "/nothing", 404),
+        ("POST", "/livez", 405),
+        ("DELETE", "/metrics", 405),
+        ("GET", "/../info", 404),
+    ] {
         let answer = gateway.admin_ask(method, path, "Content-Length: 0\r\n");
         assert_eq!(answer.status(), status, "{method} {path}: {answer:?}");
-        assert_eq!(answer.field("content-type"), Some("application/problem+json"), "{method} {path}");
+        assert_eq!(
+            answer.field("content-type"),
+            Some("application/problem+json"),
+            "{method} {path}"
+        );
         assert_eq!(answer.json()["status"], status);
         assert_eq!(answer.field("allow").is_some(), status == 405, "{method} {path}: {answer:?}");
     }
@@ -81,7 +88,12 @@ fn a_token_guards_everything_but_health() {
         json!({ "admin": { "address": "127.0.0.1:0", "token": "open-sesame" } }),
     );
 
-    for fields in ["", "Authorization: Bearer open\r\n", "Authorization: Basic open-sesame\r\n", "Authorization: Bearer\r\n"] {
+    for fields in [
+        "",
+        "Authorization: Bearer open\r\n",
+        "Authorization: Basic open-sesame\r\n",
+        "Authorization: Bearer\r\n",
+    ] {
         let answer = gateway.admin_ask("GET", "/info", fields);
         assert_eq!(answer.status(), 401, "{fields:?}: {answer:?}");
         assert!(answer.field("www-authenticate").unwrap().starts_with("Bearer"));
@@ -153,8 +165,12 @@ fn requests_are_counted_by_listener_route_method_and_status() {
     gateway.counts("zproxy_connections_accepted_total", &[], 23.0);
     let metrics = gateway.metrics();
     assert!(metrics.sum("zproxy_request_duration_seconds_sum", &[("route", "front")]) > 0.0);
-    assert!(metrics.has("zproxy_requests_total", &[("listener", gateway.address())])
-        || metrics.text.contains("listener=\""), "{}", metrics.text);
+    assert!(
+        metrics.has("zproxy_requests_total", &[("listener", gateway.address())])
+            || metrics.text.contains("listener=\""),
+        "{}",
+        metrics.text
+    );
 }
 
 #[test]
@@ -169,8 +185,14 @@ fn the_metrics_of_the_contract_are_there() {
     let metrics = gateway.metrics();
     assert!((metrics.sum("zproxy_build_info", &[]) - 1.0).abs() < f64::EPSILON);
     assert!(metrics.sum("zproxy_connections", &[]) >= 1.0, "this client is connected");
-    assert!(metrics.has("zproxy_upstream_connections", &[("upstream", "test"), ("server", &server)]));
-    for name in ["zproxy_config_generation", "zproxy_worker_utilisation", "zproxy_connections_accepted_total"] {
+    assert!(
+        metrics.has("zproxy_upstream_connections", &[("upstream", "test"), ("server", &server)])
+    );
+    for name in [
+        "zproxy_config_generation",
+        "zproxy_worker_utilisation",
+        "zproxy_connections_accepted_total",
+    ] {
         assert!(metrics.has(name, &[]), "{name}: {}", metrics.text);
     }
     // Every family says what it is.

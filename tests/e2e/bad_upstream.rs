@@ -176,8 +176,11 @@ fn odd_but_valid_answers_are_passed_on() {
         ("HTTP/1.1 200 OK\r\nTransfer-Encoding: CHUNKED\r\n\r\n02;x=y\r\nok\r\n00\r\n\r\n", 200),
         ("HTTP/1.1 418 I'm a teapot\r\nContent-Length: 2\r\n\r\nok", 418),
     ];
-    let upstream =
-        answering_rows(rows.iter().map(|(row, _)| row.chars().map(|c| c as u8).collect()).collect());
+    let upstream = answering_rows(
+        rows.iter()
+            .map(|(row, _)| row.chars().map(|letter| u8::try_from(letter).unwrap()).collect())
+            .collect(),
+    );
     let gateway = Gateway::to(&upstream);
     let mut client = gateway.connect();
 
@@ -249,7 +252,8 @@ fn bytes_after_an_answer_never_answer_the_next_request() {
                 }
             }
         });
-        let gateway = Gateway::to_with(&upstream, json!({ "workers": { "count": 1, "pin": false } }));
+        let gateway =
+            Gateway::to_with(&upstream, json!({ "workers": { "count": 1, "pin": false } }));
 
         for _ in 0..5 {
             let mut client = gateway.connect();
@@ -265,8 +269,9 @@ fn bytes_after_an_answer_never_answer_the_next_request() {
 /// A 204 has no body whatever follows it (RFC 9112 §6.3).
 #[test]
 fn a_body_after_a_204_never_answers_the_next_request() {
-    let upstream =
-        Upstream::sending("HTTP/1.1 204 No Content\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n");
+    let upstream = Upstream::sending(
+        "HTTP/1.1 204 No Content\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n",
+    );
     let gateway = Gateway::to(&upstream);
     let mut client = gateway.connect();
 
@@ -278,7 +283,8 @@ fn a_body_after_a_204_never_answers_the_next_request() {
 /// Everything that ends before a head is whole.
 #[test]
 fn an_upstream_that_leaves_before_its_answer_becomes_a_502() {
-    let endings: [&[u8]; 5] = [b"", b"HTTP", b"HTTP/1.1 200 OK\r\n", b"HTTP/1.1 200 OK\r\nX: y\r\n", b"\0"];
+    let endings: [&[u8]; 5] =
+        [b"", b"HTTP", b"HTTP/1.1 200 OK\r\n", b"HTTP/1.1 200 OK\r\nX: y\r\n", b"\0"];
     for reset in [false, true] {
         let upstream = Upstream::start(move |connection| {
             let request = connection.request()?;
@@ -309,8 +315,7 @@ fn an_upstream_that_never_gets_beyond_interim_answers_is_cut_off() {
             connection.try_send("HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\n".repeat(100))?;
         }
     });
-    let gateway =
-        Gateway::to_with(&upstream, json!({ "limits": { "request_timeout_ms": 1000 } }));
+    let gateway = Gateway::to_with(&upstream, json!({ "limits": { "request_timeout_ms": 1000 } }));
     let mut client = gateway.connect();
 
     client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");

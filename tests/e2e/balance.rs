@@ -28,8 +28,10 @@ fn gateway(upstreams: &Value, target: Value) -> Gateway {
 fn round_robin_gives_every_server_its_turn() {
     let servers = ["a", "b", "c"].map(Upstream::answering);
     let addresses = servers.each_ref().map(Upstream::address);
-    let gateway =
-        gateway(&json!({ "all": { "servers": addresses, "balance": "round-robin" } }), json!("all"));
+    let gateway = gateway(
+        &json!({ "all": { "servers": addresses, "balance": "round-robin" } }),
+        json!("all"),
+    );
 
     let counts = count_answers(&gateway, 30);
 

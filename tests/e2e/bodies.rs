@@ -13,7 +13,10 @@ fn a_100_of_the_upstream_lets_the_client_send_its_body() {
     let upstream = Upstream::start(|connection| {
         loop {
             let head = connection.request_head()?;
-            assert_eq!(head.field("expect").map(str::to_ascii_lowercase).as_deref(), Some("100-continue"));
+            assert_eq!(
+                head.field("expect").map(str::to_ascii_lowercase).as_deref(),
+                Some("100-continue")
+            );
             connection.try_send("HTTP/1.1 100 Continue\r\n\r\n")?;
             let request = connection.rest_of(head)?;
             connection.answer(request.text())?;
@@ -141,13 +144,17 @@ fn an_early_answer_followed_by_a_close_is_not_lost() {
 /// has come for all of it.
 #[test]
 fn a_request_that_is_cut_is_never_completed_upstream() {
-    for body in ["Content-Length: 10\r\n\r\nhello", "Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n"] {
+    for body in
+        ["Content-Length: 10\r\n\r\nhello", "Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n"]
+    {
         let upstream = Upstream::echoing();
         let gateway = Gateway::to(&upstream);
         let mut client = gateway.connect();
 
         client.send(format!("POST / HTTP/1.1\r\nHost: a\r\n{body}"));
-        eventually("the part upstream", || upstream.received_text().contains("hello").then_some(()));
+        eventually("the part upstream", || {
+            upstream.received_text().contains("hello").then_some(())
+        });
         drop(client);
 
         eventually("the end upstream", || (upstream.ended() == 1).then_some(()));

@@ -45,7 +45,9 @@ fn version_says_what_was_built() {
 fn help_is_data_and_wrong_usage_is_exit_code_2() {
     let help = run_alone(&["--help"]);
     assert_eq!(help.code, Some(0));
-    for word in ["--config", "--plugins", "--listen", "--workers", "--admin", "--set", "check", "schema"] {
+    for word in
+        ["--config", "--plugins", "--listen", "--workers", "--admin", "--set", "check", "schema"]
+    {
         assert!(help.stdout.contains(word), "{word}: {}", help.stdout);
     }
 
@@ -74,7 +76,8 @@ fn the_file_in_the_working_directory_is_taken_when_none_is_named() {
     let dir = TempDir::new().unwrap();
     file(dir.path(), "zproxy.json", &saying("from the directory"));
     file(dir.path(), "other.json", &saying("from the variable"));
-    let gateway = Launch::flags(&["run"]).environment("ZPROXY_CONFIG", "other.json").within(dir).start();
+    let gateway =
+        Launch::flags(&["run"]).environment("ZPROXY_CONFIG", "other.json").within(dir).start();
     assert_eq!(gateway.get("/").text(), "from the variable");
 
     let dir = TempDir::new().unwrap();
@@ -184,7 +187,9 @@ fn check_says_ok_or_everything_that_is_wrong() {
     assert_eq!(json.code, Some(3), "{json:?}");
     let report: Value = serde_json::from_str(&json.stdout).unwrap();
     assert_eq!(report["ok"], false);
-    for path in ["listeners[0].address", "limits.headers_max", "routes[0].path", "routes[1]", "unknown"] {
+    for path in
+        ["listeners[0].address", "limits.headers_max", "routes[0].path", "routes[1]", "unknown"]
+    {
         assert!(text.stderr.contains(path), "{path}: {}", text.stderr);
         let problems = report["problems"].as_array().unwrap();
         let problem = problems.iter().find(|problem| problem["path"] == path);
@@ -214,7 +219,8 @@ fn a_reader_that_goes_away_is_no_panic() {
     let binary = env!("CARGO_BIN_EXE_zproxy");
     let line = format!("{binary} schema | head -c 10 > /dev/null");
 
-    let shell = std::process::Command::new("sh").arg("-c").arg(&line).current_dir(dir.path()).output();
+    let shell =
+        std::process::Command::new("sh").arg("-c").arg(&line).current_dir(dir.path()).output();
 
     let stderr = String::from_utf8(shell.unwrap().stderr).unwrap();
     assert!(!stderr.contains("panicked"), "{stderr}");

@@ -20,20 +20,48 @@ fn check(text: &str) -> Run {
 fn a_mistake_is_told_with_place_path_and_cure() {
     let rows = [
         ("{\n  \"listen_prot\": 8080\n}", "zproxy.json:2:", "listen_port"),
-        ("{ \"routes\": [{ \"path\": \"/\", \"upstrem\": \"echo\" }] }", "zproxy.json:1:", "upstream"),
+        (
+            "{ \"routes\": [{ \"path\": \"/\", \"upstrem\": \"echo\" }] }",
+            "zproxy.json:1:",
+            "upstream",
+        ),
         ("{ \"routes\": [{ \"path\": \"/\" }] }", "routes[0]", "upstream"),
-        ("{ \"routes\": [{ \"path\": \"/\", \"upstream\": \"none\" }] }", "routes[0].upstream", "none"),
+        (
+            "{ \"routes\": [{ \"path\": \"/\", \"upstream\": \"none\" }] }",
+            "routes[0].upstream",
+            "none",
+        ),
         ("{ \"upstreams\": { \"a\": { \"servers\": [] } } }", "upstreams.a.servers", ""),
-        ("{ \"upstreams\": { \"a\": { \"servers\": [\"localhost\"] } } }", "upstreams.a.servers[0]", "localhost:"),
-        ("{ \"routes\": [{ \"path\": \"/\", \"upstream\": \"https://a:1\" }] }", "routes[0].upstream", ""),
+        (
+            "{ \"upstreams\": { \"a\": { \"servers\": [\"localhost\"] } } }",
+            "upstreams.a.servers[0]",
+            "localhost:",
+        ),
+        (
+            "{ \"routes\": [{ \"path\": \"/\", \"upstream\": \"https://a:1\" }] }",
+            "routes[0].upstream",
+            "",
+        ),
         ("{ \"limits\": { \"headers_max\": \"many\" } }", "limits.headers_max", "number"),
         ("{ \"workers\": 0 }", "workers", ""),
         ("{ \"trusted_proxies\": [\"10.0.0.0/99\"] }", "trusted_proxies[0]", ""),
         ("{ \"admin\": { \"address\": \"0.0.0.0:9901\" } }", "admin", "token"),
-        ("{ \"routes\": [{ \"path\": \"/\", \"respond\": { \"status\": 99 } }] }", "routes[0].respond.status", ""),
+        (
+            "{ \"routes\": [{ \"path\": \"/\", \"respond\": { \"status\": 99 } }] }",
+            "routes[0].respond.status",
+            "",
+        ),
         ("{ \"routes\": [{ \"path\": \"/{a}/{a}\", \"respond\": {} }] }", "routes[0].path", "`a`"),
-        ("{ \"routes\": [{ \"path\": \"/\", \"respond\": { \"headers\": { \"a b\": \"c\" } } }] }", "routes[0].respond.headers", ""),
-        ("{ \"routes\": [{ \"path\": \"/\", \"respond\": {}, \"middleware\": [\"no-such-plugin\"] }] }", "routes[0].middleware[0]", "no-such-plugin"),
+        (
+            "{ \"routes\": [{ \"path\": \"/\", \"respond\": { \"headers\": { \"a b\": \"c\" } } }] }",
+            "routes[0].respond.headers",
+            "",
+        ),
+        (
+            "{ \"routes\": [{ \"path\": \"/\", \"respond\": {}, \"middleware\": [\"no-such-plugin\"] }] }",
+            "routes[0].middleware[0]",
+            "no-such-plugin",
+        ),
         ("{ \"a\": 1, \"a\": 2 }", "zproxy.json:1:", "a"),
         ("{ \"routes\": [", "zproxy.json:1:", ""),
         ("", "zproxy.json", ""),
@@ -82,8 +110,17 @@ fn a_file_of_any_bytes_is_refused_in_peace() {
     let wide = format!("{{\"routes\": [{}]}}", vec!["{}"; 20_000].join(","));
     let number = format!("{{\"listen_port\": {}}}", "9".repeat(10_000));
     for text in [
-        "\0\0\0", "\u{feff}", "nonsense", "{\"a\": \"\\ud800\"}", "/*", "{\"listen_port\": 1e999}",
-        &deep, &deep_object, &long, &wide, &number,
+        "\0\0\0",
+        "\u{feff}",
+        "nonsense",
+        "{\"a\": \"\\ud800\"}",
+        "/*",
+        "{\"listen_port\": 1e999}",
+        &deep,
+        &deep_object,
+        &long,
+        &wide,
+        &number,
     ] {
         let run = check(text);
         assert_eq!(run.code, Some(3), "{:?}…: {:?}", &text[..text.len().min(30)], run.code);
@@ -182,6 +219,7 @@ fn files_below(path: &Path) -> Vec<std::path::PathBuf> {
 
 /// JSON with whole lines of `//` comments.
 fn without_comments(text: &str) -> Value {
-    let lines: Vec<&str> = text.lines().filter(|line| !line.trim_start().starts_with("//")).collect();
+    let lines: Vec<&str> =
+        text.lines().filter(|line| !line.trim_start().starts_with("//")).collect();
     serde_json::from_str(&lines.join("\n")).unwrap()
 }

@@ -73,5 +73,10 @@ fn the_default_addresses_are_on_loopback() {
 
     let schema: serde_json::Value = serde_json::from_str(&schema.stdout).unwrap();
     assert_eq!(schema["properties"]["admin"]["default"], json!({ "address": "127.0.0.1:9901" }));
-    assert!(schema["properties"]["listeners"]["description"].as_str().unwrap().contains("127.0.0.1:8080"));
+    assert!(
+        schema["properties"]["listeners"]["description"]
+            .as_str()
+            .unwrap()
+            .contains("127.0.0.1:8080")
+    );
 }

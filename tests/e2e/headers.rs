@@ -17,7 +17,8 @@ fn request_upstream(fields: &str, more: serde_json::Value) -> Message {
 
 /// Sends these field lines from an upstream: the answer that the client got.
 fn answer_from(fields: &str) -> Message {
-    let upstream = Upstream::sending(format!("HTTP/1.1 200 OK\r\n{fields}Content-Length: 2\r\n\r\nok"));
+    let upstream =
+        Upstream::sending(format!("HTTP/1.1 200 OK\r\n{fields}Content-Length: 2\r\n\r\nok"));
     let gateway = Gateway::to(&upstream);
     gateway.get("/")
 }
@@ -79,7 +80,9 @@ fn connection_cannot_name_away_what_matters() {
     let upstream = Upstream::echoing();
     let gateway = Gateway::to(&upstream);
     let mut client = gateway.connect();
-    client.send("POST / HTTP/1.1\r\nHost: a\r\nConnection: content-length\r\nContent-Length: 2\r\n\r\nhi");
+    client.send(
+        "POST / HTTP/1.1\r\nHost: a\r\nConnection: content-length\r\nContent-Length: 2\r\n\r\nhi",
+    );
     // Refusing it is as good as ignoring it.
     let answer = client.response();
     if answer.status() == 200 {
@@ -112,7 +115,8 @@ fn a_request_goes_upstream_with_forwarding_fields() {
 /// RFC 9110 §7.6.3: the protocol is that of the message received.
 #[test]
 fn via_names_the_version_received_and_keeps_those_before() {
-    let upstream = Upstream::sending("HTTP/1.1 200 OK\r\nVia: 1.1 inner\r\nContent-Length: 0\r\n\r\n");
+    let upstream =
+        Upstream::sending("HTTP/1.1 200 OK\r\nVia: 1.1 inner\r\nContent-Length: 0\r\n\r\n");
     let gateway = Gateway::to(&upstream);
 
     let answer = gateway.connect().exchange("GET / HTTP/1.0\r\nHost: a\r\nVia: 1.0 outer\r\n\r\n");
@@ -209,9 +213,11 @@ fn fields_of_the_upstream_are_kept_as_they_are() {
 /// Interface §4 and RFC 9457: JSON for programs, a line for people, the cause for operators.
 #[test]
 fn the_gateways_own_answers_suit_their_reader() {
-    let gateway = Gateway::start(json!({ "routes": [{ "path": "/here", "respond": { "status": 200 } }] }));
+    let gateway =
+        Gateway::start(json!({ "routes": [{ "path": "/here", "respond": { "status": 200 } }] }));
 
-    for accept in ["application/json", "text/html, application/problem+json;q=0.9", "application/*"] {
+    for accept in ["application/json", "text/html, application/problem+json;q=0.9", "application/*"]
+    {
         let answer = gateway.ask("GET", "/gone", &format!("Accept: {accept}\r\n"));
         assert_eq!(answer.status(), 404);
         assert_eq!(answer.field("content-type"), Some("application/problem+json"), "{accept}");
@@ -264,5 +270,8 @@ fn assert_is_date(text: &str) {
             other => other,
         })
         .collect();
-    assert!(shape == "aaa, 00 aaa 0000 00:00:00 aaa" && text.ends_with(" GMT"), "{text:?} is no date");
+    assert!(
+        shape == "aaa, 00 aaa 0000 00:00:00 aaa" && text.ends_with(" GMT"),
+        "{text:?} is no date"
+    );
 }

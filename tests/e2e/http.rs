@@ -48,10 +48,14 @@ fn http_1_0_with_keep_alive_stays_open_and_says_so() {
     let mut client = gateway.connect();
 
     for _ in 0..2 {
-        let response = client.exchange("GET / HTTP/1.0\r\nHost: a\r\nConnection: keep-alive\r\n\r\n");
+        let response =
+            client.exchange("GET / HTTP/1.0\r\nHost: a\r\nConnection: keep-alive\r\n\r\n");
 
         assert_eq!((response.status(), response.text()), (200, "hello"));
-        assert_eq!(response.field("connection").map(str::to_ascii_lowercase).as_deref(), Some("keep-alive"));
+        assert_eq!(
+            response.field("connection").map(str::to_ascii_lowercase).as_deref(),
+            Some("keep-alive")
+        );
     }
 }
 
@@ -168,7 +172,8 @@ fn bodies_of_every_size_arrive_unchanged_both_ways() {
     let mut client = gateway.connect();
 
     for size in [0_usize, 1, 1000, 16_384, 65_535, 65_536, 262_144, 262_145, 1 << 20, 5_000_001] {
-        let body: Vec<u8> = (0..size).map(|at| (at * 31 % 251) as u8).collect();
+        let body: Vec<u8> =
+            (0..size).map(|at| at.wrapping_mul(2_654_435_761).to_be_bytes()[5]).collect();
         client.send(format!("PUT / HTTP/1.1\r\nHost: a\r\nContent-Length: {size}\r\n\r\n"));
         client.send(&body);
         let response = client.response();
@@ -254,7 +259,8 @@ fn an_answer_that_ends_at_close_arrives_whole_and_the_client_knows_its_end() {
 #[test]
 fn an_answer_that_is_cut_does_not_look_whole_to_the_client() {
     for head in ["Content-Length: 100", "Transfer-Encoding: chunked"] {
-        let upstream = Upstream::sending_and_closing(format!("HTTP/1.1 200 OK\r\n{head}\r\n\r\n5\r\nhel"));
+        let upstream =
+            Upstream::sending_and_closing(format!("HTTP/1.1 200 OK\r\n{head}\r\n\r\n5\r\nhel"));
         let gateway = Gateway::to(&upstream);
         let mut client = gateway.connect();
 
@@ -278,7 +284,9 @@ fn answers_without_a_body_leave_the_connection_in_step() {
                 ("HEAD", "/chunked") => "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n",
                 ("HEAD", _) => "HTTP/1.1 200 OK\r\nContent-Length: 12345\r\n\r\n",
                 (_, "/204") => "HTTP/1.1 204 No Content\r\nX-A: b\r\n\r\n",
-                (_, "/304") => "HTTP/1.1 304 Not Modified\r\nContent-Length: 77\r\nETag: \"x\"\r\n\r\n",
+                (_, "/304") => {
+                    "HTTP/1.1 304 Not Modified\r\nContent-Length: 77\r\nETag: \"x\"\r\n\r\n"
+                }
                 _ => "HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nbody",
             };
             connection.try_send(answer)?;
@@ -340,7 +348,8 @@ fn bytes_above_ascii_pass_in_field_values() {
     );
     let gateway = Gateway::to(&upstream);
 
-    let response = gateway.connect().exchange(b"GET / HTTP/1.1\r\nHost: a\r\nX-Q: \x80 \xfe\r\n\r\n");
+    let response =
+        gateway.connect().exchange(b"GET / HTTP/1.1\r\nHost: a\r\nX-Q: \x80 \xfe\r\n\r\n");
 
     assert_eq!(response.field("x-r"), Some("\u{e9}\u{ff}\u{80}"));
     assert_eq!(upstream.last_request().field("x-q"), Some("\u{80} \u{fe}"));

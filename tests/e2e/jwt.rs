@@ -54,7 +54,8 @@ fn the_example_of_the_original_works() {
     let answer = ask(&gateway, JWT_SAMPLE);
     assert_eq!((answer.status(), answer.text()), (200, "users"));
     // RFC 9110 §11.1: the scheme's name has no case.
-    let answer = gateway.ask("GET", "/api/users", &format!("authorization: bearer {JWT_SAMPLE}\r\n"));
+    let answer =
+        gateway.ask("GET", "/api/users", &format!("authorization: bearer {JWT_SAMPLE}\r\n"));
     assert_eq!(answer.status(), 200);
     assert_eq!(gateway.ask("DELETE", "/api/users", "").status(), 405);
 }
@@ -138,7 +139,9 @@ fn claims_can_be_required() {
     let good = json!({ "iss": "https://idp.example", "aud": ["other", "shop"], "sub": "1" });
 
     assert_eq!(ask(&gateway, &token(good.clone())).status(), 200);
-    for (key, value) in [("iss", json!("https://evil.example")), ("aud", json!("other")), ("sub", Value::Null)] {
+    for (key, value) in
+        [("iss", json!("https://evil.example")), ("aud", json!("other")), ("sub", Value::Null)]
+    {
         let mut claims = good.clone();
         claims[key] = value;
         refused(&ask(&gateway, &token(claims)), key);

@@ -66,7 +66,10 @@ fn a_head_beyond_its_limit_gets_a_431() {
     assert_eq!(last_status(&gateway, get(&wide(500_000))), 431);
     assert_eq!(last_status(&gateway, get(&"X: y\r\n".repeat(10))), 431);
     // Without an end, too.
-    assert_eq!(last_status(&gateway, format!("GET / HTTP/1.1\r\nHost: a\r\n{}", "X: y\r\n".repeat(5000))), 431);
+    assert_eq!(
+        last_status(&gateway, format!("GET / HTTP/1.1\r\nHost: a\r\n{}", "X: y\r\n".repeat(5000))),
+        431
+    );
     assert_eq!(upstream.requests().len(), 2);
 }
 
@@ -93,13 +96,17 @@ fn the_default_limits_are_those_of_the_contract() {
 fn a_body_beyond_its_limit_gets_a_413() {
     let upstream = Upstream::echoing();
     let gateway = limited(&upstream, json!({ "body_bytes_max": 100 }));
-    let post = |fields: &str, body: &str| format!("POST / HTTP/1.1\r\nHost: a\r\n{fields}\r\n\r\n{body}");
+    let post =
+        |fields: &str, body: &str| format!("POST / HTTP/1.1\r\nHost: a\r\n{fields}\r\n\r\n{body}");
     let chunk = |size: usize| format!("{size:x}\r\n{}\r\n", "x".repeat(size));
     let chunked = "Transfer-Encoding: chunked";
     let body = "x".repeat(100);
 
     assert_eq!(gateway.connect().exchange(post("Content-Length: 100", &body)).text(), body);
-    assert_eq!(gateway.connect().exchange(post(chunked, &(chunk(60) + &chunk(40) + "0\r\n\r\n"))).text(), body);
+    assert_eq!(
+        gateway.connect().exchange(post(chunked, &(chunk(60) + &chunk(40) + "0\r\n\r\n"))).text(),
+        body
+    );
     assert_eq!(gateway.connect().exchange(post("Content-Length: 101", "")).status(), 413);
     assert_eq!(last_status(&gateway, post("Content-Length: 100000000000", "")), 413);
     assert_eq!(last_status(&gateway, post(chunked, &chunk(101))), 413);
@@ -127,7 +134,8 @@ fn a_route_has_its_own_limit_for_bodies() {
         ],
     }));
     let body = "x".repeat(20);
-    let post = |path: &str| format!("POST {path} HTTP/1.1\r\nHost: a\r\nContent-Length: 20\r\n\r\n{body}");
+    let post =
+        |path: &str| format!("POST {path} HTTP/1.1\r\nHost: a\r\nContent-Length: 20\r\n\r\n{body}");
 
     assert_eq!(gateway.connect().exchange(post("/wide")).text(), body);
     assert_eq!(gateway.connect().exchange(post("/narrow")).status(), 413);
@@ -220,7 +228,9 @@ fn a_connection_that_is_used_now_and_then_stays_open() {
 
 #[test]
 fn a_body_that_stops_coming_is_given_up_and_never_completed_upstream() {
-    for start in ["Content-Length: 10\r\n\r\nhello", "Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n"] {
+    for start in
+        ["Content-Length: 10\r\n\r\nhello", "Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n"]
+    {
         let upstream = Upstream::echoing();
         let gateway = limited(&upstream, json!({ "idle_timeout_ms": 300 }));
         let mut client = gateway.connect();
@@ -228,7 +238,9 @@ fn a_body_that_stops_coming_is_given_up_and_never_completed_upstream() {
         client.send(format!("POST / HTTP/1.1\r\nHost: a\r\n{start}"));
 
         ends_with_408_or_nothing(&mut client);
-        eventually("the end upstream", || (upstream.ended() == upstream.connections()).then_some(()));
+        eventually("the end upstream", || {
+            (upstream.ended() == upstream.connections()).then_some(())
+        });
         assert_eq!(upstream.requests(), []);
     }
 }
@@ -278,7 +290,8 @@ fn clients_beyond_the_limit_of_connections_are_turned_away() {
     assert_eq!(first.exchange(get).text(), "hello");
     drop(first);
 
-    let third = eventually("room", || Some(gateway.get("/")).filter(|answer| answer.status() == 200));
+    let third =
+        eventually("room", || Some(gateway.get("/")).filter(|answer| answer.status() == 200));
     assert_eq!(third.text(), "hello");
     assert_eq!(second.exchange(get).text(), "hello");
 }

@@ -4,6 +4,7 @@
 //! `ZPROXY_E2E_BINARY=/path cargo test --test e2e` runs the suite against another build.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+#![allow(clippy::disallowed_methods, reason = "what is tested runs on the real clock")]
 #![allow(unreachable_pub, reason = "the harness is written like a library of its own")]
 
 mod access_log;

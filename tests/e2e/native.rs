@@ -23,9 +23,8 @@ impl Example {
             .spawn()
             .unwrap_or_else(|error| panic!("{}: {error}", binary.display()));
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
-        let address = lines.find_map(|line| {
-            line.ok()?.strip_prefix("listening on ").map(str::to_owned)
-        });
+        let address =
+            lines.find_map(|line| line.ok()?.strip_prefix("listening on ").map(str::to_owned));
         // Goes on reading, so that the example never waits for its reader.
         std::thread::spawn(move || lines.for_each(drop));
         Self { address: address.expect("a line that says where it listens"), child }

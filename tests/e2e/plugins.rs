@@ -37,7 +37,8 @@ fn order(name: &str) -> Value {
 
 #[test]
 fn a_chain_runs_down_in_order_and_back_up_in_reverse() {
-    let upstream = Upstream::sending("HTTP/1.1 200 OK\r\nX-Order: up\r\nContent-Length: 2\r\n\r\nok");
+    let upstream =
+        Upstream::sending("HTTP/1.1 200 OK\r\nX-Order: up\r\nContent-Length: 2\r\n\r\nok");
     let gateway = through(&upstream, json!([order("a"), order("b"), order("c")]));
 
     for _ in 0..3 {
@@ -152,7 +153,8 @@ fn a_plugin_sees_the_request_as_it_came() {
     let upstream = Upstream::answering("never");
     let gateway = through(&upstream, json!(["echo_headers"]));
 
-    let answer = gateway.ask("PUT", "/a/../b%41?c=%64", "X-One: 1\r\nx-one: 2\r\nContent-Length: 0\r\n");
+    let answer =
+        gateway.ask("PUT", "/a/../b%41?c=%64", "X-One: 1\r\nx-one: 2\r\nContent-Length: 0\r\n");
 
     let seen = answer.text();
     for line in [
@@ -199,10 +201,9 @@ fn configs_belong_to_places() {
 fn every_plugin_of_the_folder_can_be_tried_without_a_config() {
     let dir = plugins_dir(&["header-stamp", "echo_headers"]);
     let folder = dir.path().to_str().unwrap();
-    let gateway = Launch::flags(&[
-        "--plugins", folder, "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0",
-    ])
-    .start();
+    let gateway =
+        Launch::flags(&["--plugins", folder, "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"])
+            .start();
 
     assert!(gateway.get("/").text().contains("header-stamp"));
     for path in ["/try/header-stamp/", "/try/header-stamp/hello?x"] {
@@ -331,7 +332,10 @@ fn a_config_that_a_plugin_refuses_is_refused_in_the_plugins_words() {
     let stamp = std::fs::read(guest("header-stamp")).unwrap();
     let run = check_plugin("header-stamp", &stamp, json!({ "nme": "edge-1" }));
     assert_eq!(run.code, Some(5), "{run:?}");
-    assert!(run.stderr.contains("nme") && run.stderr.contains("routes[0].middleware[0]"), "{run:?}");
+    assert!(
+        run.stderr.contains("nme") && run.stderr.contains("routes[0].middleware[0]"),
+        "{run:?}"
+    );
 }
 
 /// Everything that is wrong is told at once, and `--format json` too.
@@ -363,10 +367,9 @@ fn the_embedded_default_names_a_bad_plugin_and_serves_the_others() {
     std::fs::write(dir.path().join("broken.wasm"), "nonsense").unwrap();
     let folder = dir.path().to_str().unwrap();
 
-    let gateway = Launch::flags(&[
-        "--plugins", folder, "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0",
-    ])
-    .start();
+    let gateway =
+        Launch::flags(&["--plugins", folder, "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"])
+            .start();
 
     gateway.logs("broken");
     assert_eq!(gateway.get("/try/header-stamp/").field("x-served-by"), Some("zproxy"));

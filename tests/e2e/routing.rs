@@ -194,7 +194,8 @@ fn respond_answers_with_what_is_written() {
     let answer = client.exchange("GET /empty HTTP/1.1\r\nHost: a\r\n\r\n");
     assert_eq!((answer.status(), answer.field("content-length")), (204, None));
     // A body that nobody wants is taken off the connection, or the connection ends.
-    let answer = client.exchange("POST /plain HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nhello");
+    let answer =
+        client.exchange("POST /plain HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nhello");
     assert_eq!((answer.status(), answer.text()), (200, "text"));
     if !answer.says_close() {
         client.send("HEAD /plain HTTP/1.1\r\nHost: a\r\n\r\n");

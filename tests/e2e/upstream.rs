@@ -94,7 +94,11 @@ fn a_pooled_connection_that_has_died_is_replaced_silently() {
 
         for method in ["GET", "GET", "POST", "POST", "DELETE"] {
             let answer = gateway.ask(method, "/", "Content-Length: 0\r\n");
-            assert_eq!((answer.status(), answer.text()), (200, "hello"), "{method}, reset: {reset}");
+            assert_eq!(
+                (answer.status(), answer.text()),
+                (200, "hello"),
+                "{method}, reset: {reset}"
+            );
             // The close has been seen on this side before the next request.
             eventually("the end", || (upstream.ended() == upstream.connections()).then_some(()));
             std::thread::sleep(Duration::from_millis(20));
@@ -136,8 +140,7 @@ fn a_post_that_a_dying_connection_swallowed_is_not_repeated() {
     assert_eq!(gateway.get("/1").text(), "hello");
 
     let mut client = gateway.connect();
-    let answer =
-        client.exchange("POST /2 HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\norder");
+    let answer = client.exchange("POST /2 HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\norder");
 
     assert_eq!(answer.status(), 502);
     assert_eq!(upstream.requests().len(), 2);
@@ -243,7 +246,10 @@ fn an_answer_that_does_not_come_in_time_becomes_a_504() {
     let upstream = Upstream::start(|connection| {
         connection.request()?;
         // The rest is silence, until the gateway closes.
-        connection.take_some().map(drop).map_err(|error| std::io::Error::other(format!("{error:?}")))
+        connection
+            .take_some()
+            .map(drop)
+            .map_err(|error| std::io::Error::other(format!("{error:?}")))
     });
     let gateway = Gateway::to_with(
         &upstream,

@@ -83,7 +83,8 @@ fn a_tunnel_carries_megabytes_both_ways_at_once() {
     let mut client = gateway.connect();
     assert_eq!(client.exchange(UPGRADE).status(), 101);
     assert_eq!(client.take(5).unwrap(), b"hello");
-    let data: Vec<u8> = (0..8_000_000_u32).map(|at| (at.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+    let data: Vec<u8> =
+        (0..8_000_000_u32).map(|at| at.wrapping_mul(2_654_435_761).to_be_bytes()[0]).collect();
 
     let mut back = Vec::new();
     let mut sent = 0;

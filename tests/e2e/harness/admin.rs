@@ -117,9 +117,11 @@ impl Sample {
         let mut sample = Self { name: name.to_owned(), labels: BTreeMap::new(), value };
         let mut rest = labels;
         while !rest.is_empty() {
-            let (name, after) = rest.split_once("=\"").unwrap_or_else(|| panic!("label in {line:?}"));
+            let (name, after) =
+                rest.split_once("=\"").unwrap_or_else(|| panic!("label in {line:?}"));
             // Label values of this product have no quotes inside.
-            let (value, after) = after.split_once('"').unwrap_or_else(|| panic!("label in {line:?}"));
+            let (value, after) =
+                after.split_once('"').unwrap_or_else(|| panic!("label in {line:?}"));
             sample.labels.insert(name.to_owned(), value.to_owned());
             rest = after.strip_prefix(',').unwrap_or(after);
         }

@@ -207,7 +207,10 @@ impl Gateway {
                 self.ended = true;
                 panic!("the gateway did not start: {status}\n{}", self.stderr());
             }
-            assert!(start.elapsed() < DEADLINE, "the gateway does not say where it listens:\n{text}");
+            assert!(
+                start.elapsed() < DEADLINE,
+                "the gateway does not say where it listens:\n{text}"
+            );
             self.stderr.wait_for_more(text.len());
         }
     }

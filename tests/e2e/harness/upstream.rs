@@ -12,9 +12,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use super::eventually;
 use super::message::Message;
 use super::wire::{Wire, WireError};
-use super::eventually;
 
 /// A server. Stops listening when dropped; fails the test when the gateway sent it something that
 /// is not HTTP.
@@ -101,7 +101,8 @@ impl Upstream {
             loop {
                 let request = connection.request()?;
                 let length = request.body.len();
-                connection.try_send(format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n"))?;
+                connection
+                    .try_send(format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n"))?;
                 connection.try_send(&request.body)?;
             }
         })
@@ -258,7 +259,8 @@ impl DerefMut for Connection {
 ///
 /// A listener that nobody accepts from, its backlog full: the kernel drops further SYNs.
 pub fn full_backlog() -> (SocketAddr, impl Sized) {
-    let listener = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    let listener =
+        socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
     let any: SocketAddr = "127.0.0.1:0".parse().unwrap();
     listener.bind(&any.into()).unwrap();
     listener.listen(0).unwrap();
