@@ -177,7 +177,9 @@ fn odd_but_valid_answers_are_passed_on() {
         ("HTTP/1.1 418 I'm a teapot\r\nContent-Length: 2\r\n\r\nok", 418),
     ];
     let upstream = answering_rows(
-        rows.iter().map(|(row, _)| row.chars().map(|c| c as u8).collect()).collect(),
+        rows.iter()
+            .map(|(row, _)| row.chars().map(|letter| u8::try_from(letter).unwrap()).collect())
+            .collect(),
     );
     let gateway = Gateway::to(&upstream);
     let mut client = gateway.connect();

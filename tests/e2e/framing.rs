@@ -383,6 +383,36 @@ fn trailers_that_frame_or_route_a_message_are_refused() {
     ]);
 }
 
+/// What no application reads must not be read for ever either.
+#[test]
+fn chunk_extensions_and_trailers_without_end_are_refused() {
+    let head = "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n";
+    let rows = [
+        format!("{head}5;{}\r\nhello\r\n0\r\n\r\n", "x".repeat(200_000)),
+        format!("{head}{}0\r\n\r\n", format!("1;{}\r\nx\r\n", "y".repeat(1000)).repeat(300)),
+        format!("{head}{}5\r\nhello\r\n0\r\n\r\n", "0".repeat(200_000)),
+        format!("{head}0\r\nX: {}\r\n\r\n", "y".repeat(200_000)),
+        format!("{head}0\r\n{}\r\n", "X: y\r\n".repeat(20_000)),
+    ];
+    let rows: Vec<(&[u8], &[u16])> =
+        rows.iter().map(|row| (row.as_bytes(), [413, 431].as_slice())).collect();
+
+    refused(&rows, Seen::Part);
+}
+
+/// A reverse proxy opens no tunnels to where its clients like.
+#[test]
+fn a_connect_is_refused() {
+    refused(
+        &[
+            (b"CONNECT a:443 HTTP/1.1\r\nHost: a:443\r\n\r\n", &[404, 405, 501]),
+            (b"CONNECT 127.0.0.1:22 HTTP/1.1\r\nHost: a\r\n\r\n", &[404, 405, 501]),
+            (b"CONNECT / HTTP/1.1\r\nHost: a\r\n\r\n", &[404, 405, 501]),
+        ],
+        Seen::Nothing,
+    );
+}
+
 fn refused_bodies(bodies: &[&[u8]]) {
     let head = b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n".as_slice();
     let rows: Vec<Vec<u8>> = bodies.iter().map(|body| [head, *body].concat()).collect();
@@ -399,7 +429,7 @@ fn other_protocols_and_noise_are_turned_away() {
     let gateway = Gateway::to(&upstream);
     let tls = b"\x16\x03\x01\x00\xa5\x01\x00\x00\xa1\x03\x03hello\x00\x00\r\n\r\n".to_vec();
     let noise: Vec<u8> =
-        (0..4096_u32).map(|at| (at.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
+        (0..4096_u32).map(|at| at.wrapping_mul(2_654_435_761).to_be_bytes()[1]).collect();
     let rows = [
         tls,
         b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0".to_vec(),

@@ -200,3 +200,26 @@ fn the_token_may_come_in_a_cookie_or_the_query() {
     assert_eq!(query.get(&format!("/api/users?a=b&token={JWT_SAMPLE}")).status(), 200);
     refused(&query.get("/api/users?token=x"), "a bad one in the query");
 }
+
+/// A WebSocket begins as a request, and is guarded like one.
+#[test]
+fn an_upgrade_needs_a_token_too() {
+    let upstream = Upstream::start(|connection| {
+        connection.request()?;
+        connection.try_send(
+            "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\nhi",
+        )
+    });
+    let gateway = gateway(&upstream, json!({}));
+    let upgrade = "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
+                   Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
+
+    refused(&gateway.ask("GET", "/api/users", upgrade), "an upgrade");
+    let mut client = gateway.connect();
+    let answer = client.exchange(format!(
+        "GET /api/users HTTP/1.1\r\nHost: a\r\n{upgrade}Authorization: Bearer {JWT_SAMPLE}\r\n\r\n"
+    ));
+
+    assert_eq!(answer.status(), 101);
+    assert_eq!(client.take_rest().unwrap(), b"hi");
+}

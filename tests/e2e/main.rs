@@ -4,8 +4,7 @@
 //! `ZPROXY_E2E_BINARY=/path cargo test --test e2e` runs the suite against another build.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
-#![allow(clippy::cast_possible_truncation, reason = "numbers are chosen small")]
-#![allow(dead_code, reason = "the harness offers more than each test needs")]
+#![allow(clippy::disallowed_methods, reason = "what is tested runs on the real clock")]
 #![allow(unreachable_pub, reason = "the harness is written like a library of its own")]
 
 mod access_log;
@@ -30,3 +29,4 @@ mod plugins;
 mod routing;
 mod upstream;
 mod websocket;
+mod workers;

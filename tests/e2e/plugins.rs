@@ -72,6 +72,26 @@ fn an_early_answer_passes_back_through_those_already_entered() {
     assert_eq!(upstream.connections(), 0);
 }
 
+/// RFC 9110 §6.4.1: HEAD and 204 have no body, whoever answers.
+#[test]
+fn an_answer_of_a_plugin_keeps_to_the_rules_of_its_status() {
+    let upstream = Upstream::answering("never");
+    let gateway = through(&upstream, json!([{ "plugin": "reply", "config": { "status": 204 } }]));
+    let mut client = gateway.connect();
+    for _ in 0..2 {
+        let answer = client.exchange("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+        assert_eq!((answer.status(), answer.field("content-length")), (204, None), "{answer:?}");
+    }
+
+    let gateway = through(&upstream, json!(["reply"]));
+    let mut client = gateway.connect();
+    for _ in 0..2 {
+        client.send("HEAD / HTTP/1.1\r\nHost: a\r\n\r\n");
+        let answer = client.response_to("HEAD");
+        assert_eq!((answer.status(), answer.field("content-length")), (200, Some("7")));
+    }
+}
+
 /// The rest of a body that nobody will read must not become the next request.
 #[test]
 fn an_early_answer_to_a_request_with_a_body_leaves_the_connection_in_step() {

@@ -132,6 +132,30 @@ fn a_safe_request_that_a_dying_connection_swallowed_is_repeated() {
     assert_eq!(targets, ["/1", "/2", "/2"]);
 }
 
+/// A repeated body is the same body, and what the client pipelined behind it comes next.
+#[test]
+fn a_put_that_a_dying_connection_swallowed_is_repeated_with_its_body() {
+    let upstream = closing_on_the_second();
+    let gateway = Gateway::to_with(&upstream, one_worker());
+    assert_eq!(gateway.get("/1").text(), "hello");
+    let mut client = gateway.connect();
+
+    client.send(
+        "PUT /2 HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n\
+         5\r\nhello\r\n0\r\n\r\nGET /3 HTTP/1.1\r\nHost: a\r\n\r\n",
+    );
+
+    assert_eq!(client.response().text(), "hello");
+    assert_eq!(client.response().text(), "hello");
+    let seen: Vec<(String, Vec<u8>)> = upstream
+        .requests()
+        .into_iter()
+        .map(|request| (request.target().to_owned(), request.body))
+        .collect();
+    let expected = [("/1", ""), ("/2", "hello"), ("/2", "hello"), ("/3", ""), ("/3", "")];
+    assert_eq!(seen, expected.map(|(target, body)| (target.to_owned(), body.as_bytes().to_vec())));
+}
+
 /// RFC 9110 §9.2.2: an order placed twice is worse than an order not placed.
 #[test]
 fn a_post_that_a_dying_connection_swallowed_is_not_repeated() {
@@ -262,6 +286,30 @@ fn an_answer_that_does_not_come_in_time_becomes_a_504() {
     assert_eq!(answer.status(), 504, "{answer:?}");
     assert!(answer.field("proxy-status").unwrap().contains("error=http_response_timeout"));
     // The late answer must not meet the next request.
+    eventually("the end of the connection", || (upstream.ended() == 1).then_some(()));
+}
+
+/// A byte now and then is not an answer.
+#[test]
+fn an_answer_whose_head_trickles_becomes_a_504() {
+    let upstream = Upstream::start(|connection| {
+        connection.request()?;
+        connection.try_send("HTTP/1.1 200 OK\r\nX: ")?;
+        loop {
+            std::thread::sleep(Duration::from_millis(50));
+            connection.try_send("y")?;
+        }
+    });
+    let gateway = Gateway::to_with(
+        &upstream,
+        json!({ "upstreams": { "test": { "timeouts": { "response_ms": 400, "idle_ms": 200 } } } }),
+    );
+    let start = Instant::now();
+
+    let answer = gateway.get("/");
+
+    assert_eq!(answer.status(), 504, "{answer:?}");
+    assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
     eventually("the end of the connection", || (upstream.ended() == 1).then_some(()));
 }
 

@@ -84,7 +84,7 @@ fn a_tunnel_carries_megabytes_both_ways_at_once() {
     assert_eq!(client.exchange(UPGRADE).status(), 101);
     assert_eq!(client.take(5).unwrap(), b"hello");
     let data: Vec<u8> =
-        (0..8_000_000_u32).map(|at| (at.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+        (0..8_000_000_u32).map(|at| at.wrapping_mul(2_654_435_761).to_be_bytes()[0]).collect();
 
     let mut back = Vec::new();
     let mut sent = 0;
@@ -96,6 +96,34 @@ fn a_tunnel_carries_megabytes_both_ways_at_once() {
     back.extend(client.take_rest().unwrap());
 
     assert!(back.strip_suffix(b"bye".as_slice()) == Some(data.as_slice()), "{} bytes", back.len());
+}
+
+/// RFC 9110 §7.8: the body comes first, the new protocol after it.
+#[test]
+fn an_upgrade_with_a_body_keeps_body_and_tunnel_apart() {
+    let upstream = Upstream::start(|connection| {
+        let request = connection.request()?;
+        if request.field("upgrade").is_none() {
+            return connection.answer(request.text());
+        }
+        connection.try_send(format!("{SWITCH}{}|", request.text()))?;
+        let some =
+            connection.take(6).map_err(|error| std::io::Error::other(format!("{error:?}")))?;
+        connection.try_send(some)
+    });
+    let gateway = Gateway::to(&upstream);
+    let mut client = gateway.connect();
+
+    client.send(UPGRADE.replace("\r\n\r\n", "\r\nContent-Length: 4\r\n\r\nbody"));
+    let answer = client.response();
+
+    // An upgrade may be ignored.
+    if answer.status() == 101 {
+        client.send("tunnel");
+        assert_eq!(client.take_rest().unwrap(), b"body|tunnel");
+    } else {
+        assert_eq!((answer.status(), answer.text()), (200, "body"));
+    }
 }
 
 /// An upstream may say no; then it was a request like any other.

@@ -346,9 +346,18 @@ pub fn is_host(host: &[u8]) -> bool {
         [b':', digits @ ..] => digits.len() <= 5 && digits.iter().all(u8::is_ascii_digit),
         _ => false,
     };
-    !name.is_empty()
+    let escapes_fit = memchr(b'%', name).is_none() || escapes_are_whole(name);
+    escapes_fit
+        && !name.is_empty()
         && port_fits
         && (name[0] == b'[' || name.iter().all(|b| known(b) && !b"[]:".contains(b)))
+}
+
+/// Whether every `%` is followed by two hexadecimal digits (RFC 3986 §2.1).
+fn escapes_are_whole(name: &[u8]) -> bool {
+    name.split(|byte| *byte == b'%')
+        .skip(1)
+        .all(|rest| rest.len() >= 2 && rest[..2].iter().all(u8::is_ascii_hexdigit))
 }
 
 fn request_facts(head: &RequestHead) -> Result<RequestFacts, RequestError> {

@@ -42,6 +42,7 @@ pub struct Launch {
     arguments: Vec<String>,
     environment: BTreeMap<String, String>,
     dir: Option<TempDir>,
+    files_max: Option<u32>,
 }
 
 /// A finished command.
@@ -68,8 +69,16 @@ fn binary() -> PathBuf {
     other.map_or_else(|| env!("CARGO_BIN_EXE_zproxy").into(), PathBuf::from)
 }
 
-fn command(dir: &Path) -> Command {
-    let mut command = Command::new(binary());
+fn command(dir: &Path, files_max: Option<u32>) -> Command {
+    let mut command = match files_max {
+        None => Command::new(binary()),
+        Some(max) => {
+            // The shell sets its own limit, hard and soft, and becomes the gateway.
+            let mut shell = Command::new("sh");
+            shell.args(["-c", &format!("ulimit -n {max}; exec \"$0\" \"$@\"")]).arg(binary());
+            shell
+        }
+    };
     for (name, _) in std::env::vars_os() {
         if name.to_string_lossy().starts_with("ZPROXY_") {
             command.env_remove(name);
@@ -81,7 +90,7 @@ fn command(dir: &Path) -> Command {
 
 /// Runs the binary to its end, in this directory.
 pub fn run(dir: &Path, arguments: &[&str]) -> Run {
-    let mut child = command(dir).args(arguments).spawn().unwrap();
+    let mut child = command(dir, None).args(arguments).spawn().unwrap();
     let stdout = Output::of(child.stdout.take().unwrap());
     let stderr = Output::of(child.stderr.take().unwrap());
     let status = wait(&mut child, &stderr);
@@ -121,6 +130,12 @@ impl Launch {
         self
     }
 
+    /// With at most this many open files.
+    pub fn files_max(mut self, max: u32) -> Self {
+        self.files_max = Some(max);
+        self
+    }
+
     /// In this directory, which goes with the gateway.
     pub fn within(mut self, dir: TempDir) -> Self {
         self.dir = Some(dir);
@@ -130,7 +145,7 @@ impl Launch {
     /// Starts it and waits until it listens.
     pub fn start(self) -> Gateway {
         let dir = self.dir.unwrap_or_else(|| TempDir::new().unwrap());
-        let mut command = command(dir.path());
+        let mut command = command(dir.path(), self.files_max);
         let (mut listeners, mut admin) = (1, true);
         if let Some(config) = &self.config {
             listeners = config["listeners"].as_array().map_or(1, Vec::len);

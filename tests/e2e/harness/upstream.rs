@@ -44,8 +44,6 @@ struct Shared {
 /// A connection that the gateway has opened.
 pub struct Connection {
     wire: Wire,
-    /// How many connections the server had accepted before.
-    pub number: usize,
     shared: Arc<Shared>,
 }
 
@@ -126,8 +124,7 @@ impl Upstream {
                 wire.record(Arc::clone(&record));
                 let mut received = all.received.lock().unwrap();
                 received.push(record);
-                let number = received.len() - 1;
-                let mut connection = Connection { wire, number, shared: Arc::clone(&all) };
+                let mut connection = Connection { wire, shared: Arc::clone(&all) };
                 let script = Arc::clone(&script);
                 std::thread::spawn(move || {
                     // The script's error is the way in which it ends; its panic is the test's.
@@ -163,11 +160,6 @@ impl Upstream {
     /// Connections whose script has ended so far.
     pub fn ended(&self) -> usize {
         *self.shared.ended.lock().unwrap()
-    }
-
-    /// All bytes that one connection has received so far.
-    pub fn received(&self, connection: usize) -> Vec<u8> {
-        self.shared.received.lock().unwrap()[connection].lock().unwrap().clone()
     }
 
     /// All bytes of all connections so far, as text.
