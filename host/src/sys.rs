@@ -116,6 +116,15 @@ pub fn raise_descriptor_limit() -> (u64, u64) {
     (limit.current.unwrap_or(u64::MAX), limit.maximum.unwrap_or(u64::MAX))
 }
 
+/// CPU time that the calling thread has used so far. One system call.
+#[must_use]
+pub fn thread_cpu_time() -> std::time::Duration {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+    let seconds = u64::try_from(time.tv_sec).unwrap_or_default();
+    let nanos = u64::try_from(time.tv_nsec).unwrap_or_default();
+    std::time::Duration::from_secs(seconds) + std::time::Duration::from_nanos(nanos)
+}
+
 #[cfg(all(test, target_os = "linux"))]
 mod tests {
     use std::io::Write as _;

@@ -22,6 +22,7 @@ use std::time::Instant;
 
 use wasmtime::Store;
 use wasmtime::Trap;
+use wasmtime::UpdateDeadline;
 use wasmtime::WasmBacktrace;
 
 use super::declared;
@@ -128,6 +129,23 @@ pub(super) struct Live {
     time_max: Duration,
 }
 
+/// What happens to a call whose time is up by the clock.
+///
+/// The clock also runs while the thread waits for a CPU, and a plugin is not to blame for a busy
+/// machine. So from here on its CPU time counts: with half of the limit more, it is ended. A loop
+/// ends after about twice the limit, a call that was kept waiting goes on.
+fn overran(state: &mut State, time_max: Duration) -> UpdateDeadline {
+    let used = crate::sys::thread_cpu_time();
+    match state.overran_at {
+        Some(then) if used.saturating_sub(then) >= time_max / 2 => UpdateDeadline::Interrupt,
+        Some(_) => UpdateDeadline::Continue(1),
+        None => {
+            state.overran_at = Some(used);
+            UpdateDeadline::Continue(1)
+        }
+    }
+}
+
 impl Live {
     /// Makes an instance and initialises it. May take [`INIT_TIME_MAX`].
     pub(super) fn new(plugin: &Plugin, config: &str) -> Result<Self, Failure> {
@@ -138,6 +156,8 @@ impl Live {
         store.limiter(|state| &mut state.limiter);
         store.set_hostcall_fuel(HOSTCALL_BYTES_MAX);
         store.set_max_component_handles(HANDLES_MAX);
+        let time_max = limits.time_max;
+        store.epoch_deadline_callback(move |mut call| Ok(overran(call.data_mut(), time_max)));
         store.set_epoch_deadline(ticks(INIT_TIME_MAX));
 
         let init = |store: &mut Store<State>| {
@@ -182,7 +202,9 @@ impl Live {
     ) -> (Box<Exchange>, Result<Flow, Failure>) {
         let Some(hook) = &self.request_filter else { return (exchange, Ok(Flow::Next)) };
         self.values.find(&self.request_fields, |field, out| field.of_request(&exchange, out));
-        self.store.data_mut().exchange = Some(exchange);
+        let state = self.store.data_mut();
+        state.exchange = Some(exchange);
+        state.overran_at = None;
         self.store.set_epoch_deadline(self.ticks);
         let answer = self.values.hand(|fields| hook.call_on_request(&mut self.store, fields));
         self.end(answer, began)
@@ -197,7 +219,9 @@ impl Live {
         let status = exchange.response.status;
         let fields = &exchange.response.fields;
         self.values.find(&self.response_fields, |field, out| field.of_response(fields, out));
-        self.store.data_mut().exchange = Some(exchange);
+        let state = self.store.data_mut();
+        state.exchange = Some(exchange);
+        state.overran_at = None;
         self.store.set_epoch_deadline(self.ticks);
         let answer =
             self.values.hand(|fields| hook.call_on_response(&mut self.store, status, fields));

@@ -200,9 +200,7 @@ impl WorkerTelemetry {
 
     /// Takes note of how busy the worker was. To be called about once a second.
     pub fn sample_utilisation(&self, now: std::time::Instant) {
-        let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
-        let seconds = Duration::from_secs(u64::try_from(time.tv_sec).unwrap_or_default());
-        let busy = seconds + Duration::from_nanos(u64::try_from(time.tv_nsec).unwrap_or_default());
+        let busy = crate::sys::thread_cpu_time();
         let before = self.cpu.replace(Some((now, busy)));
         if let Some((then, busy_then)) = before {
             let span = now.saturating_duration_since(then).as_secs_f64();

@@ -58,6 +58,8 @@ pub(super) struct State {
     pub(super) exchange: Option<Box<Exchange>>,
     /// What `reply.send` was given during this call.
     pub(super) reply: reply::Reply,
+    /// CPU time of the thread when this call had used up its time by the clock.
+    pub(super) overran_at: Option<std::time::Duration>,
     /// The first rule that was broken during this call.
     pub(super) violation: Option<String>,
     /// Memory, and its bounds.
@@ -77,6 +79,7 @@ impl State {
         Self {
             exchange: None,
             reply: reply::Reply::default(),
+            overran_at: None,
             violation: None,
             limiter: Limiter::new(memory_bytes_max),
             journal: Arc::new(Mutex::new(Journal::new(Arc::clone(name)))),
