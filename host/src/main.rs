@@ -10,7 +10,7 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use zproxy::config::{self, Overrides, Problems, Settings, System};
 use zproxy::control::{self, Gateway, StartError};
 use zproxy::telemetry::log as sink;
@@ -235,6 +235,19 @@ fn serve(loaded: Loaded) -> Exit {
     let (soft, hard) = zproxy::sys::raise_descriptor_limit();
     log::debug!(target: "control", "descriptors: {soft} of {hard}");
     log::info!(target: "control", "zproxy {}: {}", env!("CARGO_PKG_VERSION"), loaded.name);
+    // Before anybody can know that the gateway is there: until then a signal does what it always does.
+    let listening =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().and_then(|runtime| {
+            let signals = runtime.block_on(async { Signals::new() })?;
+            Ok((runtime, signals))
+        });
+    let (runtime, signals) = match listening {
+        Ok(listening) => listening,
+        Err(error) => {
+            log::error!(target: "control", "signals: {error}");
+            return Exit::Failure;
+        }
+    };
     let builder = Gateway::from_settings(loaded.settings).tolerate_bad_plugins(loaded.embedded);
     let gateway = match builder.start() {
         Ok(gateway) => gateway,
@@ -250,13 +263,29 @@ fn serve(loaded: Loaded) -> Exit {
     if let Some(address) = gateway.admin_address() {
         log::info!(target: "control", "admin on {address}");
     }
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    match runtime.and_then(|runtime| runtime.block_on(until_signalled(gateway))) {
-        Ok(exit) => exit,
-        Err(error) => {
-            log::error!(target: "control", "signals: {error}");
-            Exit::Failure
-        }
+    runtime.block_on(until_signalled(signals, gateway))
+}
+
+/// The signals that a gateway answers to.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    quit: Signal,
+    hang_up: Signal,
+    reopen: Signal,
+    upgrade: Signal,
+}
+
+impl Signals {
+    fn new() -> std::io::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            quit: signal(SignalKind::quit())?,
+            hang_up: signal(SignalKind::hangup())?,
+            reopen: signal(SignalKind::user_defined1())?,
+            upgrade: signal(SignalKind::user_defined2())?,
+        })
     }
 }
 
@@ -270,13 +299,9 @@ fn exit_of(error: &StartError) -> Exit {
 }
 
 /// Serves until a signal asks to stop, then drains.
-async fn until_signalled(mut gateway: Gateway) -> std::io::Result<Exit> {
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let mut quit = signal(SignalKind::quit())?;
-    let mut hang_up = signal(SignalKind::hangup())?;
-    let mut reopen = signal(SignalKind::user_defined1())?;
-    let mut upgrade = signal(SignalKind::user_defined2())?;
+async fn until_signalled(signals: Signals, mut gateway: Gateway) -> Exit {
+    let Signals { mut terminate, mut interrupt, mut quit, mut hang_up, mut reopen, mut upgrade } =
+        signals;
     loop {
         let name = tokio::select! {
             _ = terminate.recv() => "SIGTERM",
@@ -308,18 +333,18 @@ async fn until_signalled(mut gateway: Gateway) -> std::io::Result<Exit> {
             _ = interrupt.recv() => break,
             () = tokio::time::sleep_until(deadline.into()) => {
                 log::warn!(target: "control", "drain timed out; requests were cut off");
-                return Ok(Exit::DrainTimedOut);
+                return Exit::DrainTimedOut;
             }
             _ = look.tick() => {
                 if gateway.has_drained() {
                     log::info!(target: "control", "drained");
-                    return Ok(Exit::Ok);
+                    return Exit::Ok;
                 }
             }
         }
     }
     log::info!(target: "control", "second signal: stopping at once");
-    Ok(Exit::Ok)
+    Exit::Ok
 }
 
 fn deadline(wait: Duration) -> Instant {
