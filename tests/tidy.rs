@@ -16,10 +16,11 @@ const LAYERS: [&str; 14] = [
     "proxy",
     "plugin",
     "upstream",
+    // Above `http`: the access log reads message heads.
+    "telemetry",
     "http",
     "io",
     "route",
-    "telemetry",
     "config",
     "error",
     "sys",
