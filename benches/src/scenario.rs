@@ -72,6 +72,15 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
         ..KEEPALIVE
     },
     Scenario {
+        name: "body-10m",
+        title: "keep-alive, 10 MiB responses, 8 connections",
+        path: "/10m",
+        body_bytes: 10 << 20,
+        connections: 8,
+        rate: 20,
+        ..KEEPALIVE
+    },
+    Scenario {
         name: "plugins",
         title: "keep-alive, 100-byte responses, 64 connections, chains of 0, 1 and 4 no-op plugins",
         contenders: CHAINS,

@@ -9,7 +9,7 @@
 
 use std::collections::BTreeSet;
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
@@ -114,6 +114,56 @@ pub fn raise_descriptor_limit() -> (u64, u64) {
     }
     let limit = getrlimit(Resource::Nofile);
     (limit.current.unwrap_or(u64::MAX), limit.maximum.unwrap_or(u64::MAX))
+}
+
+/// A pipe that holds up to `bytes`, or what the system grants: its read side and its write side.
+///
+/// # Errors
+///
+/// No descriptors are left.
+#[cfg(target_os = "linux")]
+pub fn pipe(bytes: usize) -> io::Result<(OwnedFd, OwnedFd)> {
+    use rustix::pipe::{PipeFlags, fcntl_setpipe_size, pipe_with};
+
+    let (read, write) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)?;
+    // A user may have only so much memory in pipes; a smaller pipe works as well.
+    let _ = fcntl_setpipe_size(&write, bytes);
+    Ok((read, write))
+}
+
+/// A pipe that sockets can be spliced to.
+///
+/// # Errors
+///
+/// Always: this system cannot splice.
+#[cfg(not(target_os = "linux"))]
+pub fn pipe(_bytes: usize) -> io::Result<(OwnedFd, OwnedFd)> {
+    Err(io::ErrorKind::Unsupported.into())
+}
+
+/// Moves up to `bytes` from one descriptor to another without copying; one of them is a pipe. Never
+/// waits.
+///
+/// # Errors
+///
+/// [`io::ErrorKind::WouldBlock`] when there is nothing to move or no room for it;
+/// [`io::ErrorKind::InvalidInput`] when one of them cannot be spliced; or the socket has failed.
+#[cfg(target_os = "linux")]
+pub fn splice(from: impl AsFd, to: impl AsFd, bytes: usize) -> io::Result<usize> {
+    use rustix::pipe::SpliceFlags;
+
+    let flags = SpliceFlags::NONBLOCK | SpliceFlags::MOVE;
+    Ok(rustix::pipe::splice(from, None, to, None, bytes, flags)?)
+}
+
+/// Moves up to `bytes` from one descriptor to another without copying.
+///
+/// # Errors
+///
+/// Always: this system cannot splice.
+#[cfg(not(target_os = "linux"))]
+pub fn splice(_from: impl AsFd, _to: impl AsFd, _bytes: usize) -> io::Result<usize> {
+    Err(io::ErrorKind::Unsupported.into())
 }
 
 /// CPU time that the calling thread has used so far. One system call.

@@ -184,6 +184,32 @@ fn bodies_of_every_size_arrive_unchanged_both_ways() {
     }
 }
 
+/// What a client has not taken is gone with it, wherever it was on its way.
+#[test]
+fn bytes_of_a_client_that_left_reach_nobody_else() {
+    const SIZE: usize = 32 << 20;
+    let upstream = Upstream::start(|connection| {
+        loop {
+            let fill = if connection.request()?.target() == "/theirs" { b'a' } else { b'b' };
+            connection.try_send(format!("HTTP/1.1 200 OK\r\nContent-Length: {SIZE}\r\n\r\n"))?;
+            connection.try_send(vec![fill; SIZE])?;
+        }
+    });
+    let gateway = Gateway::to_with(&upstream, json!({ "workers": 1 }));
+
+    for _ in 0..4 {
+        let mut leaving = gateway.connect();
+        leaving.send("GET /theirs HTTP/1.1\r\nHost: a\r\n\r\n");
+        leaving.try_response_head("GET").unwrap();
+        leaving.reset_at_end();
+        drop(leaving);
+
+        let body = gateway.get("/ours").body;
+        assert_eq!(body.len(), SIZE);
+        assert!(body.iter().all(|byte| *byte == b'b'), "bytes of another client");
+    }
+}
+
 /// RFC 9112 §7.1: sizes and extensions belong to one connection, content and trailers to the
 /// message.
 #[test]

@@ -319,6 +319,7 @@ pub(super) fn make_context(
         upstreams,
         splits: splits.collect(),
         pool: Rc::default(),
+        pipes: crate::io::PipePool::default(),
         deadlines: Rc::default(),
         scratch: RefCell::default(),
         out: RefCell::default(),

@@ -109,6 +109,28 @@ impl BodyReader {
         self.content_bytes
     }
 
+    /// How many of the next bytes are content and go on as they are, so that nobody needs to look at
+    /// them: all up to the end, or none.
+    pub fn plain(&self) -> u64 {
+        match self.state {
+            State::Length(left) => left,
+            State::UntilClose => u64::MAX,
+            _ => 0,
+        }
+    }
+
+    /// Takes note of `count` bytes of [`plain`](Self::plain) content that went on without a look.
+    pub fn skip(&mut self, count: u64) -> Result<(), RequestError> {
+        debug_assert!(count <= self.plain(), "no more than were plain");
+        if let State::Length(left) = &mut self.state {
+            *left = left.saturating_sub(count);
+            if *left == 0 {
+                self.state = State::Done;
+            }
+        }
+        self.count(count)
+    }
+
     /// Looks at the next bytes. What is to be forwarded is added to `pieces` as ranges of `bytes`, in
     /// order; neighbours are one piece. `tail` receives what follows the pieces and is not among
     /// `bytes` as it stands: the end of a chunked body with its checked trailers.

@@ -6,8 +6,10 @@
 
 mod buffer;
 mod deadline;
+mod pipe;
 mod stream;
 
 pub use buffer::{Buffer, BufferPool};
 pub use deadline::{Deadlines, TICK, Timer};
+pub use pipe::{Pipe, PipePool};
 pub use stream::{Reader, Stream, Writer};

@@ -9,8 +9,10 @@ use std::net::SocketAddr;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::{TcpStream, UnixStream, tcp, unix};
+
+use super::Pipe;
 
 /// A connected stream socket.
 #[derive(Debug)]
@@ -120,6 +122,34 @@ impl Reader<'_> {
         Poll::Ready(Ok(buffer.filled().len()))
     }
 
+    /// Moves up to `max` bytes that are there into an empty pipe. 0 means that the peer has finished
+    /// sending.
+    pub fn poll_splice(
+        &mut self,
+        cx: &mut Context<'_>,
+        pipe: &mut Pipe,
+        max: usize,
+    ) -> Poll<io::Result<usize>> {
+        loop {
+            let moved = match self {
+                Self::Tcp(half) => {
+                    let stream = half.as_ref();
+                    ready!(stream.poll_read_ready(cx))?;
+                    stream.try_io(Interest::READABLE, || pipe.fill(stream, max))
+                }
+                Self::Unix(half) => {
+                    let stream = half.as_ref();
+                    ready!(stream.poll_read_ready(cx))?;
+                    stream.try_io(Interest::READABLE, || pipe.fill(stream, max))
+                }
+            };
+            // The readiness was old; asking again waits for a new one.
+            if !matches!(&moved, Err(error) if error.kind() == io::ErrorKind::WouldBlock) {
+                return Poll::Ready(moved);
+            }
+        }
+    }
+
     /// Waits until something happens on the receiving side; takes no bytes.
     pub fn poll_event(&self, cx: &mut Context<'_>) -> Poll<()> {
         match self {
@@ -155,6 +185,31 @@ impl Writer<'_> {
         match self {
             Self::Tcp(half) => Pin::new(half).poll_write_vectored(cx, runs),
             Self::Unix(half) => Pin::new(half).poll_write_vectored(cx, runs),
+        }
+    }
+
+    /// Moves what is in the pipe, as far as it fits.
+    pub fn poll_splice(
+        &mut self,
+        cx: &mut Context<'_>,
+        pipe: &mut Pipe,
+    ) -> Poll<io::Result<usize>> {
+        loop {
+            let moved = match self {
+                Self::Tcp(half) => {
+                    let stream = half.as_ref();
+                    ready!(stream.poll_write_ready(cx))?;
+                    stream.try_io(Interest::WRITABLE, || pipe.empty(stream))
+                }
+                Self::Unix(half) => {
+                    let stream = half.as_ref();
+                    ready!(stream.poll_write_ready(cx))?;
+                    stream.try_io(Interest::WRITABLE, || pipe.empty(stream))
+                }
+            };
+            if !matches!(&moved, Err(error) if error.kind() == io::ErrorKind::WouldBlock) {
+                return Poll::Ready(moved);
+            }
         }
     }
 

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use super::relay::{Lanes, Scratch};
 use crate::config::{self, Settings};
 use crate::http::HeadLimits;
-use crate::io::{BufferPool, Deadlines, Timer};
+use crate::io::{BufferPool, Deadlines, PipePool, Timer};
 use crate::plugin::{Chain, ChainPlan, Exchange, Instances, PlanSource, PluginStats};
 use crate::route::Router;
 use crate::route::rewrite::{Redirect, Rewrite};
@@ -69,6 +69,8 @@ pub struct Context {
     pub splits: Vec<Option<crate::upstream::balance::Balancer>>,
     /// Read buffers.
     pub pool: Rc<BufferPool>,
+    /// Pipes for large bodies.
+    pub pipes: PipePool,
     /// Deadlines of connections.
     pub deadlines: Rc<Deadlines>,
     /// Scratch memory of pumps.
@@ -136,7 +138,7 @@ impl Default for Clock {
 impl Context {
     /// What a pump needs.
     pub fn lanes<'a>(&'a self, timer: &'a Timer, idle: Duration) -> Lanes<'a> {
-        Lanes { pool: &self.pool, scratch: &self.scratch, timer, idle }
+        Lanes { pool: &self.pool, pipes: &self.pipes, scratch: &self.scratch, timer, idle }
     }
 
     /// The settings.

@@ -4,6 +4,7 @@
 //!   inbox ─┐
 //!          ├─► BodyReader ─► pending ─► write
 //!   read  ─┘    (framing)
+//!   splice ───────────────► pipe ─────► splice     (content that nobody looks at, if it is much)
 //! ```
 //!
 //! Bytes stay in the buffer that they were read into: a message head takes the place of the one that
@@ -25,10 +26,17 @@ use std::time::Duration;
 use crate::error::RequestError;
 use crate::http::body::BodyReader;
 use crate::http::connection::{consume, poll_fill};
-use crate::io::{Buffer, BufferPool, Reader, Timer, Writer};
+use crate::io::{Buffer, BufferPool, Pipe, PipePool, Reader, Timer, Writer};
 
 /// Reads and writes in one go before other connections get their turn.
 const ROUNDS_MAX: usize = 16;
+
+/// So much content still to come is spliced and not copied. Below, the pipe costs more system calls
+/// than it saves copying.
+const SPLICE_BYTES_MIN: u64 = 1024 * 1024;
+
+/// A read of so much, of content that ends with its connection: a bulk transfer has begun.
+const BULK_READ_BYTES: usize = 64 * 1024;
 
 /// Memory that every poll of a worker uses and none keeps.
 #[derive(Debug, Default)]
@@ -42,6 +50,8 @@ pub struct Scratch {
 pub struct Lanes<'a> {
     /// Read buffers.
     pub pool: &'a Rc<BufferPool>,
+    /// Pipes to splice through.
+    pub pipes: &'a PipePool,
     /// Scratch memory.
     pub scratch: &'a RefCell<Scratch>,
     /// Armed anew with every progress.
@@ -69,6 +79,12 @@ pub struct Pump {
     to_chunks: bool,
     /// Ready to be written; never an empty buffer.
     pending: Option<Buffer>,
+    /// Content on its way past this process; kept only while there is some.
+    pipe: Option<Pipe>,
+    /// Content is spliced from here on.
+    bulk: bool,
+    /// It cannot be: no pipe is to be had, or the socket is of a kind that does not splice.
+    copies: bool,
     /// All of the body has been read and framed.
     finished: bool,
     /// Bytes written, head included.
@@ -79,7 +95,16 @@ impl Pump {
     /// A pump for the body that `reader` follows.
     pub fn new(reader: BodyReader, to_chunks: bool) -> Self {
         let finished = reader.is_done();
-        Self { reader, to_chunks, pending: None, finished, written: 0 }
+        Self {
+            reader,
+            to_chunks,
+            pending: None,
+            pipe: None,
+            bulk: false,
+            copies: false,
+            finished,
+            written: 0,
+        }
     }
 
     /// Puts a message head, and what is there of the body, on its way as one run.
@@ -106,7 +131,7 @@ impl Pump {
 
     /// Whether it is the receiver who is waited for.
     pub fn waits_for_receiver(&self) -> bool {
-        self.pending.is_some()
+        self.pending.is_some() || self.pipe.is_some()
     }
 
     /// Bytes written so far, head included.
@@ -142,14 +167,37 @@ impl Pump {
                     }
                 }
             }
+            if let Some(pipe) = &mut self.pipe {
+                match ready!(to.poll_splice(cx, pipe)) {
+                    Ok(0) => {
+                        return Poll::Ready(Err(PumpError::Sink(io::ErrorKind::WriteZero.into())));
+                    }
+                    Ok(count) => {
+                        self.written += count as u64;
+                        lanes.timer.arm(lanes.idle);
+                        if let Some(empty) = self.pipe.take_if(|pipe| pipe.is_empty()) {
+                            lanes.pipes.give_back(empty);
+                        }
+                        continue;
+                    }
+                    Err(error) => return Poll::Ready(Err(PumpError::Sink(error))),
+                }
+            }
             if self.finished {
                 return Poll::Ready(Ok(()));
+            }
+            if inbox.is_none() && self.splices() {
+                ready!(self.poll_splice(cx, from, lanes))?;
+                continue;
             }
             if inbox.is_none() {
                 match ready!(poll_fill(cx, from, inbox, lanes.pool)) {
                     Ok(0) if self.reader.ends_at_close() => self.finish(lanes),
                     Ok(0) | Err(_) => return Poll::Ready(Err(PumpError::Source)),
-                    Ok(_) => lanes.timer.arm(lanes.idle),
+                    Ok(count) => {
+                        lanes.timer.arm(lanes.idle);
+                        self.bulk = count >= BULK_READ_BYTES && self.reader.ends_at_close();
+                    }
                 }
             }
             if let Some(buffer) = inbox.take() {
@@ -159,6 +207,51 @@ impl Pump {
         // There may be more, but others wait too.
         cx.waker().wake_by_ref();
         Poll::Pending
+    }
+
+    /// Whether what comes next is content, much of it, and goes on as it is.
+    fn splices(&self) -> bool {
+        let long = self.reader.remaining().is_some_and(|left| left >= SPLICE_BYTES_MIN);
+        (self.bulk || long) && !self.copies && !self.to_chunks
+    }
+
+    /// Moves what the sender has sent into a pipe.
+    fn poll_splice(
+        &mut self,
+        cx: &mut Context<'_>,
+        from: &mut Reader<'_>,
+        lanes: &Lanes<'_>,
+    ) -> Poll<Result<(), PumpError>> {
+        let Ok(mut pipe) = lanes.pipes.take() else {
+            self.copies = true;
+            return Poll::Ready(Ok(()));
+        };
+        let max = usize::try_from(self.reader.plain()).unwrap_or(usize::MAX);
+        let moved = from.poll_splice(cx, &mut pipe, max);
+        if !pipe.is_empty() {
+            self.pipe = Some(pipe);
+        } else {
+            lanes.pipes.give_back(pipe);
+        }
+        match moved {
+            // Much or little may come next, where no length says which.
+            Poll::Pending => {
+                self.bulk &= !self.reader.ends_at_close();
+                return Poll::Pending;
+            }
+            Poll::Ready(Ok(0)) if self.reader.ends_at_close() => self.finish(lanes),
+            Poll::Ready(Ok(count @ 1..)) => {
+                lanes.timer.arm(lanes.idle);
+                self.bulk = true;
+                self.reader.skip(count as u64).map_err(PumpError::Bad)?;
+                self.finished = self.reader.is_done();
+            }
+            Poll::Ready(Err(error)) if error.kind() == io::ErrorKind::InvalidInput => {
+                self.copies = true;
+            }
+            Poll::Ready(Ok(0) | Err(_)) => return Poll::Ready(Err(PumpError::Source)),
+        }
+        Poll::Ready(Ok(()))
     }
 
     /// The sender's close was the end of the body.

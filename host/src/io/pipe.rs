@@ -1,0 +1,134 @@
+//! Pipes that bytes pass through on their way from one socket to another, without being copied.
+//!
+//! `splice(2)` moves pages between a socket and a pipe, so two of them move bytes from socket to
+//! socket and this process never touches them. That pays from about a megabyte on
+//! (`ARCHITECTURE.md`, "Large bodies").
+//!
+//! A pipe belongs to its worker and serves one transfer at a time, from fill to empty. One that
+//! still holds bytes when its transfer ends is closed: they are somebody's, and must never reach
+//! anybody else.
+//!
+//! Not here: sockets (`stream`), when a body goes this way (`proxy::relay`).
+
+use std::cell::RefCell;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+
+use crate::sys;
+
+/// Asked for; the system gives less when pipes take much of its memory already.
+const PIPE_BYTES: usize = 1024 * 1024;
+
+/// Free pipes kept, two descriptors each.
+const FREE_MAX: usize = 16;
+
+/// A worker's free pipes.
+#[derive(Debug, Default)]
+pub struct PipePool {
+    free: RefCell<Vec<Pipe>>,
+}
+
+/// A pipe, and how much is in it.
+#[derive(Debug)]
+pub struct Pipe {
+    read: OwnedFd,
+    write: OwnedFd,
+    held: usize,
+}
+
+impl PipePool {
+    /// An empty pipe.
+    ///
+    /// # Errors
+    ///
+    /// No descriptors are left, or the system cannot splice.
+    pub fn take(&self) -> io::Result<Pipe> {
+        if let Some(pipe) = self.free.borrow_mut().pop() {
+            return Ok(pipe);
+        }
+        let (read, write) = sys::pipe(PIPE_BYTES)?;
+        Ok(Pipe { read, write, held: 0 })
+    }
+
+    /// Takes a pipe back. One that is not empty is closed.
+    pub fn give_back(&self, pipe: Pipe) {
+        let mut free = self.free.borrow_mut();
+        if pipe.is_empty() && free.len() < FREE_MAX {
+            free.push(pipe);
+        }
+    }
+}
+
+impl Pipe {
+    /// Whether nothing is in it.
+    pub fn is_empty(&self) -> bool {
+        self.held == 0
+    }
+
+    /// Moves up to `max` bytes from a socket into the pipe, which must be empty: a full one looks
+    /// like a socket that has nothing. 0 means that the peer has finished sending.
+    pub(super) fn fill(&mut self, from: impl AsFd, max: usize) -> io::Result<usize> {
+        debug_assert!(self.is_empty(), "one transfer at a time");
+        let count = sys::splice(from, &self.write, max.min(PIPE_BYTES))?;
+        self.held += count;
+        Ok(count)
+    }
+
+    /// Moves what is in the pipe to a socket, as far as that takes it.
+    pub(super) fn empty(&mut self, to: impl AsFd) -> io::Result<usize> {
+        let count = sys::splice(&self.read, to, self.held)?;
+        self.held -= count.min(self.held);
+        Ok(count)
+    }
+}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use std::io::{Read as _, Write as _};
+    use std::os::unix::net::UnixStream;
+
+    use super::*;
+
+    #[test]
+    fn what_goes_in_comes_out() {
+        let pool = PipePool::default();
+        let mut pipe = pool.take().unwrap();
+        let (mut sender, from) = UnixStream::pair().unwrap();
+        let (to, mut receiver) = UnixStream::pair().unwrap();
+        sender.write_all(b"body and more").unwrap();
+
+        assert_eq!(pipe.fill(&from, 4).unwrap(), 4);
+        assert_eq!(pipe.empty(&to).unwrap(), 4);
+
+        let mut body = [0; 4];
+        receiver.read_exact(&mut body).unwrap();
+        assert_eq!(&body, b"body");
+        assert!(pipe.is_empty());
+    }
+
+    #[test]
+    fn only_an_empty_pipe_is_used_again() {
+        let pool = PipePool::default();
+        let mut pipe = pool.take().unwrap();
+        let (mut sender, from) = UnixStream::pair().unwrap();
+        sender.write_all(b"one client's bytes").unwrap();
+        pipe.fill(&from, 100).unwrap();
+
+        pool.give_back(pipe);
+        assert!(pool.free.borrow().is_empty());
+        pool.give_back(pool.take().unwrap());
+        assert_eq!(pool.free.borrow().len(), 1);
+    }
+
+    #[test]
+    fn an_end_is_told_from_silence() {
+        let pool = PipePool::default();
+        let mut pipe = pool.take().unwrap();
+        let (sender, from) = UnixStream::pair().unwrap();
+        from.set_nonblocking(true).unwrap();
+
+        assert_eq!(pipe.fill(&from, 9).unwrap_err().kind(), io::ErrorKind::WouldBlock);
+        drop(sender);
+        assert_eq!(pipe.fill(&from, 9).unwrap(), 0);
+    }
+}
