@@ -182,6 +182,7 @@ fn bodies_of_every_size_arrive_unchanged_both_ways() {
         assert!(response.body == body, "a body of {size} bytes came back different");
         assert!(upstream.last_request().body == body, "a body of {size} bytes arrived different");
     }
+    assert_eq!(upstream.connections(), 1, "no body costs a connection");
 }
 
 /// What a client has not taken is gone with it, wherever it was on its way.

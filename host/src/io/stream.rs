@@ -82,14 +82,32 @@ impl Stream {
         }
     }
 
-    /// Whether something has happened on the receiving side: bytes, an end, an error. Costs no
-    /// system call. A connection that should be silent and is not cannot be used any more.
+    /// Whether something has happened on the receiving side: bytes, an end, an error. A connection that
+    /// should be silent and is not cannot be used any more.
+    ///
+    /// Costs no system call where nothing was heard of since the last read that found nothing.
     pub fn is_readable(&self) -> bool {
         let cx = &mut Context::from_waker(std::task::Waker::noop());
-        match self {
+        let heard = match self {
             Self::Tcp(stream) => stream.poll_read_ready(cx).is_ready(),
             Self::Unix(stream) => stream.poll_read_ready(cx).is_ready(),
+        };
+        if !heard {
+            return false;
         }
+        // It may have been the last bytes that were taken. Looking makes the runtime forget them.
+        let mut byte = [std::mem::MaybeUninit::uninit()];
+        let looked = match self {
+            Self::Tcp(stream) => {
+                let look = || socket2::SockRef::from(stream).peek(&mut byte);
+                stream.try_io(Interest::READABLE, look)
+            }
+            Self::Unix(stream) => {
+                let look = || socket2::SockRef::from(stream).peek(&mut byte);
+                stream.try_io(Interest::READABLE, look)
+            }
+        };
+        !matches!(looked, Err(error) if error.kind() == io::ErrorKind::WouldBlock)
     }
 
     /// Looks whether the peer has gone, without taking bytes. One system call.
