@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use rustix::process::Signal;
 use serde_json::json;
 
-use crate::harness::{DEADLINE, Gateway, Launch, Upstream, WireError, eventually};
+use crate::harness::{DEADLINE, Gateway, Launch, Upstream, WireError, eventually, try_connect};
 
 const GET: &str = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
 
@@ -172,6 +172,68 @@ fn load(address: &str, client: usize, answered: &AtomicUsize) -> Vec<String> {
     lost
 }
 
+/// Clients that connect while the gateway stops: each one gets a whole answer, or no connection. None
+/// sees a connection that was made and then cut.
+#[test]
+fn who_connects_during_the_drain_is_answered_or_refused() {
+    for listener in ["tcp", "unix", "dedicated"] {
+        let mut config = json!({
+            "workers": { "count": 4, "pin": false },
+            "routes": [{ "path": "/", "respond": { "status": 200, "body": "hello" } }],
+        });
+        let dir = tempfile::TempDir::new().unwrap();
+        match listener {
+            "unix" => {
+                let socket = format!("unix:{}", dir.path().join("gateway.sock").display());
+                config["listeners"] = json!([{ "address": socket }]);
+            }
+            "dedicated" => config["workers"]["acceptors"] = json!("dedicated"),
+            _ => {}
+        }
+        let mut gateway = Launch::config(config).start();
+        let answered = Arc::new(AtomicUsize::new(0));
+        let clients: Vec<_> = (0..24)
+            .map(|_| {
+                let (address, answered) = (gateway.address().to_owned(), Arc::clone(&answered));
+                std::thread::spawn(move || connect_again_and_again(&address, &answered))
+            })
+            .collect();
+        eventually("load", || (answered.load(Ordering::SeqCst) > 400).then_some(()));
+
+        let start = Instant::now();
+        gateway.signal(Signal::TERM);
+
+        assert_eq!(gateway.exit_code(), 0, "{listener}");
+        let took = start.elapsed();
+        let cut: usize = clients.into_iter().map(|client| client.join().unwrap()).sum();
+        assert_eq!(cut, 0, "{listener}: of {answered:?}");
+        assert!(took < Duration::from_secs(3), "{listener}: {took:?}");
+    }
+}
+
+/// One request per connection, until there is no connection any more: how many were cut.
+fn connect_again_and_again(address: &str, answered: &AtomicUsize) -> usize {
+    let mut cut = 0;
+    loop {
+        let start = Instant::now();
+        let Ok(mut wire) = try_connect(address) else { return cut };
+        let sent = wire.try_send("GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
+        let sent_after = start.elapsed();
+        match wire.try_response() {
+            Ok(answer) => {
+                assert_eq!(answer.text(), "hello");
+                answered.fetch_add(1, Ordering::SeqCst);
+            }
+            // The gateway does not wait for a client that this machine has kept from sending.
+            Err(_) if sent_after > Duration::from_millis(100) => {}
+            Err(error) => {
+                eprintln!("{error:?}, sent: {sent:?}");
+                cut += 1;
+            }
+        }
+    }
+}
+
 /// Interface §1: exit code 6.
 #[test]
 fn a_drain_that_takes_too_long_is_cut_and_says_so() {
@@ -246,6 +308,28 @@ fn other_signals_do_not_end_the_gateway() {
 
     assert_eq!(gateway.get("/").text(), "hello");
     assert!(gateway.is_running());
+}
+
+/// The next gateway takes the path over while the last request of the one before is still answered.
+#[test]
+fn a_gateway_that_ends_leaves_its_successors_socket_alone() {
+    let dir = tempfile::TempDir::new().unwrap();
+    let socket = format!("unix:{}", dir.path().join("gateway.sock").display());
+    let (upstream, go) = held();
+    let listeners = json!({ "listeners": [{ "address": socket }] });
+    let mut before = Gateway::to_with(&upstream, listeners.clone());
+    let mut client = before.connect();
+    client.send("GET /held HTTP/1.1\r\nHost: a\r\n\r\n");
+    upstream_has(&upstream, 1);
+
+    before.signal(Signal::TERM);
+    eventually("the end of accepting", || try_connect(&socket).is_err().then_some(()));
+    let after = Gateway::to_with(&upstream, listeners);
+    go.send(()).unwrap();
+
+    assert_eq!(client.response().text(), "done");
+    assert_eq!(before.exit_code(), 0);
+    assert_eq!(after.get("/").text(), "done");
 }
 
 /// After a crash the socket's file is still there.

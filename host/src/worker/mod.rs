@@ -6,7 +6,7 @@
 //!
 //! Drain, in order:
 //!
-//! 1. accepting ends; connections whose handshake is complete are still taken;
+//! 1. no connection begins any more; those whose handshake has begun are still taken;
 //! 2. every response says `Connection: close`; connections that stay silent for a moment are closed;
 //! 3. when the last connection has ended, the thread ends. A second signal does not wait for it.
 //!
@@ -32,7 +32,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use crossbeam::channel::{Receiver, Sender, unbounded};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 
 use crate::connection;
 use crate::http::Connection;
@@ -84,12 +84,29 @@ pub struct Shared {
     pub make_context: Box<MakeContext>,
 }
 
+/// How to reach a worker.
+#[derive(Clone)]
+pub struct Mailbox {
+    messages: Sender<Message>,
+    wake: Arc<Notify>,
+}
+
+impl Mailbox {
+    /// Sends a message. False: the worker has ended and takes none.
+    pub fn send(&self, message: Message) -> bool {
+        let sent = self.messages.send(message).is_ok();
+        if sent {
+            self.wake.notify_one();
+        }
+        sent
+    }
+}
+
 /// A running worker, as the control thread sees it.
 pub struct Worker {
     /// Where it sits.
     pub placement: Placement,
-    mailbox: Sender<Message>,
-    wake: Arc<Notify>,
+    mailbox: Mailbox,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -105,7 +122,7 @@ impl Worker {
         sockets: Vec<(usize, Listening)>,
         shared: Arc<Shared>,
     ) -> anyhow::Result<Self> {
-        let (mailbox, messages) = unbounded();
+        let (sender, messages) = unbounded();
         let wake = Arc::new(Notify::new());
         let (ready, started) = crossbeam::channel::bounded(1);
         let woken = Arc::clone(&wake);
@@ -120,14 +137,19 @@ impl Worker {
             .recv()
             .context("the worker ended before it was ready")?
             .with_context(|| format!("worker {}", placement.worker))?;
-        Ok(Self { placement, mailbox, wake, thread: Some(thread) })
+        let mailbox = Mailbox { messages: sender, wake };
+        Ok(Self { placement, mailbox, thread: Some(thread) })
     }
 
     /// Sends a message. A worker that has ended takes none.
     pub fn send(&self, message: Message) {
-        if self.mailbox.send(message).is_ok() {
-            self.wake.notify_one();
-        }
+        self.mailbox.send(message);
+    }
+
+    /// What an [`Acceptor`] needs to reach it.
+    #[must_use]
+    pub fn mailbox(&self) -> Mailbox {
+        self.mailbox.clone()
     }
 
     /// Whether its thread has ended.
@@ -197,7 +219,7 @@ fn run(
 struct State {
     context: Rc<Context>,
     shared: Arc<Shared>,
-    stop_accepting: Rc<Notify>,
+    stop_accepting: watch::Sender<bool>,
     accepting: Rc<Cell<usize>>,
     open: Rc<Cell<usize>>,
     /// Rung when a connection or an accept loop ends.
@@ -209,7 +231,7 @@ impl State {
         Self {
             context,
             shared,
-            stop_accepting: Rc::new(Notify::new()),
+            stop_accepting: watch::Sender::new(false),
             accepting: Rc::default(),
             open: Rc::default(),
             ended: Rc::new(Notify::new()),
@@ -224,7 +246,7 @@ impl State {
                 let (taking, counting) = (state.clone(), state.context.clone());
                 let accepted = accept::accept(
                     listening,
-                    Rc::clone(&state.stop_accepting),
+                    state.stop_accepting.subscribe(),
                     |stream, peer| taking.take(stream, peer, listener),
                     |error| counting.telemetry.accept_error(error),
                 );
@@ -288,11 +310,7 @@ impl State {
 
     fn drain(&self) {
         self.context.draining.set(true);
-        // One permit for each accept loop; `notify_waiters` would miss one that is not waiting.
-        for _ in 0..self.accepting.get() {
-            self.stop_accepting.notify_one();
-        }
-        self.stop_accepting.notify_waiters();
+        self.stop_accepting.send_replace(true);
         self.context.deadlines.wake_all();
         for upstream in &self.context.upstreams {
             upstream.close_idle();
@@ -371,7 +389,7 @@ impl Drop for Open {
 /// For few workers with uneven connections: the kernel's hash may give one worker more than its
 /// share. Costs a hand-over between threads per connection, never per request.
 pub struct Acceptor {
-    stop: Arc<Notify>,
+    stop: watch::Sender<bool>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -381,25 +399,24 @@ impl Acceptor {
     /// # Errors
     ///
     /// The thread cannot be started.
-    pub fn start(
-        listener: usize,
-        listening: Listening,
-        workers: Vec<(Sender<Message>, Arc<Notify>)>,
-    ) -> io::Result<Self> {
-        let stop = Arc::new(Notify::new());
-        let stopped = Arc::clone(&stop);
+    pub fn start(listener: usize, listening: Listening, workers: Vec<Mailbox>) -> io::Result<Self> {
+        let (stop, stopped) = watch::channel(false);
         let thread =
             std::thread::Builder::new().name(format!("acceptor-{listener}")).spawn(move || {
-                if let Err(error) = deal(listener, listening, &workers, &stopped) {
+                if let Err(error) = deal(listener, listening, &workers, stopped) {
                     log::error!(target: "worker", "cannot accept: {error}");
                 }
             })?;
         Ok(Self { stop, thread: Some(thread) })
     }
 
-    /// Stops accepting; what the kernel has accepted already is still dealt out.
-    pub fn stop(&mut self) {
-        self.stop.notify_one();
+    /// Stops accepting; what the kernel has accepted already is still dealt out. Does not wait.
+    pub fn stop(&self) {
+        self.stop.send_replace(true);
+    }
+
+    /// Waits until the last connection has been dealt out.
+    pub fn join(&mut self) {
         if let Some(thread) = self.thread.take()
             && thread.join().is_err()
         {
@@ -411,8 +428,8 @@ impl Acceptor {
 fn deal(
     listener: usize,
     listening: Listening,
-    workers: &[(Sender<Message>, Arc<Notify>)],
-    stop: &Arc<Notify>,
+    workers: &[Mailbox],
+    stop: watch::Receiver<bool>,
 ) -> io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_io()
@@ -420,41 +437,22 @@ fn deal(
         .build_local(tokio::runtime::LocalOptions::default())?;
     let mut next = 0;
     let mut last_warning: Option<std::time::Instant> = None;
-    runtime.block_on(async {
-        let local_stop = Rc::new(Notify::new());
-        let (ring, asked) = (Rc::clone(&local_stop), Arc::clone(stop));
-        tokio::task::spawn_local(async move {
-            asked.notified().await;
-            ring.notify_one();
-        });
-        let take = |stream: Stream, peer| {
-            let (socket, tcp) = match stream {
-                Stream::Tcp(stream) => (stream.into_std().map(Into::into), true),
-                Stream::Unix(stream) => (stream.into_std().map(Into::into), false),
-            };
-            if let (Ok(socket), Some((mailbox, wake))) = (socket, workers.get(next)) {
-                let accepted = Accepted { socket, tcp, peer, listener };
-                if mailbox.send(Message::Accepted(accepted)).is_ok() {
-                    wake.notify_one();
-                }
-            }
-            next = (next + 1) % workers.len().max(1);
+    let take = |stream: Stream, peer| {
+        let (socket, tcp) = match stream {
+            Stream::Tcp(stream) => (stream.into_std().map(Into::into), true),
+            Stream::Unix(stream) => (stream.into_std().map(Into::into), false),
         };
-        let failed = |error: &io::Error| {
-            let now = crate::proxy::Clock::new().now();
-            if last_warning.is_none_or(|last| now - last > Duration::from_secs(1)) {
-                last_warning = Some(now);
-                log::warn!(target: "worker", "accept: {error}");
-            }
-        };
-        accept::accept(listening, local_stop, take, failed).await
-    })
-}
-
-impl Worker {
-    /// What an [`Acceptor`] needs to reach the worker.
-    #[must_use]
-    pub fn address(&self) -> (Sender<Message>, Arc<Notify>) {
-        (self.mailbox.clone(), Arc::clone(&self.wake))
-    }
+        if let (Ok(socket), Some(worker)) = (socket, workers.get(next)) {
+            worker.send(Message::Accepted(Accepted { socket, tcp, peer, listener }));
+        }
+        next = (next + 1) % workers.len().max(1);
+    };
+    let failed = |error: &io::Error| {
+        let now = crate::proxy::Clock::new().now();
+        if last_warning.is_none_or(|last| now - last > Duration::from_secs(1)) {
+            last_warning = Some(now);
+            log::warn!(target: "worker", "accept: {error}");
+        }
+    };
+    runtime.block_on(accept::accept(listening, stop, take, failed))
 }
