@@ -11,6 +11,10 @@ use crate::harness::{DEADLINE, Gateway, Launch, Upstream, WireError, eventually,
 
 const GET: &str = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
 
+/// A gateway that stops waits for a client that has connected, but not for long: one that this machine
+/// has kept from sending for so long proves nothing.
+const STALL: Duration = Duration::from_millis(100);
+
 /// An upstream that answers `/held` only when told to.
 fn held() -> (Upstream, mpsc::Sender<()>) {
     let (go, wait) = mpsc::channel::<()>();
@@ -113,8 +117,8 @@ fn bodies_on_their_way_arrive_whole() {
     assert_eq!(gateway.exit_code(), 0);
 }
 
-/// Under load: every request that reached the upstream was answered, and every client saw either
-/// an answer or a connection that ended before the gateway had taken the request.
+/// Under load: every request that was sent was answered, on new connections as on those that had been
+/// kept without a word about closing; and every client saw in the end that nobody listens.
 #[test]
 fn no_request_is_lost_when_the_signal_comes_under_load() {
     let upstream = Upstream::start(|connection| {
@@ -138,11 +142,8 @@ fn no_request_is_lost_when_the_signal_comes_under_load() {
     assert_eq!(gateway.exit_code(), 0);
 
     let lost: Vec<String> = clients.into_iter().flat_map(|client| client.join().unwrap()).collect();
-    let reached: Vec<String> =
-        upstream.requests().iter().map(|request| request.target().to_owned()).collect();
-    let lost: Vec<&String> = lost.iter().filter(|target| reached.contains(target)).collect();
-    assert!(lost.is_empty(), "reached the upstream and was never answered: {lost:?}");
-    assert_eq!(reached.len(), answered.load(Ordering::SeqCst));
+    assert!(lost.is_empty(), "sent and not answered: {lost:?}");
+    assert_eq!(upstream.requests().len(), answered.load(Ordering::SeqCst));
 }
 
 /// Asks until nobody listens any more, half of the time on new connections: what got no answer.
@@ -151,20 +152,23 @@ fn load(address: &str, client: usize, answered: &AtomicUsize) -> Vec<String> {
     let mut wire = None;
     for number in 0.. {
         let target = format!("/{client}/{number}");
+        let start = Instant::now();
         let mut connection = match wire.take() {
             Some(connection) => connection,
-            None => match std::net::TcpStream::connect(address) {
-                Ok(socket) => crate::harness::Wire::tcp(socket),
+            None => match try_connect(address) {
+                Ok(connection) => connection,
                 Err(_) => return lost,
             },
         };
         let sent = connection.try_send(format!("GET {target} HTTP/1.1\r\nHost: a\r\n\r\n"));
+        let sent_after = start.elapsed();
         match connection.try_response() {
             Ok(answer) => {
                 assert_eq!(answer.text(), target);
                 answered.fetch_add(1, Ordering::SeqCst);
                 wire = (!answer.says_close() && number % 2 == 0).then_some(connection);
             }
+            Err(_) if sent_after > STALL => {}
             Err(WireError::Closed | WireError::Reset) => lost.push(target),
             Err(other) => panic!("{target}, sent: {sent:?}: {other:?}"),
         }
@@ -224,8 +228,7 @@ fn connect_again_and_again(address: &str, answered: &AtomicUsize) -> usize {
                 assert_eq!(answer.text(), "hello");
                 answered.fetch_add(1, Ordering::SeqCst);
             }
-            // The gateway does not wait for a client that this machine has kept from sending.
-            Err(_) if sent_after > Duration::from_millis(100) => {}
+            Err(_) if sent_after > STALL => {}
             Err(error) => {
                 eprintln!("{error:?}, sent: {sent:?}");
                 cut += 1;
@@ -270,7 +273,7 @@ fn a_tunnel_does_not_outlive_the_drain() {
 
     gateway.signal(Signal::TERM);
 
-    assert!([0, 6].contains(&gateway.exit_code()));
+    assert_eq!(gateway.exit_code(), 6);
     client.closed();
 }
 
@@ -290,7 +293,7 @@ fn a_second_signal_stops_at_once() {
     let start = Instant::now();
     gateway.signal(Signal::INT);
 
-    gateway.exit_code();
+    assert_eq!(gateway.exit_code(), 0);
     assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
 }
 
