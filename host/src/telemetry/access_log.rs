@@ -5,8 +5,8 @@
 //!
 //! Fields, in JSON: `ts request_id trace_id client method host path protocol status flags bytes_in
 //! bytes_out duration_us phases{upstream_us} route upstream server attempts`. What does not apply is
-//! left out. Bytes that are not UTF-8 appear as U+FFFD; control characters are escaped, so that
-//! nothing a client sends can look like another line.
+//! left out. Bytes that are not UTF-8 appear as U+FFFD, and so do control characters that JSON does not
+//! escape; nothing a client sends can look like another line or reach a terminal.
 
 use std::cell::RefCell;
 use std::fs::OpenOptions;
@@ -91,10 +91,10 @@ impl AccessLog {
         let open = move || match &path {
             AccessLogPath::File(path) => {
                 let file = OpenOptions::new().create(true).append(true).open(path)?;
-                Ok(Box::new(io::BufWriter::new(file)) as Box<dyn Write + Send>)
+                Ok(Box::new(file) as Box<dyn Write + Send>)
             }
             AccessLogPath::Off | AccessLogPath::Stdout => {
-                Ok(Box::new(io::BufWriter::new(io::stdout())) as Box<dyn Write + Send>)
+                Ok(Box::new(io::stdout()) as Box<dyn Write + Send>)
             }
         };
         let sink = Sink::start("access-log", Box::new(open))?;
