@@ -1,8 +1,8 @@
 //! The admin server: health, metrics and what is running, for operators and their machines.
 //!
 //! On a listener and a thread of its own, so that it answers while the workers are busy. Not a hot
-//! path: hyper serves it. A peer can neither hang nor grow it: heads have a time limit, connections
-//! are capped, bodies are not read.
+//! path: hyper serves it. A peer can neither hang nor grow it: connections are capped, each is for one
+//! request and has a time limit as a whole, bodies are not read.
 //!
 //! Not here: what the answers say (`running`, `metrics`).
 
@@ -22,7 +22,7 @@ use hyper::header::{
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::TokioIo;
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::{Notify, Semaphore};
 
@@ -33,8 +33,9 @@ use crate::worker::listen::{self, Listening};
 /// Open admin connections. Monitoring needs a handful.
 const CONNECTIONS_MAX: usize = 256;
 
-/// A connection is closed when no request head arrives for so long.
-const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long a connection may take from its first byte to the last: a peer that sends or reads slowly
+/// holds its place no longer. Prometheus waits for as long by default.
+const CONNECTION_TIME_MAX: Duration = Duration::from_secs(10);
 
 const PATHS: [&str; 7] =
     ["/livez", "/readyz", "/metrics", "/info", "/routes", "/plugins", "/workers"];
@@ -180,13 +181,13 @@ async fn connection(
         async move { Ok::<_, Infallible>(answer(&admin, &request).await) }
     });
     let served = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(HEAD_TIMEOUT)
+        .keep_alive(false)
         .max_buf_size(64 * 1024)
-        .serve_connection(TokioIo::new(stream), service)
-        .await;
-    if let Err(error) = served {
-        log::debug!(target: "admin", "{error}");
+        .serve_connection(TokioIo::new(stream), service);
+    match tokio::time::timeout(CONNECTION_TIME_MAX, served).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => log::debug!(target: "admin", "{error}"),
+        Err(late) => log::debug!(target: "admin", "{late}"),
     }
 }
 
@@ -236,7 +237,11 @@ async fn metrics(running: &Running, request: &Request<Incoming>) -> Answer {
 fn is_allowed(admin: &Admin, request: &Request<Incoming>) -> bool {
     let Some(token) = &admin.token else { return true };
     let given = request.headers().get(AUTHORIZATION).map(HeaderValue::as_bytes);
-    let given = given.and_then(|value| value.strip_prefix(b"Bearer ")).unwrap_or_default();
+    // RFC 9110 §11.1: the name of a scheme is case-insensitive.
+    let given = given
+        .and_then(|value| value.split_at_checked(7))
+        .filter(|(scheme, _)| scheme.eq_ignore_ascii_case(b"Bearer "))
+        .map_or(b"".as_slice(), |(_, token)| token);
     // The time must not tell how much of the token was right; its length is no secret.
     let differing = given
         .iter()
