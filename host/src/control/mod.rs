@@ -16,7 +16,7 @@ mod running;
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::{AtomicU64, AtomicUsize};
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
@@ -290,6 +290,7 @@ fn start(settings: Settings, natives: &Natives, tolerant: bool) -> Result<Gatewa
     let mut sockets = deal_out(bound, places.len(), dedicated);
     let shared = Arc::new(Shared {
         connections: AtomicUsize::new(0),
+        accept_errors: AtomicU64::new(0),
         make_context: {
             let access_log = access_log.clone();
             Box::new(move |worker, snapshot| {
@@ -307,13 +308,20 @@ fn start(settings: Settings, natives: &Natives, tolerant: bool) -> Result<Gatewa
     let mut acceptors = Vec::new();
     if dedicated {
         for (listener, listening) in sockets.into_iter().flatten() {
-            let acceptor = Acceptor::start(listener, listening, mailboxes.clone());
+            let acceptor =
+                Acceptor::start(listener, listening, mailboxes.clone(), Arc::clone(&shared));
             acceptors.push(acceptor.map_err(|error| StartError::Other(error.into()))?);
         }
     }
     let drain_timeout = settings.drain_timeout;
-    let running =
-        Arc::new(Running::new(Arc::clone(&snapshot), machine, &addresses, workers, access_log));
+    let running = Arc::new(Running::new(
+        Arc::clone(&snapshot),
+        machine,
+        &addresses,
+        workers,
+        shared,
+        access_log,
+    ));
     let admin = admin_socket
         .map(|socket| admin::AdminServer::start(socket, Arc::clone(&running)))
         .transpose()

@@ -24,14 +24,14 @@ pub mod topology;
 use std::cell::Cell;
 use std::io;
 use std::net::IpAddr;
+use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
-use std::time::Duration;
 
 use anyhow::Context as _;
-use crossbeam::channel::{Receiver, Sender, unbounded};
+use crossbeam::channel::{Receiver, SendError, Sender, unbounded};
 use tokio::sync::{Notify, watch};
 
 use crate::connection;
@@ -47,6 +47,10 @@ use placement::Placement;
 
 /// A worker's stack: a plugin's stack (at most 512 KiB) lies on top of the gateway's own.
 const STACK_BYTES: usize = 4 * 1024 * 1024;
+
+/// Connections of one worker that are being turned away at a time: told to come again later, and
+/// kept until they have heard it. Beyond this they are closed without a word.
+const TURNED_AWAY_MAX: usize = 64;
 
 /// What the control thread asks of a worker.
 pub enum Message {
@@ -64,7 +68,7 @@ pub enum Message {
 #[derive(Debug)]
 pub struct Accepted {
     /// The socket, of no runtime yet.
-    pub socket: std::os::fd::OwnedFd,
+    pub socket: OwnedFd,
     /// Whether it is a TCP socket.
     pub tcp: bool,
     /// Whom it is with.
@@ -80,6 +84,8 @@ pub type MakeContext = dyn Fn(usize, &Arc<Snapshot>) -> anyhow::Result<Context> 
 pub struct Shared {
     /// Client connections of the whole gateway.
     pub connections: AtomicUsize,
+    /// Failures of [`Acceptor`]s; workers count their own.
+    pub accept_errors: AtomicU64,
     /// Makes a worker's context, on its own thread.
     pub make_context: Box<MakeContext>,
 }
@@ -92,13 +98,11 @@ pub struct Mailbox {
 }
 
 impl Mailbox {
-    /// Sends a message. False: the worker has ended and takes none.
-    pub fn send(&self, message: Message) -> bool {
-        let sent = self.messages.send(message).is_ok();
-        if sent {
-            self.wake.notify_one();
-        }
-        sent
+    /// Sends a message. A worker that has ended takes none, and it comes back.
+    fn send(&self, message: Message) -> Result<(), Message> {
+        self.messages.send(message).map_err(|SendError(message)| message)?;
+        self.wake.notify_one();
+        Ok(())
     }
 }
 
@@ -143,7 +147,8 @@ impl Worker {
 
     /// Sends a message. A worker that has ended takes none.
     pub fn send(&self, message: Message) {
-        self.mailbox.send(message);
+        // There is nobody to tell that it has ended.
+        let _ = self.mailbox.send(message);
     }
 
     /// What an [`Acceptor`] needs to reach it.
@@ -222,6 +227,8 @@ struct State {
     stop_accepting: watch::Sender<bool>,
     accepting: Rc<Cell<usize>>,
     open: Rc<Cell<usize>>,
+    /// Of those, the ones that are being turned away.
+    turned_away: Rc<Cell<usize>>,
     /// Rung when a connection or an accept loop ends.
     ended: Rc<Notify>,
 }
@@ -234,6 +241,7 @@ impl State {
             stop_accepting: watch::Sender::new(false),
             accepting: Rc::default(),
             open: Rc::default(),
+            turned_away: Rc::default(),
             ended: Rc::new(Notify::new()),
         }
     }
@@ -263,7 +271,8 @@ impl State {
     /// Handles messages and time until the worker has nothing left to do.
     async fn work(&self, messages: &Receiver<Message>, wake: &Notify) {
         let mut ticks = tokio::time::interval(TICK);
-        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        // A late tick must not put off those that follow: deadlines count them.
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
         let mut count: u32 = 0;
         loop {
             tokio::select! {
@@ -334,6 +343,10 @@ impl State {
     fn take(&self, stream: Stream, peer: Option<IpAddr>, listener: usize) {
         let context = Rc::clone(&self.context);
         context.telemetry.connection_accepted(listener);
+        let Some(open) = Open::new(self) else {
+            context.telemetry.connection_closed(listener);
+            return;
+        };
         let trusted = &context.settings().trusted_proxies;
         let facts = ClientFacts::new(peer, "http", trusted);
         let client = Client {
@@ -342,42 +355,60 @@ impl State {
             facts,
             listener,
         };
-        let guard = Open::new(self);
-        let full = guard.others >= context.limits().connections_max;
         tokio::task::spawn_local(async move {
-            if full {
-                connection::turn_away(&context, client).await;
-            } else {
+            if open.admitted {
                 connection::serve(Rc::clone(&context), client).await;
+            } else {
+                connection::turn_away(&context, client).await;
             }
             context.telemetry.connection_closed(listener);
-            drop(guard);
+            drop(open);
         });
     }
 }
 
-/// Counts an open connection, here and in the whole gateway.
+/// Counts an open connection: here, and in the whole gateway if there is room for it.
 struct Open {
     shared: Arc<Shared>,
     open: Rc<Cell<usize>>,
+    turned_away: Rc<Cell<usize>>,
     ended: Rc<Notify>,
-    /// Connections that were open before.
-    others: usize,
+    /// Whether it may ask for anything.
+    admitted: bool,
 }
 
 impl Open {
-    fn new(state: &State) -> Self {
-        state.open.set(state.open.get() + 1);
+    /// `None`: there is not even room to be turned away.
+    fn new(state: &State) -> Option<Self> {
         let others = state.shared.connections.fetch_add(1, Ordering::Relaxed);
-        let (open, ended) = (Rc::clone(&state.open), Rc::clone(&state.ended));
-        Self { shared: Arc::clone(&state.shared), open, ended, others }
+        let admitted = others < state.context.limits().connections_max;
+        if !admitted {
+            // Whoever is turned away must not keep others out.
+            state.shared.connections.fetch_sub(1, Ordering::Relaxed);
+            if state.turned_away.get() >= TURNED_AWAY_MAX {
+                return None;
+            }
+            state.turned_away.set(state.turned_away.get() + 1);
+        }
+        state.open.set(state.open.get() + 1);
+        Some(Self {
+            shared: Arc::clone(&state.shared),
+            open: Rc::clone(&state.open),
+            turned_away: Rc::clone(&state.turned_away),
+            ended: Rc::clone(&state.ended),
+            admitted,
+        })
     }
 }
 
 impl Drop for Open {
     fn drop(&mut self) {
+        if self.admitted {
+            self.shared.connections.fetch_sub(1, Ordering::Relaxed);
+        } else {
+            self.turned_away.set(self.turned_away.get() - 1);
+        }
         self.open.set(self.open.get() - 1);
-        self.shared.connections.fetch_sub(1, Ordering::Relaxed);
         if self.open.get() == 0 {
             self.ended.notify_one();
         }
@@ -399,11 +430,16 @@ impl Acceptor {
     /// # Errors
     ///
     /// The thread cannot be started.
-    pub fn start(listener: usize, listening: Listening, workers: Vec<Mailbox>) -> io::Result<Self> {
+    pub fn start(
+        listener: usize,
+        listening: Listening,
+        workers: Vec<Mailbox>,
+        shared: Arc<Shared>,
+    ) -> io::Result<Self> {
         let (stop, stopped) = watch::channel(false);
         let thread =
             std::thread::Builder::new().name(format!("acceptor-{listener}")).spawn(move || {
-                if let Err(error) = deal(listener, listening, &workers, stopped) {
+                if let Err(error) = deal(listener, listening, &workers, &shared, stopped) {
                     log::error!(target: "worker", "cannot accept: {error}");
                 }
             })?;
@@ -429,6 +465,7 @@ fn deal(
     listener: usize,
     listening: Listening,
     workers: &[Mailbox],
+    shared: &Shared,
     stop: watch::Receiver<bool>,
 ) -> io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -436,23 +473,32 @@ fn deal(
         .enable_time()
         .build_local(tokio::runtime::LocalOptions::default())?;
     let mut next = 0;
-    let mut last_warning: Option<std::time::Instant> = None;
+    let failed = |error: &io::Error| {
+        let so_far = shared.accept_errors.fetch_add(1, Ordering::Relaxed) + 1;
+        if so_far.is_power_of_two() {
+            log::warn!(target: "worker", "accept: {error} ({so_far} so far)");
+        }
+    };
     let take = |stream: Stream, peer| {
         let (socket, tcp) = match stream {
-            Stream::Tcp(stream) => (stream.into_std().map(Into::into), true),
-            Stream::Unix(stream) => (stream.into_std().map(Into::into), false),
+            Stream::Tcp(stream) => (stream.into_std().map(OwnedFd::from), true),
+            Stream::Unix(stream) => (stream.into_std().map(OwnedFd::from), false),
         };
-        if let (Ok(socket), Some(worker)) = (socket, workers.get(next)) {
-            worker.send(Message::Accepted(Accepted { socket, tcp, peer, listener }));
+        let socket = match socket {
+            Ok(socket) => socket,
+            Err(error) => return failed(&error),
+        };
+        let mut message = Message::Accepted(Accepted { socket, tcp, peer, listener });
+        for _ in 0..workers.len() {
+            let worker = &workers[next];
+            next = (next + 1) % workers.len();
+            // One that has ended, by a panic, leaves it to the others.
+            match worker.send(message) {
+                Ok(()) => return,
+                Err(back) => message = back,
+            }
         }
-        next = (next + 1) % workers.len().max(1);
-    };
-    let failed = |error: &io::Error| {
-        let now = crate::proxy::Clock::new().now();
-        if last_warning.is_none_or(|last| now - last > Duration::from_secs(1)) {
-            last_warning = Some(now);
-            log::warn!(target: "worker", "accept: {error}");
-        }
+        failed(&io::Error::other("no worker is left"));
     };
     runtime.block_on(accept::accept(listening, stop, take, failed))
 }
