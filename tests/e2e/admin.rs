@@ -106,6 +106,26 @@ fn a_token_guards_everything_but_health() {
     }
 }
 
+/// DNS rebinding: a web page at a name that leads to loopback must not read what is there.
+#[test]
+fn without_a_token_a_host_that_anybody_can_name_gets_nothing() {
+    let (_upstream, gateway) = answering();
+    let ask = |target: &str, host: &str| {
+        let mut client = try_connect(gateway.admin_address()).unwrap();
+        client.exchange(format!("GET {target} HTTP/1.1\r\nHost: {host}\r\n\r\n")).status()
+    };
+
+    for host in ["evil.example", "evil.example:9901", "localhost.evil.example", "127.0.0.1.nip.io"]
+    {
+        assert_eq!(ask("/info", host), 421, "{host}");
+        assert_eq!(ask("/livez", host), 200, "{host}");
+    }
+    assert_eq!(ask("http://evil.example/info", "localhost"), 421);
+    for host in ["127.0.0.1", "127.0.0.1:9901", "[::1]:9901", "localhost", "LOCALHOST:9901"] {
+        assert_eq!(ask("/info", host), 200, "{host}");
+    }
+}
+
 /// Peers that ask and ask and never read must not keep health checks out.
 #[test]
 fn peers_that_do_not_read_keep_nobody_out() {

@@ -7,6 +7,7 @@
 //! Not here: what the answers say (`running`, `metrics`).
 
 use std::convert::Infallible;
+use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -17,8 +18,9 @@ use bytes::Bytes;
 use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::header::{
-    ACCEPT, ALLOW, AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, HeaderValue, WWW_AUTHENTICATE,
+    ACCEPT, ALLOW, AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, HOST, HeaderValue, WWW_AUTHENTICATE,
 };
+use hyper::http::uri::Authority;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
@@ -74,12 +76,14 @@ impl AdminServer {
     /// The thread cannot be started.
     pub fn start(socket: AdminSocket, running: Arc<Running>) -> anyhow::Result<Self> {
         let AdminSocket { address, listening, token } = socket;
+        // Browsers reach it, too, when it is on loopback; then it needs no token.
+        let checks_host = token.is_none() && matches!(address, Address::Tcp(_));
         let stop = Arc::new(Notify::new());
         let stopped = Arc::clone(&stop);
         let thread = std::thread::Builder::new()
             .name("admin".to_owned())
             .spawn(move || {
-                let admin = Admin { running, token };
+                let admin = Admin { running, token, checks_host };
                 if let Err(error) = serve(admin, listening, &stopped) {
                     log::error!(target: "admin", "{error:#}");
                 }
@@ -113,6 +117,8 @@ impl Drop for AdminServer {
 struct Admin {
     running: Arc<Running>,
     token: Option<Arc<str>>,
+    /// Asked for under a name that may be anybody's, it does not answer.
+    checks_host: bool,
 }
 
 type Answer = Response<Full<Bytes>>;
@@ -201,7 +207,12 @@ async fn answer(admin: &Admin, request: &Request<Incoming>) -> Answer {
         answer.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
         return answer;
     }
-    if !matches!(path, "/livez" | "/readyz") && !is_allowed(admin, request) {
+    let health = matches!(path, "/livez" | "/readyz");
+    if !health && admin.checks_host && !is_local_name(request) {
+        let detail = "without a token, ask for an IP address or `localhost`";
+        return problem(StatusCode::MISDIRECTED_REQUEST, detail);
+    }
+    if !health && !is_allowed(admin, request) {
         let mut answer = problem(StatusCode::UNAUTHORIZED, "send `Authorization: Bearer <token>`");
         answer.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         return answer;
@@ -232,6 +243,21 @@ async fn metrics(running: &Running, request: &Request<Incoming>) -> Answer {
         "text/plain; version=0.0.4; charset=utf-8"
     };
     respond(StatusCode::OK, content_type, text)
+}
+
+/// Whether the request is for a host that no stranger can name: a web page may be at a name that its
+/// owner lets point to this machine, and read answers for that name (DNS rebinding).
+fn is_local_name(request: &Request<Incoming>) -> bool {
+    let field = request.headers().get(HOST).map(HeaderValue::as_bytes);
+    let authority = match (request.uri().authority().cloned(), field.map(Authority::try_from)) {
+        (Some(authority), _) | (None, Some(Ok(authority))) => authority,
+        // HTTP/1.0; no browser asks like this.
+        (None, None) => return true,
+        (None, Some(Err(_))) => return false,
+    };
+    let host = authority.host();
+    let address = host.trim_start_matches('[').trim_end_matches(']');
+    host.eq_ignore_ascii_case("localhost") || address.parse::<IpAddr>().is_ok()
 }
 
 fn is_allowed(admin: &Admin, request: &Request<Incoming>) -> bool {
