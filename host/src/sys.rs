@@ -101,6 +101,44 @@ pub fn set_tcp_defer_accept(_socket: impl AsFd, _seconds: u16) -> io::Result<()>
     Err(io::ErrorKind::Unsupported.into())
 }
 
+/// Makes a listening TCP socket ignore clients that begin a handshake; those that have begun theirs
+/// are not affected. Connections accepted from now on inherit this, to no effect.
+///
+/// # Errors
+///
+/// The socket is not a TCP one, or the system has no such filters.
+#[cfg(target_os = "linux")]
+pub fn ignore_new_connections(socket: impl AsFd) -> io::Result<()> {
+    use socket2::{SockFilter, SockRef};
+
+    // A program for the kernel's packet filter, which sees the segment from its TCP header on: byte
+    // 13 holds the flags (RFC 9293 §3.1), and SYN without ACK begins a handshake.
+    const FLAGS: u32 = 13;
+    const SYN: u32 = 0x02;
+    const ACK: u32 = 0x10;
+    let load_byte = |at| SockFilter::new(0x30, 0, 0, at);
+    let and = |mask| SockFilter::new(0x54, 0, 0, mask);
+    let skip_one_unless = |value| SockFilter::new(0x15, 0, 1, value);
+    let keep_bytes = |count| SockFilter::new(0x06, 0, 0, count);
+    SockRef::from(&socket.as_fd()).attach_filter(&[
+        load_byte(FLAGS),
+        and(SYN | ACK),
+        skip_one_unless(SYN),
+        keep_bytes(0),
+        keep_bytes(u32::MAX),
+    ])
+}
+
+/// Makes a listening TCP socket ignore clients that begin a handshake.
+///
+/// # Errors
+///
+/// Always: this system has no such filters.
+#[cfg(not(target_os = "linux"))]
+pub fn ignore_new_connections(_socket: impl AsFd) -> io::Result<()> {
+    Err(io::ErrorKind::Unsupported.into())
+}
+
 /// Allows this process as many open descriptors as it may allow itself. Returns the limit now in
 /// force and the highest possible one; [`u64::MAX`] is no limit.
 ///
@@ -194,6 +232,22 @@ mod tests {
         });
 
         assert_eq!(pinned.join().unwrap(), BTreeSet::from([last]));
+    }
+
+    /// Who had connected before is not affected.
+    #[test]
+    fn new_connections_are_ignored() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let mut before = TcpStream::connect(address).unwrap();
+
+        ignore_new_connections(&listener).unwrap();
+
+        assert!(TcpStream::connect_timeout(&address, Duration::from_millis(50)).is_err());
+        before.write_all(b"hello").unwrap();
+        let mut received = [0; 5];
+        std::io::Read::read_exact(&mut listener.accept().unwrap().0, &mut received).unwrap();
+        assert_eq!(&received, b"hello");
     }
 
     #[test]

@@ -161,17 +161,50 @@ fn redacted_fields_are_never_written() {
     assert!(!line.contains("secret3"), "{line}");
 }
 
+/// `sample`: that share of the requests has a line, whoever asked and whatever came of it.
 #[test]
-fn a_sample_of_nothing_is_nothing() {
-    let upstream = Upstream::answering("hello");
-    let (gateway, path) = logging(&upstream, json!({ "format": "json", "sample": 0.0 }));
+fn a_sample_is_a_share_of_the_lines() {
+    for (sample, least, most) in [(0.0, 0, 0), (0.5, 350, 650), (1.0, 1000, 1000)] {
+        let options = json!({ "path": "access.log", "format": "json", "sample": sample });
+        let mut gateway = Gateway::start(json!({
+            "access_log": options,
+            "routes": [{ "path": "/", "respond": { "status": 200 } }],
+        }));
+        let path = gateway.dir.path().join("access.log");
+        let mut client = gateway.connect();
+        for _ in 0..10 {
+            client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n".repeat(100));
+            for _ in 0..100 {
+                client.response();
+            }
+        }
 
-    for _ in 0..50 {
-        gateway.get("/");
+        // At its end the gateway writes what it has.
+        gateway.signal(Signal::TERM);
+        assert_eq!(gateway.exit_code(), 0);
+
+        // Half of a thousand: 150 from the middle are more than nine standard deviations.
+        let count = std::fs::read_to_string(path).unwrap_or_default().lines().count();
+        assert!((least..=most).contains(&count), "{sample}: {count}");
     }
-    gateway.counts("zproxy_requests_total", &[], 50.0);
+}
 
-    assert_eq!(std::fs::read_to_string(path).unwrap_or_default(), "");
+/// A disk that is full costs lines, which are counted, and no request.
+#[cfg(target_os = "linux")]
+#[test]
+fn lines_that_cannot_be_written_are_counted() {
+    let upstream = Upstream::answering("hello");
+    let gateway = Gateway::to_with(
+        &upstream,
+        json!({ "access_log": { "path": "/dev/full", "format": "json" } }),
+    );
+
+    for _ in 0..10 {
+        assert_eq!(gateway.get("/").text(), "hello");
+    }
+
+    gateway.counts("zproxy_access_log_dropped_total", &[], 10.0);
+    gateway.logs("access-log cannot write");
 }
 
 #[test]

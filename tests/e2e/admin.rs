@@ -5,7 +5,7 @@
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::harness::{Gateway, Upstream};
+use crate::harness::{Gateway, Upstream, try_connect};
 
 fn answering() -> (Upstream, Gateway) {
     let upstream = Upstream::answering("hello");
@@ -98,8 +98,49 @@ fn a_token_guards_everything_but_health() {
         assert_eq!(answer.status(), 401, "{fields:?}: {answer:?}");
         assert!(answer.field("www-authenticate").unwrap().starts_with("Bearer"));
     }
-    let answer = gateway.admin_ask("GET", "/info", "Authorization: Bearer open-sesame\r\n");
-    assert_eq!(answer.status(), 200, "{answer:?}");
+    // RFC 9110 §11.1: the name of the scheme is case-insensitive.
+    for scheme in ["Bearer", "bearer"] {
+        let fields = format!("Authorization: {scheme} open-sesame\r\n");
+        let answer = gateway.admin_ask("GET", "/info", &fields);
+        assert_eq!(answer.status(), 200, "{answer:?}");
+    }
+}
+
+/// DNS rebinding: a web page at a name that leads to loopback must not read what is there.
+#[test]
+fn without_a_token_a_host_that_anybody_can_name_gets_nothing() {
+    let (_upstream, gateway) = answering();
+    let ask = |target: &str, host: &str| {
+        let mut client = try_connect(gateway.admin_address()).unwrap();
+        client.exchange(format!("GET {target} HTTP/1.1\r\nHost: {host}\r\n\r\n")).status()
+    };
+
+    for host in ["evil.example", "evil.example:9901", "localhost.evil.example", "127.0.0.1.nip.io"]
+    {
+        assert_eq!(ask("/info", host), 421, "{host}");
+        assert_eq!(ask("/livez", host), 200, "{host}");
+    }
+    assert_eq!(ask("http://evil.example/info", "localhost"), 421);
+    for host in ["127.0.0.1", "127.0.0.1:9901", "[::1]:9901", "localhost", "LOCALHOST:9901"] {
+        assert_eq!(ask("/info", host), 200, "{host}");
+    }
+}
+
+/// Peers that ask and ask and never read must not keep health checks out.
+#[test]
+fn peers_that_do_not_read_keep_nobody_out() {
+    let (_upstream, gateway) = answering();
+    let requests = "GET /metrics HTTP/1.1\r\nHost: admin\r\n\r\n".repeat(500);
+    let _greedy: Vec<_> = (0..300)
+        .map(|_| {
+            let mut peer = try_connect(gateway.admin_address()).unwrap();
+            peer.receive_little();
+            peer.send_some(requests.as_bytes());
+            peer
+        })
+        .collect();
+
+    assert_eq!(gateway.admin("/livez").status(), 200);
 }
 
 #[test]
@@ -166,8 +207,7 @@ fn requests_are_counted_by_listener_route_method_and_status() {
     let metrics = gateway.metrics();
     assert!(metrics.sum("zproxy_request_duration_seconds_sum", &[("route", "front")]) > 0.0);
     assert!(
-        metrics.has("zproxy_requests_total", &[("listener", gateway.address())])
-            || metrics.text.contains("listener=\""),
+        metrics.has("zproxy_requests_total", &[("listener", gateway.address())]),
         "{}",
         metrics.text
     );
@@ -201,9 +241,31 @@ fn the_metrics_of_the_contract_are_there() {
     }
     let answer = gateway.admin("/metrics");
     assert!(answer.field("content-type").unwrap().starts_with("text/plain"), "{answer:?}");
+    assert!(answer.text().contains("le=\"1\""), "{answer:?}");
 
     drop(client);
     gateway.counts("zproxy_connections", &[], 0.0);
+}
+
+/// OpenMetrics 1.0: counters' families have no `_total`, bounds are floats, and the end is marked.
+#[test]
+fn metrics_come_as_openmetrics_when_asked_for() {
+    let (_upstream, gateway) = answering();
+    gateway.get("/");
+    gateway.counts("zproxy_requests_total", &[], 1.0);
+
+    let accept = "Accept: application/openmetrics-text;version=1.0.0,text/plain;q=0.5\r\n";
+    let answer = gateway.admin_ask("GET", "/metrics", accept);
+
+    let media = answer.field("content-type").unwrap();
+    assert!(media.starts_with("application/openmetrics-text; version=1.0.0"), "{media}");
+    let text = answer.text();
+    assert!(text.contains("# TYPE zproxy_requests counter\n"), "{text}");
+    assert!(text.contains("\nzproxy_requests_total{"), "{text}");
+    assert!(text.contains("le=\"1.0\"") && !text.contains("le=\"1\""), "{text}");
+    assert!(text.contains("le=\"+Inf\"") && text.contains("le=\"0.25\""), "{text}");
+    assert!(text.ends_with("\n# EOF\n"), "{text}");
+    assert_eq!(text.matches("# EOF").count(), 1);
 }
 
 /// Label sets are bounded: what clients make up must not become series.

@@ -296,6 +296,33 @@ fn clients_beyond_the_limit_of_connections_are_turned_away() {
     assert_eq!(second.exchange(get).text(), "hello");
 }
 
+/// Clients that are turned away and do not go must keep nobody out, and be bounded themselves.
+#[test]
+fn clients_that_are_turned_away_keep_nobody_out() {
+    let upstream = Upstream::answering("hello");
+    let gateway = Gateway::to_with(
+        &upstream,
+        json!({ "limits": { "connections_max": 1 }, "workers": { "count": 1, "pin": false } }),
+    );
+    let mut first = gateway.connect();
+    assert_eq!(first.exchange("GET / HTTP/1.1\r\nHost: a\r\n\r\n").text(), "hello");
+    let mut held = Vec::new();
+    let mut ask = || {
+        let mut client = gateway.connect();
+        // One that is closed without a word may be gone already.
+        let _ = client.try_send("GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
+        let status = client.try_response().map(|answer| answer.status());
+        held.push(client);
+        status
+    };
+
+    assert_eq!(ask(), Ok(503));
+    eventually("no room even to be turned away", || ask().is_err().then_some(()));
+    drop(first);
+
+    eventually("room", || (ask() == Ok(200)).then_some(()));
+}
+
 /// A client that asks and asks and never reads: neither requests nor answers may pile up.
 #[test]
 fn a_client_that_pipelines_without_reading_holds_little() {

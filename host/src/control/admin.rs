@@ -1,12 +1,13 @@
 //! The admin server: health, metrics and what is running, for operators and their machines.
 //!
 //! On a listener and a thread of its own, so that it answers while the workers are busy. Not a hot
-//! path: hyper serves it. A peer can neither hang nor grow it: heads have a time limit, connections
-//! are capped, bodies are not read.
+//! path: hyper serves it. A peer can neither hang nor grow it: connections are capped, each is for one
+//! request and has a time limit as a whole, bodies are not read.
 //!
 //! Not here: what the answers say (`running`, `metrics`).
 
 use std::convert::Infallible;
+use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -17,12 +18,13 @@ use bytes::Bytes;
 use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::header::{
-    ACCEPT, ALLOW, AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, HeaderValue, WWW_AUTHENTICATE,
+    ACCEPT, ALLOW, AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, HOST, HeaderValue, WWW_AUTHENTICATE,
 };
+use hyper::http::uri::Authority;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::TokioIo;
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::{Notify, Semaphore};
 
@@ -33,8 +35,9 @@ use crate::worker::listen::{self, Listening};
 /// Open admin connections. Monitoring needs a handful.
 const CONNECTIONS_MAX: usize = 256;
 
-/// A connection is closed when no request head arrives for so long.
-const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long a connection may take from its first byte to the last: a peer that sends or reads slowly
+/// holds its place no longer. Prometheus waits for as long by default.
+const CONNECTION_TIME_MAX: Duration = Duration::from_secs(10);
 
 const PATHS: [&str; 7] =
     ["/livez", "/readyz", "/metrics", "/info", "/routes", "/plugins", "/workers"];
@@ -73,12 +76,14 @@ impl AdminServer {
     /// The thread cannot be started.
     pub fn start(socket: AdminSocket, running: Arc<Running>) -> anyhow::Result<Self> {
         let AdminSocket { address, listening, token } = socket;
+        // Browsers reach it, too, when it is on loopback; then it needs no token.
+        let checks_host = token.is_none() && matches!(address, Address::Tcp(_));
         let stop = Arc::new(Notify::new());
         let stopped = Arc::clone(&stop);
         let thread = std::thread::Builder::new()
             .name("admin".to_owned())
             .spawn(move || {
-                let admin = Admin { running, token };
+                let admin = Admin { running, token, checks_host };
                 if let Err(error) = serve(admin, listening, &stopped) {
                     log::error!(target: "admin", "{error:#}");
                 }
@@ -112,6 +117,8 @@ impl Drop for AdminServer {
 struct Admin {
     running: Arc<Running>,
     token: Option<Arc<str>>,
+    /// Asked for under a name that may be anybody's, it does not answer.
+    checks_host: bool,
 }
 
 type Answer = Response<Full<Bytes>>;
@@ -180,13 +187,13 @@ async fn connection(
         async move { Ok::<_, Infallible>(answer(&admin, &request).await) }
     });
     let served = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(HEAD_TIMEOUT)
+        .keep_alive(false)
         .max_buf_size(64 * 1024)
-        .serve_connection(TokioIo::new(stream), service)
-        .await;
-    if let Err(error) = served {
-        log::debug!(target: "admin", "{error}");
+        .serve_connection(TokioIo::new(stream), service);
+    match tokio::time::timeout(CONNECTION_TIME_MAX, served).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => log::debug!(target: "admin", "{error}"),
+        Err(late) => log::debug!(target: "admin", "{late}"),
     }
 }
 
@@ -200,7 +207,12 @@ async fn answer(admin: &Admin, request: &Request<Incoming>) -> Answer {
         answer.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
         return answer;
     }
-    if !matches!(path, "/livez" | "/readyz") && !is_allowed(admin, request) {
+    let health = matches!(path, "/livez" | "/readyz");
+    if !health && admin.checks_host && !is_local_name(request) {
+        let detail = "without a token, ask for an IP address or `localhost`";
+        return problem(StatusCode::MISDIRECTED_REQUEST, detail);
+    }
+    if !health && !is_allowed(admin, request) {
         let mut answer = problem(StatusCode::UNAUTHORIZED, "send `Authorization: Bearer <token>`");
         answer.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         return answer;
@@ -233,10 +245,29 @@ async fn metrics(running: &Running, request: &Request<Incoming>) -> Answer {
     respond(StatusCode::OK, content_type, text)
 }
 
+/// Whether the request is for a host that no stranger can name: a web page may be at a name that its
+/// owner lets point to this machine, and read answers for that name (DNS rebinding).
+fn is_local_name(request: &Request<Incoming>) -> bool {
+    let field = request.headers().get(HOST).map(HeaderValue::as_bytes);
+    let authority = match (request.uri().authority().cloned(), field.map(Authority::try_from)) {
+        (Some(authority), _) | (None, Some(Ok(authority))) => authority,
+        // HTTP/1.0; no browser asks like this.
+        (None, None) => return true,
+        (None, Some(Err(_))) => return false,
+    };
+    let host = authority.host();
+    let address = host.trim_start_matches('[').trim_end_matches(']');
+    host.eq_ignore_ascii_case("localhost") || address.parse::<IpAddr>().is_ok()
+}
+
 fn is_allowed(admin: &Admin, request: &Request<Incoming>) -> bool {
     let Some(token) = &admin.token else { return true };
     let given = request.headers().get(AUTHORIZATION).map(HeaderValue::as_bytes);
-    let given = given.and_then(|value| value.strip_prefix(b"Bearer ")).unwrap_or_default();
+    // RFC 9110 §11.1: the name of a scheme is case-insensitive.
+    let given = given
+        .and_then(|value| value.split_at_checked(7))
+        .filter(|(scheme, _)| scheme.eq_ignore_ascii_case(b"Bearer "))
+        .map_or(b"".as_slice(), |(_, token)| token);
     // The time must not tell how much of the token was right; its length is no secret.
     let differing = given
         .iter()

@@ -22,6 +22,8 @@ pub struct Globals {
     pub access_log_dropped: u64,
     /// Log lines that were dropped.
     pub log_dropped: u64,
+    /// Accepts that failed before there was a worker.
+    pub accept_errors: u64,
 }
 
 struct Text {
@@ -72,7 +74,13 @@ impl Text {
     ) {
         let mut total = 0;
         let bucket = format!("{name}_bucket");
-        let ends = bounds.map(|bound| bound.to_string()).chain(["+Inf".to_owned()]);
+        // OpenMetrics wants floats; in the older format the series keep the names they have.
+        let floats = self.openmetrics;
+        let ends = bounds.map(|bound| match bound.fract() == 0.0 && floats {
+            true => format!("{bound:.1}"),
+            false => bound.to_string(),
+        });
+        let ends = ends.chain(["+Inf".to_owned()]);
         for (end, count) in ends.zip(counts) {
             total += count;
             let mut all = labels.to_vec();
@@ -95,7 +103,7 @@ pub fn render(
 ) -> String {
     let mut text = Text { out: String::with_capacity(16 * 1024), openmetrics };
     requests(&mut text, settings, listeners, reports);
-    connections(&mut text, listeners, reports);
+    connections(&mut text, listeners, reports, globals);
     upstreams(&mut text, settings, reports);
     plugins(&mut text, reports);
     text.family("zproxy_worker_utilisation", "gauge", "Busy share of each worker's last second.");
@@ -181,7 +189,7 @@ fn requests(text: &mut Text, settings: &Settings, listeners: &[String], reports:
     text.sample("zproxy_bytes_total", &[("direction", "out")], bytes_out);
 }
 
-fn connections(text: &mut Text, listeners: &[String], reports: &[Report]) {
+fn connections(text: &mut Text, listeners: &[String], reports: &[Report], globals: Globals) {
     let sum = |index: usize, pick: fn(&crate::telemetry::ListenerCounts) -> u64| -> u64 {
         reports.iter().filter_map(|report| report.counts.listeners.get(index)).map(pick).sum()
     };
@@ -198,7 +206,7 @@ fn connections(text: &mut Text, listeners: &[String], reports: &[Report]) {
     }
     let errors: u64 = reports.iter().map(|report| report.counts.accept_errors).sum();
     text.family("zproxy_accept_errors_total", "counter", "Accepts that failed.");
-    text.sample("zproxy_accept_errors_total", &[], errors);
+    text.sample("zproxy_accept_errors_total", &[], errors + globals.accept_errors);
 }
 
 fn upstreams(text: &mut Text, settings: &Settings, reports: &[Report]) {

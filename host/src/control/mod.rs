@@ -14,8 +14,9 @@ pub mod metrics;
 pub mod snapshot;
 mod running;
 
+use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::{AtomicU64, AtomicUsize};
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
@@ -86,6 +87,7 @@ pub struct Gateway {
     acceptors: Vec<Acceptor>,
     admin: Option<admin::AdminServer>,
     addresses: Vec<Address>,
+    socket_files: Vec<PathBuf>,
     drain_timeout: Duration,
 }
 
@@ -174,9 +176,8 @@ impl Gateway {
     /// Lets the requests that are here end and takes no more. Does not wait.
     pub fn begin_drain(&mut self) {
         self.running.begin_drain();
-        for acceptor in &mut self.acceptors {
-            acceptor.stop();
-        }
+        self.remove_sockets();
+        self.stop_acceptors();
         // Only now, when the last accepted connection is in a mailbox.
         self.running.drain_workers();
     }
@@ -207,6 +208,23 @@ impl Gateway {
         self.drain_timeout
     }
 
+    /// Removes the files of Unix sockets, once: from then on the paths may be another gateway's.
+    fn remove_sockets(&mut self) {
+        for path in self.socket_files.drain(..) {
+            // Somebody may have cleaned up already.
+            let _ = std::fs::remove_file(path);
+        }
+    }
+
+    fn stop_acceptors(&mut self) {
+        for acceptor in &self.acceptors {
+            acceptor.stop();
+        }
+        for acceptor in &mut self.acceptors {
+            acceptor.join();
+        }
+    }
+
     /// Opens log files anew, after they have been moved away.
     pub fn reopen_logs(&self) {
         self.running.reopen_logs();
@@ -216,18 +234,11 @@ impl Gateway {
 impl Drop for Gateway {
     fn drop(&mut self) {
         self.running.begin_drain();
-        for acceptor in &mut self.acceptors {
-            acceptor.stop();
-        }
+        self.stop_acceptors();
         self.running.stop_workers();
         // Then the admin server, which asks the workers.
         self.admin = None;
-        for address in &self.addresses {
-            if let Address::Unix(path) = address {
-                // Somebody may have cleaned up already.
-                let _ = std::fs::remove_file(path);
-            }
-        }
+        self.remove_sockets();
     }
 }
 
@@ -279,6 +290,7 @@ fn start(settings: Settings, natives: &Natives, tolerant: bool) -> Result<Gatewa
     let mut sockets = deal_out(bound, places.len(), dedicated);
     let shared = Arc::new(Shared {
         connections: AtomicUsize::new(0),
+        accept_errors: AtomicU64::new(0),
         make_context: {
             let access_log = access_log.clone();
             Box::new(move |worker, snapshot| {
@@ -292,23 +304,35 @@ fn start(settings: Settings, natives: &Natives, tolerant: bool) -> Result<Gatewa
         let worker = Worker::start(place, Arc::clone(&snapshot), own, Arc::clone(&shared));
         workers.push(worker.map_err(StartError::Other)?);
     }
-    let mailboxes: Vec<_> = workers.iter().map(Worker::address).collect();
+    let mailboxes: Vec<_> = workers.iter().map(Worker::mailbox).collect();
     let mut acceptors = Vec::new();
     if dedicated {
         for (listener, listening) in sockets.into_iter().flatten() {
-            let acceptor = Acceptor::start(listener, listening, mailboxes.clone());
+            let acceptor =
+                Acceptor::start(listener, listening, mailboxes.clone(), Arc::clone(&shared));
             acceptors.push(acceptor.map_err(|error| StartError::Other(error.into()))?);
         }
     }
     let drain_timeout = settings.drain_timeout;
-    let running =
-        Arc::new(Running::new(Arc::clone(&snapshot), machine, &addresses, workers, access_log));
+    let running = Arc::new(Running::new(
+        Arc::clone(&snapshot),
+        machine,
+        &addresses,
+        workers,
+        shared,
+        access_log,
+    ));
     let admin = admin_socket
         .map(|socket| admin::AdminServer::start(socket, Arc::clone(&running)))
         .transpose()
         .map_err(StartError::Other)?;
     running.set_ready();
-    Ok(Gateway { running, acceptors, admin, addresses, drain_timeout })
+    let socket_files = addresses.iter().filter_map(|address| match address {
+        Address::Unix(path) => Some(path.clone()),
+        Address::Tcp(_) => None,
+    });
+    let socket_files = socket_files.collect();
+    Ok(Gateway { running, acceptors, admin, addresses, socket_files, drain_timeout })
 }
 
 /// How this binary was built.

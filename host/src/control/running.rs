@@ -20,7 +20,7 @@ use crate::telemetry::{self, AccessLog, WorkerTelemetry};
 use crate::upstream::Upstream;
 use crate::upstream::balance::Balancer;
 use crate::worker::topology::Machine;
-use crate::worker::{Message, Worker};
+use crate::worker::{Message, Shared, Worker};
 
 /// A read takes at most a buffer, so a head must end within one.
 const HEAD_BYTES_MAX: usize = 192 * 1024;
@@ -35,6 +35,7 @@ pub struct Running {
     machine: Machine,
     listeners: Vec<String>,
     workers: Mutex<Vec<Worker>>,
+    shared: Arc<Shared>,
     access_log: Option<Arc<AccessLog>>,
     ready: AtomicBool,
     draining: AtomicBool,
@@ -48,6 +49,7 @@ impl Running {
         machine: Machine,
         listeners: &[Address],
         workers: Vec<Worker>,
+        shared: Arc<Shared>,
         access_log: Option<Arc<AccessLog>>,
     ) -> Self {
         Self {
@@ -55,6 +57,7 @@ impl Running {
             machine,
             listeners: listeners.iter().map(Address::to_string).collect(),
             workers: Mutex::new(workers),
+            shared,
             access_log,
             ready: AtomicBool::new(false),
             draining: AtomicBool::new(false),
@@ -147,6 +150,7 @@ impl Running {
         let globals = Globals {
             access_log_dropped: self.access_log.as_ref().map_or(0, |log| log.dropped()),
             log_dropped: telemetry::log::dropped(),
+            accept_errors: self.shared.accept_errors.load(Ordering::Relaxed),
         };
         let settings = &self.snapshot.settings;
         metrics::render(settings, &self.listeners, reports, globals, openmetrics)

@@ -2,10 +2,12 @@
 //!
 //! A worker's deadlines are one array of ticks. Arming one is a store; once a tick the worker walks
 //! the array and wakes the tasks whose time has come. No timer is armed, moved or cancelled per
-//! request. The walk costs about 50 µs for 100,000 connections, at most ten times a second, which is
-//! why it is not a wheel: that would cost on every arming, which happens several times a request.
+//! request. Each walk reads 8 bytes per connection, twenty times a second, which is why it is not a
+//! wheel: that would cost on every arming, which happens several times a request.
 //!
-//! A deadline fires up to two ticks late and never early.
+//! A deadline fires up to two ticks late, and never early in ticks. A worker that is late for a tick
+//! is not late for the next; ticks that it misses as a whole do not count: nobody's time is up because
+//! the worker did not look.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;

@@ -5,8 +5,8 @@
 //!
 //! Fields, in JSON: `ts request_id trace_id client method host path protocol status flags bytes_in
 //! bytes_out duration_us phases{upstream_us} route upstream server attempts`. What does not apply is
-//! left out. Bytes that are not UTF-8 appear as U+FFFD; control characters are escaped, so that
-//! nothing a client sends can look like another line.
+//! left out. Bytes that are not UTF-8 appear as U+FFFD, and so do control characters that JSON does not
+//! escape; nothing a client sends can look like another line or reach a terminal.
 
 use std::cell::RefCell;
 use std::fs::OpenOptions;
@@ -22,6 +22,9 @@ use crate::http::RequestHead;
 
 /// A worker hands its lines over when they are this many bytes.
 const BATCH_BYTES: usize = 16 * 1024;
+
+/// Stands for the value of a header field that must not be written.
+const REDACTED: &str = "[redacted]";
 
 /// What the log says of a request.
 #[derive(Debug)]
@@ -53,6 +56,7 @@ pub struct AccessLog {
     sink: Sink,
     format: Format,
     sample: f64,
+    redact: Vec<String>,
 }
 
 #[derive(Clone, Debug)]
@@ -91,10 +95,10 @@ impl AccessLog {
         let open = move || match &path {
             AccessLogPath::File(path) => {
                 let file = OpenOptions::new().create(true).append(true).open(path)?;
-                Ok(Box::new(io::BufWriter::new(file)) as Box<dyn Write + Send>)
+                Ok(Box::new(file) as Box<dyn Write + Send>)
             }
             AccessLogPath::Off | AccessLogPath::Stdout => {
-                Ok(Box::new(io::BufWriter::new(io::stdout())) as Box<dyn Write + Send>)
+                Ok(Box::new(io::stdout()) as Box<dyn Write + Send>)
             }
         };
         let sink = Sink::start("access-log", Box::new(open))?;
@@ -103,7 +107,8 @@ impl AccessLog {
             AccessLogFormat::Combined => Format::Combined,
             AccessLogFormat::Template(text) => Format::Template(parts(text, &settings.redact)),
         };
-        Ok(Some(Arc::new(Self { sink, format, sample: settings.sample })))
+        let (sample, redact) = (settings.sample, settings.redact.clone());
+        Ok(Some(Arc::new(Self { sink, format, sample, redact })))
     }
 
     /// An end of the log for a worker.
@@ -141,8 +146,8 @@ impl AccessLogger {
         let mut lines = self.lines.borrow_mut();
         let (bytes, count) = &mut *lines;
         match &self.log.format {
-            Format::Json => json(bytes, record),
-            Format::Combined => combined(bytes, record),
+            Format::Json => json(bytes, record, &self.log.redact),
+            Format::Combined => combined(bytes, record, &self.log.redact),
             Format::Template(parts) => template(bytes, record, parts),
         }
         *count += 1;
@@ -185,11 +190,13 @@ fn number(out: &mut Vec<u8>, name: &str, value: u64) {
     let _ = write!(out, "\"{name}\":{value}");
 }
 
-fn json(out: &mut Vec<u8>, record: &AccessRecord<'_>) {
+fn json(out: &mut Vec<u8>, record: &AccessRecord<'_>, redact: &[String]) {
     out.push(b'{');
     for name in ["ts", "request_id", "trace_id", "client", "method", "host", "path", "protocol"] {
-        if let Some(value) = text_field(record, name) {
-            member(out, name, &value);
+        match text_field(record, name) {
+            Some(_) if is_redacted(header_of(name), redact) => member(out, name, REDACTED),
+            Some(value) => member(out, name, &value),
+            None => {}
         }
     }
     number(out, "status", u64::from(record.finished.status));
@@ -213,25 +220,50 @@ fn json(out: &mut Vec<u8>, record: &AccessRecord<'_>) {
     out.extend_from_slice(b"}\n");
 }
 
-/// `%h - - [%t] "%r" %>s %b "%{Referer}i" "%{User-Agent}i"`, as nginx and Apache write it.
-fn combined(out: &mut Vec<u8>, record: &AccessRecord<'_>) {
+/// `%h - - [%t] "%r" %>s %O "%{Referer}i" "%{User-Agent}i"`, as Apache writes it, and nginx.
+fn combined(out: &mut Vec<u8>, record: &AccessRecord<'_>, redact: &[String]) {
     let client = text_field(record, "client").unwrap_or_else(|| "-".to_owned());
     let _ = write!(out, "{client} - - [{}] \"", date::clf_time(record.wall_ms));
     let head = record.request;
-    let line = format!("{} {} {}", head.method_name(), head.target(), head.version.as_str());
-    escape(out, line.as_bytes());
-    let _ = write!(out, "\" {} {} \"", record.finished.status, record.finished.bytes_out);
-    escape(out, head.fields.get("referer").unwrap_or(b"-"));
-    out.extend_from_slice(b"\" \"");
-    escape(out, head.fields.get("user-agent").unwrap_or(b"-"));
-    out.extend_from_slice(b"\"\n");
+    if head.target().is_empty() {
+        // It could not be read.
+        out.push(b'-');
+    } else {
+        let line = format!("{} {} {}", head.method_name(), head.target(), head.version.as_str());
+        escape(out, line.as_bytes());
+    }
+    let _ = write!(out, "\" {} {}", record.finished.status, record.finished.bytes_out);
+    for name in ["referer", "user-agent"] {
+        out.extend_from_slice(b" \"");
+        match head.fields.get(name) {
+            Some(_) if is_redacted(Some(name), redact) => {
+                out.extend_from_slice(REDACTED.as_bytes())
+            }
+            value => escape(out, value.unwrap_or(b"-")),
+        }
+        out.push(b'"');
+    }
+    out.push(b'\n');
+}
+
+/// The header field that a field of the line shows, if it does.
+fn header_of(name: &str) -> Option<&str> {
+    match name {
+        "request_id" => Some("x-request-id"),
+        "host" => Some("host"),
+        name => name.strip_prefix("request_header."),
+    }
+}
+
+fn is_redacted(header: Option<&str>, redact: &[String]) -> bool {
+    header.is_some_and(|header| redact.iter().any(|name| name.eq_ignore_ascii_case(header)))
 }
 
 fn template(out: &mut Vec<u8>, record: &AccessRecord<'_>, parts: &[Part]) {
     for part in parts {
         match part {
             Part::Text(text) => out.extend_from_slice(text.as_bytes()),
-            Part::Redacted => out.extend_from_slice(b"[redacted]"),
+            Part::Redacted => out.extend_from_slice(REDACTED.as_bytes()),
             Part::RequestHeader(name) => {
                 escape(out, record.request.fields.get(name).unwrap_or(b"-"));
             }
@@ -262,7 +294,10 @@ fn number_field(record: &AccessRecord<'_>, name: &str) -> Option<u64> {
 
 fn text_field(record: &AccessRecord<'_>, name: &str) -> Option<String> {
     let head = record.request;
-    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    // JSON escapes control characters up to U+001F only.
+    let text = |bytes: &[u8]| {
+        String::from_utf8_lossy(bytes).replace(|c: char| c > ' ' && c.is_control(), "\u{fffd}")
+    };
     match name {
         "ts" => Some(date::timestamp(record.wall_ms)),
         "request_id" => head.fields.get("x-request-id").map(text),
@@ -290,7 +325,7 @@ fn parts(template: &str, redact: &[String]) -> Vec<Part> {
         parts.push(Part::Text(rest[..open].to_owned()));
         let name = &rest[open + 1..open + length];
         parts.push(match name.strip_prefix("request_header.") {
-            Some(header) if redact.iter().any(|r| r.eq_ignore_ascii_case(header)) => Part::Redacted,
+            _ if is_redacted(header_of(name), redact) => Part::Redacted,
             Some(header) => Part::RequestHeader(header.to_owned()),
             None => Part::Field(name.to_owned()),
         });
@@ -332,9 +367,14 @@ mod tests {
     }
 
     fn line(format: impl Fn(&mut Vec<u8>, &AccessRecord<'_>)) -> Vec<u8> {
-        let head = request(
-            b"GET /a?b=\"c HTTP/1.1\r\nHost: h\r\nUser-Agent: x\"\ty\xff\r\nX-Key: s\r\n\r\n",
-        );
+        line_of(EXAMPLE, format)
+    }
+
+    const EXAMPLE: &[u8] =
+        b"GET /a?b=\"c HTTP/1.1\r\nHost: h\r\nUser-Agent: x\"\ty\xff\r\nX-Key: s\r\n\r\n";
+
+    fn line_of(head: &[u8], format: impl Fn(&mut Vec<u8>, &AccessRecord<'_>)) -> Vec<u8> {
+        let head = if head.is_empty() { RequestHead::default() } else { request(head) };
         let finished = Finished {
             listener: 0,
             route: Some(0),
@@ -367,7 +407,7 @@ mod tests {
 
     #[test]
     fn a_json_line_is_one_object_with_the_fields_that_apply() {
-        let out = line(json);
+        let out = line(|out, record| json(out, record, &[]));
 
         let value: serde_json::Value = serde_json::from_slice(&out).unwrap();
         assert_eq!(
@@ -384,13 +424,50 @@ mod tests {
 
     #[test]
     fn a_combined_line_cannot_be_broken_by_what_a_client_sends() {
-        let text = String::from_utf8(line(combined)).unwrap();
+        let text = String::from_utf8(line(|out, record| combined(out, record, &[]))).unwrap();
 
         assert_eq!(
             text,
             "192.0.2.1 - - [21/Nov/2026:07:00:00 +0000] \"GET /a?b=\\\"c HTTP/1.1\" 502 2 \
              \"-\" \"x\\\"\\x09y\\xff\"\n"
         );
+    }
+
+    #[test]
+    fn a_request_that_could_not_be_read_has_no_request_line() {
+        let out = line_of(b"", |out, record| combined(out, record, &[]));
+
+        let text = String::from_utf8(out).unwrap();
+        assert!(text.ends_with("] \"-\" 502 2 \"-\" \"-\"\n"), "{text}");
+    }
+
+    /// In every format, also where the value stands under another name.
+    #[test]
+    fn what_must_not_be_written_is_not() {
+        let head = b"GET / HTTP/1.1\r\nHost: secret\r\nReferer: secret\r\n\
+            User-Agent: secret\r\nX-Request-Id: secret\r\n\r\n";
+        let redact = ["host", "referer", "user-agent", "x-request-id"].map(str::to_owned);
+        let parts = parts("{host} {request_id} {request_header.referer}", &redact);
+
+        for out in [
+            line_of(head, |out, record| json(out, record, &redact)),
+            line_of(head, |out, record| combined(out, record, &redact)),
+            line_of(head, |out, record| template(out, record, &parts)),
+        ] {
+            let text = String::from_utf8(out).unwrap();
+            assert!(!text.contains("secret") && text.contains("[redacted]"), "{text}");
+        }
+    }
+
+    /// A terminal takes U+009B for the beginning of a command.
+    #[test]
+    fn a_json_line_holds_no_control_characters() {
+        let head = "GET / HTTP/1.1\r\nHost: h\r\nX-Request-Id: a\u{9b}31mb\r\n\r\n";
+
+        let out = line_of(head.as_bytes(), |out, record| json(out, record, &[]));
+
+        let text = String::from_utf8(out).unwrap();
+        assert!(text.contains("\"request_id\":\"a\u{fffd}31mb\""), "{text}");
     }
 
     #[test]

@@ -22,7 +22,8 @@ pub use histogram::Histogram;
 use crate::http::Method;
 
 /// Different (listener, method, status) of one route, or statuses of one server, that are counted
-/// apart. A hostile server may invent statuses; beyond this they are counted as `x00`.
+/// apart. A hostile server may invent statuses; beyond this, new ones are counted as the first of
+/// their class.
 const COMBINATIONS_MAX: usize = 256;
 
 /// A request that is done.
@@ -233,7 +234,7 @@ fn count_request(list: &mut Vec<(usize, Method, u16, u64)>, done: &Finished) {
     } else if list.len() < COMBINATIONS_MAX {
         list.push((done.listener, done.method, done.status, 1));
     } else {
-        let class = done.status / 100 * 100;
+        let class = class(done.status);
         match list.iter_mut().find(|entry| same(entry, class)) {
             Some(entry) => entry.3 += 1,
             None => list.push((done.listener, done.method, class, 1)),
@@ -242,11 +243,22 @@ fn count_request(list: &mut Vec<(usize, Method, u16, u64)>, done: &Finished) {
 }
 
 fn count_answer(list: &mut Vec<(u16, u64)>, status: u16) {
-    let status = if list.len() < COMBINATIONS_MAX { status } else { status / 100 * 100 };
-    match list.iter_mut().find(|(known, _)| *known == status) {
-        Some((_, count)) => *count += 1,
-        None => list.push((status, 1)),
+    if let Some((_, count)) = list.iter_mut().find(|(known, _)| *known == status) {
+        *count += 1;
+    } else if list.len() < COMBINATIONS_MAX {
+        list.push((status, 1));
+    } else {
+        let class = class(status);
+        match list.iter_mut().find(|(known, _)| *known == class) {
+            Some((_, count)) => *count += 1,
+            None => list.push((class, 1)),
+        }
     }
+}
+
+/// The first status of its class.
+fn class(status: u16) -> u16 {
+    status / 100 * 100
 }
 
 #[cfg(test)]
@@ -298,6 +310,10 @@ mod tests {
         assert!(counts.servers[0][0].requests.len() <= COMBINATIONS_MAX + 5);
         let all: u64 = counts.routes[0].requests.iter().map(|entry| entry.3).sum();
         assert_eq!(all, 500);
+        // What was counted before still is.
+        telemetry.record(&done(104));
+        assert!(telemetry.counts().servers[0][0].requests.contains(&(104, 2)));
+        assert!(telemetry.counts().routes[0].requests.contains(&(0, Method::Get, 104, 2)));
     }
 
     #[test]

@@ -8,19 +8,24 @@
 
 use std::io;
 use std::net::IpAddr;
-use std::rc::Rc;
+use std::pin::pin;
 use std::time::Duration;
 
-use tokio::net::{TcpListener, UnixListener};
-use tokio::sync::Notify;
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+use tokio::sync::watch;
 
 use super::listen::Listening;
 use crate::io::Stream;
+use crate::sys;
 
 /// The first pause after running out of something, and the longest.
 const BACK_OFF: (Duration, Duration) = (Duration::from_millis(5), Duration::from_millis(500));
 
-/// Connections taken out of the queue when a worker stops accepting. More than any backlog holds.
+/// How long handshakes that have begun may take to end, and first bytes to follow them, when no more
+/// may begin: a round trip across an ocean. New clients ask again after a second anyway.
+const LAST_HANDSHAKES: Duration = Duration::from_millis(200);
+
+/// Connections taken out of the queue at the very end. More than any backlog holds.
 const LAST_CONNECTIONS_MAX: usize = 65_536;
 
 /// What to do after an accept has failed.
@@ -70,58 +75,113 @@ impl Socket {
             Self::Unix(socket) => (Stream::Unix(socket.accept().await?.0), None),
         })
     }
+
+    /// Lets no more connections begin. Those that have begun can still be accepted, and from now on
+    /// before their first bytes have come.
+    fn ignore_new(&self) {
+        let Self::Tcp(socket) = self else {
+            // Nobody finds it any more: its path is gone since the drain began.
+            return;
+        };
+        for done in [sys::set_tcp_defer_accept(socket, 0), sys::ignore_new_connections(socket)] {
+            if let Err(error) = done {
+                // Then a client that connects in the moment of the close is reset.
+                log::debug!(target: "worker", "the end of accepting: {error}");
+            }
+        }
+    }
+
+    /// Takes what is in the queue and closes the socket, without a moment in between: the kernel
+    /// resets what it finds in the queue of a socket that is closed.
+    fn close(self, mut take: impl FnMut(Stream, Option<IpAddr>)) -> io::Result<()> {
+        let socket: socket2::Socket = match self {
+            Self::Tcp(socket) => socket.into_std()?.into(),
+            Self::Unix(socket) => socket.into_std()?.into(),
+        };
+        for _ in 0..LAST_CONNECTIONS_MAX {
+            match socket.accept() {
+                Ok((accepted, peer)) => {
+                    accepted.set_nonblocking(true)?;
+                    let peer = peer.as_socket().map(|peer| peer.ip().to_canonical());
+                    let stream = match peer {
+                        Some(_) => Stream::Tcp(TcpStream::from_std(accepted.into())?),
+                        None => Stream::Unix(UnixStream::from_std(accepted.into())?),
+                    };
+                    take(stream, peer);
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(error) if classify(&error) == AcceptFailure::Connection => {}
+                Err(_) => break,
+            }
+        }
+        Ok(())
+    }
 }
 
-/// Accepts until `stop`, then takes what the kernel has already accepted, and closes the socket.
+/// Accepts until `stop` is true (or its sender is gone), then takes what the kernel has accepted
+/// already, and closes the socket. To a client whose handshake is complete the connection is there,
+/// and its request may be on the way, so the end has three steps:
+///
+/// 1. no handshake begins any more: a client that tries is ignored, tries again after a second, and
+///    is refused then;
+/// 2. those that have begun get [`LAST_HANDSHAKES`] to end;
+/// 3. what is in the queue then is taken, and the socket closed, at once.
 ///
 /// # Errors
 ///
 /// The socket cannot be registered with the runtime.
 pub async fn accept(
     listening: Listening,
-    stop: Rc<Notify>,
+    mut stop: watch::Receiver<bool>,
     mut take: impl FnMut(Stream, Option<IpAddr>),
     mut failed: impl FnMut(&io::Error),
 ) -> io::Result<()> {
     let socket = Socket::new(listening)?;
+    let stopped = async move {
+        // An error: whoever could have said it is gone.
+        let _ = stop.wait_for(|stop| *stop).await;
+    };
+    accept_until(&socket, stopped, &mut take, &mut failed).await;
+    socket.ignore_new();
+    accept_until(&socket, tokio::time::sleep(LAST_HANDSHAKES), &mut take, &mut failed).await;
+    socket.close(take)
+}
+
+async fn accept_until(
+    socket: &Socket,
+    end: impl Future<Output = ()>,
+    take: &mut impl FnMut(Stream, Option<IpAddr>),
+    failed: &mut impl FnMut(&io::Error),
+) {
+    let mut end = pin!(end);
     let mut pause = BACK_OFF.0;
     loop {
         let accepted = tokio::select! {
             biased;
-            () = stop.notified() => break,
+            () = &mut end => return,
             accepted = socket.accept() => accepted,
         };
-        match accepted {
+        match accepted.map_err(|error| (classify(&error), error)) {
             Ok((stream, peer)) => {
                 pause = BACK_OFF.0;
                 take(stream, peer);
             }
-            Err(error) => {
+            Err((AcceptFailure::Exhausted, error)) => {
                 failed(&error);
-                if classify(&error) == AcceptFailure::Exhausted {
-                    tokio::select! {
-                        biased;
-                        () = stop.notified() => break,
-                        () = tokio::time::sleep(pause) => {}
-                    }
-                    pause = (pause * 2).min(BACK_OFF.1);
-                } else {
-                    // A queue full of dead connections must not keep the others waiting.
-                    tokio::task::yield_now().await;
+                tokio::select! {
+                    biased;
+                    () = &mut end => return,
+                    () = tokio::time::sleep(pause) => {}
                 }
+                pause = (pause * 2).min(BACK_OFF.1);
+            }
+            Err((AcceptFailure::Connection, error)) => {
+                failed(&error);
+                // A queue full of dead connections must not keep the others waiting.
+                tokio::task::yield_now().await;
             }
         }
     }
-    // Their handshake is complete: to these clients the connection is accepted.
-    for _ in 0..LAST_CONNECTIONS_MAX {
-        let next = socket.accept();
-        match tokio::time::timeout(Duration::from_millis(1), next).await {
-            Ok(Ok((stream, peer))) => take(stream, peer),
-            Ok(Err(error)) if classify(&error) == AcceptFailure::Connection => {}
-            Ok(Err(_)) | Err(_) => break,
-        }
-    }
-    Ok(())
 }
 
 #[cfg(test)]

@@ -10,11 +10,11 @@
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::os::unix::fs::FileTypeExt;
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::net::UnixListener;
 use std::path::Path;
 
 use anyhow::{Context as _, anyhow};
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
 use crate::config::{Address, Listener};
 use crate::sys;
@@ -45,7 +45,7 @@ pub fn bind(listener: &Listener, count: usize) -> anyhow::Result<(Address, Vec<L
             Ok((Address::Tcp(address), sockets))
         }
         Address::Unix(path) => {
-            let bound = bind_unix(path, count);
+            let bound = bind_unix(path, listener.backlog, count);
             let sockets =
                 bound.with_context(|| format!("cannot listen on unix:{}", path.display()))?;
             Ok((listener.address.clone(), sockets))
@@ -89,20 +89,66 @@ fn tcp_socket(address: SocketAddr) -> io::Result<Socket> {
     Ok(socket)
 }
 
-fn bind_unix(path: &Path, count: usize) -> anyhow::Result<Vec<Listening>> {
+fn bind_unix(path: &Path, backlog: u32, count: usize) -> anyhow::Result<Vec<Listening>> {
+    let address = SockAddr::unix(path)?;
     let is_socket =
         std::fs::symlink_metadata(path).is_ok_and(|found| found.file_type().is_socket());
     if is_socket {
-        // Left behind by a process that is gone, unless somebody answers.
-        if UnixStream::connect(path).is_ok() {
-            return Err(anyhow!("somebody listens there already"));
+        // Without waiting: who listens there may be stuck, with its queue full.
+        let probe = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+        probe.set_nonblocking(true)?;
+        match probe.connect(&address) {
+            // Left behind by a process that is gone.
+            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+                std::fs::remove_file(path)?;
+            }
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                return Err(error).context("somebody else's socket is there already");
+            }
+            Ok(()) | Err(_) => return Err(anyhow!("somebody listens there already")),
         }
-        std::fs::remove_file(path)?;
     }
-    let socket = UnixListener::bind(path)?;
+    let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+    socket.bind(&address)?;
+    socket.listen(i32::try_from(backlog).unwrap_or(i32::MAX))?;
     socket.set_nonblocking(true)?;
+    let socket = UnixListener::from(socket);
     let copies = (1..count.max(1)).map(|_| socket.try_clone().map(Listening::Unix));
     let mut sockets = copies.collect::<io::Result<Vec<_>>>()?;
     sockets.push(Listening::Unix(socket));
     Ok(sockets)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixStream;
+
+    use super::*;
+
+    /// A gateway that hangs still owns its socket; finding that out must not hang, too.
+    #[test]
+    fn a_socket_with_an_owner_is_not_taken_even_if_the_owner_is_stuck() {
+        let dir = tempfile::TempDir::new().unwrap();
+        let path = dir.path().join("s");
+        let owner = bind_unix(&path, 1, 1).unwrap();
+
+        assert!(bind_unix(&path, 1, 1).is_err());
+
+        // Fill its queue.
+        let address = SockAddr::unix(&path).unwrap();
+        let mut waiting = Vec::new();
+        loop {
+            let client = Socket::new(Domain::UNIX, Type::STREAM, None).unwrap();
+            client.set_nonblocking(true).unwrap();
+            if client.connect(&address).is_err() {
+                break;
+            }
+            waiting.push(client);
+        }
+        assert!(waiting.len() < 10, "the backlog is heeded: {}", waiting.len());
+        assert!(bind_unix(&path, 1, 1).is_err());
+        drop(owner);
+        let _successor = bind_unix(&path, 1, 1).unwrap();
+        UnixStream::connect(&path).unwrap();
+    }
 }

@@ -6,7 +6,7 @@
 //!
 //! Drain, in order:
 //!
-//! 1. accepting ends; connections whose handshake is complete are still taken;
+//! 1. no connection begins any more; those whose handshake has begun are still taken;
 //! 2. every response says `Connection: close`; connections that stay silent for a moment are closed;
 //! 3. when the last connection has ended, the thread ends. A second signal does not wait for it.
 //!
@@ -24,15 +24,15 @@ pub mod topology;
 use std::cell::Cell;
 use std::io;
 use std::net::IpAddr;
+use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
-use std::time::Duration;
 
 use anyhow::Context as _;
-use crossbeam::channel::{Receiver, Sender, unbounded};
-use tokio::sync::Notify;
+use crossbeam::channel::{Receiver, SendError, Sender, unbounded};
+use tokio::sync::{Notify, watch};
 
 use crate::connection;
 use crate::http::Connection;
@@ -47,6 +47,10 @@ use placement::Placement;
 
 /// A worker's stack: a plugin's stack (at most 512 KiB) lies on top of the gateway's own.
 const STACK_BYTES: usize = 4 * 1024 * 1024;
+
+/// Connections of one worker that are being turned away at a time: told to come again later, and
+/// kept until they have heard it. Beyond this they are closed without a word.
+const TURNED_AWAY_MAX: usize = 64;
 
 /// What the control thread asks of a worker.
 pub enum Message {
@@ -64,7 +68,7 @@ pub enum Message {
 #[derive(Debug)]
 pub struct Accepted {
     /// The socket, of no runtime yet.
-    pub socket: std::os::fd::OwnedFd,
+    pub socket: OwnedFd,
     /// Whether it is a TCP socket.
     pub tcp: bool,
     /// Whom it is with.
@@ -80,16 +84,33 @@ pub type MakeContext = dyn Fn(usize, &Arc<Snapshot>) -> anyhow::Result<Context> 
 pub struct Shared {
     /// Client connections of the whole gateway.
     pub connections: AtomicUsize,
+    /// Failures of [`Acceptor`]s; workers count their own.
+    pub accept_errors: AtomicU64,
     /// Makes a worker's context, on its own thread.
     pub make_context: Box<MakeContext>,
+}
+
+/// How to reach a worker.
+#[derive(Clone)]
+pub struct Mailbox {
+    messages: Sender<Message>,
+    wake: Arc<Notify>,
+}
+
+impl Mailbox {
+    /// Sends a message. A worker that has ended takes none, and it comes back.
+    fn send(&self, message: Message) -> Result<(), Message> {
+        self.messages.send(message).map_err(|SendError(message)| message)?;
+        self.wake.notify_one();
+        Ok(())
+    }
 }
 
 /// A running worker, as the control thread sees it.
 pub struct Worker {
     /// Where it sits.
     pub placement: Placement,
-    mailbox: Sender<Message>,
-    wake: Arc<Notify>,
+    mailbox: Mailbox,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -105,7 +126,7 @@ impl Worker {
         sockets: Vec<(usize, Listening)>,
         shared: Arc<Shared>,
     ) -> anyhow::Result<Self> {
-        let (mailbox, messages) = unbounded();
+        let (sender, messages) = unbounded();
         let wake = Arc::new(Notify::new());
         let (ready, started) = crossbeam::channel::bounded(1);
         let woken = Arc::clone(&wake);
@@ -120,14 +141,20 @@ impl Worker {
             .recv()
             .context("the worker ended before it was ready")?
             .with_context(|| format!("worker {}", placement.worker))?;
-        Ok(Self { placement, mailbox, wake, thread: Some(thread) })
+        let mailbox = Mailbox { messages: sender, wake };
+        Ok(Self { placement, mailbox, thread: Some(thread) })
     }
 
     /// Sends a message. A worker that has ended takes none.
     pub fn send(&self, message: Message) {
-        if self.mailbox.send(message).is_ok() {
-            self.wake.notify_one();
-        }
+        // There is nobody to tell that it has ended.
+        let _ = self.mailbox.send(message);
+    }
+
+    /// What an [`Acceptor`] needs to reach it.
+    #[must_use]
+    pub fn mailbox(&self) -> Mailbox {
+        self.mailbox.clone()
     }
 
     /// Whether its thread has ended.
@@ -197,9 +224,11 @@ fn run(
 struct State {
     context: Rc<Context>,
     shared: Arc<Shared>,
-    stop_accepting: Rc<Notify>,
+    stop_accepting: watch::Sender<bool>,
     accepting: Rc<Cell<usize>>,
     open: Rc<Cell<usize>>,
+    /// Of those, the ones that are being turned away.
+    turned_away: Rc<Cell<usize>>,
     /// Rung when a connection or an accept loop ends.
     ended: Rc<Notify>,
 }
@@ -209,9 +238,10 @@ impl State {
         Self {
             context,
             shared,
-            stop_accepting: Rc::new(Notify::new()),
+            stop_accepting: watch::Sender::new(false),
             accepting: Rc::default(),
             open: Rc::default(),
+            turned_away: Rc::default(),
             ended: Rc::new(Notify::new()),
         }
     }
@@ -224,7 +254,7 @@ impl State {
                 let (taking, counting) = (state.clone(), state.context.clone());
                 let accepted = accept::accept(
                     listening,
-                    Rc::clone(&state.stop_accepting),
+                    state.stop_accepting.subscribe(),
                     |stream, peer| taking.take(stream, peer, listener),
                     |error| counting.telemetry.accept_error(error),
                 );
@@ -241,7 +271,8 @@ impl State {
     /// Handles messages and time until the worker has nothing left to do.
     async fn work(&self, messages: &Receiver<Message>, wake: &Notify) {
         let mut ticks = tokio::time::interval(TICK);
-        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        // A late tick must not put off those that follow: deadlines count them.
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
         let mut count: u32 = 0;
         loop {
             tokio::select! {
@@ -288,11 +319,7 @@ impl State {
 
     fn drain(&self) {
         self.context.draining.set(true);
-        // One permit for each accept loop; `notify_waiters` would miss one that is not waiting.
-        for _ in 0..self.accepting.get() {
-            self.stop_accepting.notify_one();
-        }
-        self.stop_accepting.notify_waiters();
+        self.stop_accepting.send_replace(true);
         self.context.deadlines.wake_all();
         for upstream in &self.context.upstreams {
             upstream.close_idle();
@@ -316,6 +343,10 @@ impl State {
     fn take(&self, stream: Stream, peer: Option<IpAddr>, listener: usize) {
         let context = Rc::clone(&self.context);
         context.telemetry.connection_accepted(listener);
+        let Some(open) = Open::new(self) else {
+            context.telemetry.connection_closed(listener);
+            return;
+        };
         let trusted = &context.settings().trusted_proxies;
         let facts = ClientFacts::new(peer, "http", trusted);
         let client = Client {
@@ -324,42 +355,60 @@ impl State {
             facts,
             listener,
         };
-        let guard = Open::new(self);
-        let full = guard.others >= context.limits().connections_max;
         tokio::task::spawn_local(async move {
-            if full {
-                connection::turn_away(&context, client).await;
-            } else {
+            if open.admitted {
                 connection::serve(Rc::clone(&context), client).await;
+            } else {
+                connection::turn_away(&context, client).await;
             }
             context.telemetry.connection_closed(listener);
-            drop(guard);
+            drop(open);
         });
     }
 }
 
-/// Counts an open connection, here and in the whole gateway.
+/// Counts an open connection: here, and in the whole gateway if there is room for it.
 struct Open {
     shared: Arc<Shared>,
     open: Rc<Cell<usize>>,
+    turned_away: Rc<Cell<usize>>,
     ended: Rc<Notify>,
-    /// Connections that were open before.
-    others: usize,
+    /// Whether it may ask for anything.
+    admitted: bool,
 }
 
 impl Open {
-    fn new(state: &State) -> Self {
-        state.open.set(state.open.get() + 1);
+    /// `None`: there is not even room to be turned away.
+    fn new(state: &State) -> Option<Self> {
         let others = state.shared.connections.fetch_add(1, Ordering::Relaxed);
-        let (open, ended) = (Rc::clone(&state.open), Rc::clone(&state.ended));
-        Self { shared: Arc::clone(&state.shared), open, ended, others }
+        let admitted = others < state.context.limits().connections_max;
+        if !admitted {
+            // Whoever is turned away must not keep others out.
+            state.shared.connections.fetch_sub(1, Ordering::Relaxed);
+            if state.turned_away.get() >= TURNED_AWAY_MAX {
+                return None;
+            }
+            state.turned_away.set(state.turned_away.get() + 1);
+        }
+        state.open.set(state.open.get() + 1);
+        Some(Self {
+            shared: Arc::clone(&state.shared),
+            open: Rc::clone(&state.open),
+            turned_away: Rc::clone(&state.turned_away),
+            ended: Rc::clone(&state.ended),
+            admitted,
+        })
     }
 }
 
 impl Drop for Open {
     fn drop(&mut self) {
+        if self.admitted {
+            self.shared.connections.fetch_sub(1, Ordering::Relaxed);
+        } else {
+            self.turned_away.set(self.turned_away.get() - 1);
+        }
         self.open.set(self.open.get() - 1);
-        self.shared.connections.fetch_sub(1, Ordering::Relaxed);
         if self.open.get() == 0 {
             self.ended.notify_one();
         }
@@ -371,7 +420,7 @@ impl Drop for Open {
 /// For few workers with uneven connections: the kernel's hash may give one worker more than its
 /// share. Costs a hand-over between threads per connection, never per request.
 pub struct Acceptor {
-    stop: Arc<Notify>,
+    stop: watch::Sender<bool>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -384,22 +433,26 @@ impl Acceptor {
     pub fn start(
         listener: usize,
         listening: Listening,
-        workers: Vec<(Sender<Message>, Arc<Notify>)>,
+        workers: Vec<Mailbox>,
+        shared: Arc<Shared>,
     ) -> io::Result<Self> {
-        let stop = Arc::new(Notify::new());
-        let stopped = Arc::clone(&stop);
+        let (stop, stopped) = watch::channel(false);
         let thread =
             std::thread::Builder::new().name(format!("acceptor-{listener}")).spawn(move || {
-                if let Err(error) = deal(listener, listening, &workers, &stopped) {
+                if let Err(error) = deal(listener, listening, &workers, &shared, stopped) {
                     log::error!(target: "worker", "cannot accept: {error}");
                 }
             })?;
         Ok(Self { stop, thread: Some(thread) })
     }
 
-    /// Stops accepting; what the kernel has accepted already is still dealt out.
-    pub fn stop(&mut self) {
-        self.stop.notify_one();
+    /// Stops accepting; what the kernel has accepted already is still dealt out. Does not wait.
+    pub fn stop(&self) {
+        self.stop.send_replace(true);
+    }
+
+    /// Waits until the last connection has been dealt out.
+    pub fn join(&mut self) {
         if let Some(thread) = self.thread.take()
             && thread.join().is_err()
         {
@@ -411,50 +464,41 @@ impl Acceptor {
 fn deal(
     listener: usize,
     listening: Listening,
-    workers: &[(Sender<Message>, Arc<Notify>)],
-    stop: &Arc<Notify>,
+    workers: &[Mailbox],
+    shared: &Shared,
+    stop: watch::Receiver<bool>,
 ) -> io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_io()
         .enable_time()
         .build_local(tokio::runtime::LocalOptions::default())?;
     let mut next = 0;
-    let mut last_warning: Option<std::time::Instant> = None;
-    runtime.block_on(async {
-        let local_stop = Rc::new(Notify::new());
-        let (ring, asked) = (Rc::clone(&local_stop), Arc::clone(stop));
-        tokio::task::spawn_local(async move {
-            asked.notified().await;
-            ring.notify_one();
-        });
-        let take = |stream: Stream, peer| {
-            let (socket, tcp) = match stream {
-                Stream::Tcp(stream) => (stream.into_std().map(Into::into), true),
-                Stream::Unix(stream) => (stream.into_std().map(Into::into), false),
-            };
-            if let (Ok(socket), Some((mailbox, wake))) = (socket, workers.get(next)) {
-                let accepted = Accepted { socket, tcp, peer, listener };
-                if mailbox.send(Message::Accepted(accepted)).is_ok() {
-                    wake.notify_one();
-                }
-            }
-            next = (next + 1) % workers.len().max(1);
+    let failed = |error: &io::Error| {
+        let so_far = shared.accept_errors.fetch_add(1, Ordering::Relaxed) + 1;
+        if so_far.is_power_of_two() {
+            log::warn!(target: "worker", "accept: {error} ({so_far} so far)");
+        }
+    };
+    let take = |stream: Stream, peer| {
+        let (socket, tcp) = match stream {
+            Stream::Tcp(stream) => (stream.into_std().map(OwnedFd::from), true),
+            Stream::Unix(stream) => (stream.into_std().map(OwnedFd::from), false),
         };
-        let failed = |error: &io::Error| {
-            let now = crate::proxy::Clock::new().now();
-            if last_warning.is_none_or(|last| now - last > Duration::from_secs(1)) {
-                last_warning = Some(now);
-                log::warn!(target: "worker", "accept: {error}");
-            }
+        let socket = match socket {
+            Ok(socket) => socket,
+            Err(error) => return failed(&error),
         };
-        accept::accept(listening, local_stop, take, failed).await
-    })
-}
-
-impl Worker {
-    /// What an [`Acceptor`] needs to reach the worker.
-    #[must_use]
-    pub fn address(&self) -> (Sender<Message>, Arc<Notify>) {
-        (self.mailbox.clone(), Arc::clone(&self.wake))
-    }
+        let mut message = Message::Accepted(Accepted { socket, tcp, peer, listener });
+        for _ in 0..workers.len() {
+            let worker = &workers[next];
+            next = (next + 1) % workers.len();
+            // One that has ended, by a panic, leaves it to the others.
+            match worker.send(message) {
+                Ok(()) => return,
+                Err(back) => message = back,
+            }
+        }
+        failed(&io::Error::other("no worker is left"));
+    };
+    runtime.block_on(accept::accept(listening, stop, take, failed))
 }

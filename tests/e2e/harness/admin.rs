@@ -35,7 +35,7 @@ impl Gateway {
     #[track_caller]
     pub fn admin_ask(&self, method: &str, path: &str, fields: &str) -> Message {
         let mut client = connect(self.admin_address());
-        client.send(format!("{method} {path} HTTP/1.1\r\nHost: admin\r\n{fields}\r\n"));
+        client.send(format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\n{fields}\r\n"));
         client.response_to(method)
     }
 

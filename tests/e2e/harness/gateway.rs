@@ -376,10 +376,15 @@ fn addresses(log: &str, phrase: &str) -> Vec<String> {
 
 /// Connects to `ip:port` or `unix:/path`.
 pub fn connect(address: &str) -> Wire {
-    match address.strip_prefix("unix:") {
-        Some(path) => Wire::unix(UnixStream::connect(path).unwrap()),
-        None => Wire::tcp(TcpStream::connect(address).unwrap()),
-    }
+    try_connect(address).unwrap()
+}
+
+/// Connects to `ip:port` or `unix:/path`, if somebody listens there.
+pub fn try_connect(address: &str) -> std::io::Result<Wire> {
+    Ok(match address.strip_prefix("unix:") {
+        Some(path) => Wire::unix(UnixStream::connect(path)?),
+        None => Wire::tcp(TcpStream::connect(address)?),
+    })
 }
 
 fn wait(child: &mut Child, stderr: &Output) -> ExitStatus {
