@@ -55,6 +55,18 @@ pub struct Client {
     pub facts: ClientFacts,
     /// Index of the listener.
     pub listener: usize,
+    /// Bytes of earlier requests.
+    pub counted: u64,
+}
+
+impl Client {
+    /// Bytes taken in since this was called last: those of the request that is done.
+    fn take_received(&mut self) -> u64 {
+        let unused = self.connection.inbox.as_ref().map_or(0, |inbox| inbox.len() as u64);
+        let used = self.connection.stream.received().saturating_sub(unused);
+        let before = std::mem::replace(&mut self.counted, used);
+        used.saturating_sub(before)
+    }
 }
 
 /// What may follow a response on its connection.
@@ -81,7 +93,6 @@ struct Progress {
     upstream_status: Option<u16>,
     attempts: u32,
     error: Option<RequestError>,
-    sent: u64,
     waited: Option<Duration>,
     trace: Option<trace::Trace>,
     /// Something of the request's body has been read.
@@ -114,12 +125,7 @@ pub async fn handle(
         Err(RequestError::ClientGone) => {
             exchange.response.assign(RequestError::ClientGone.status());
             progress.error = Some(RequestError::ClientGone);
-            let gone = Delivered {
-                after: After::Close,
-                written: 0,
-                broken: Some("client left"),
-                received: 0,
-            };
+            let gone = Delivered { after: After::Close, written: 0, broken: Some("client left") };
             record(context, client, &exchange, &progress, &gone, started);
             return (exchange, After::Close);
         }
@@ -219,7 +225,6 @@ async fn request(
         Ok(answered) => {
             progress.upstream = Some((upstream.index, answered.lease.server));
             progress.upstream_status = Some(exchange.response.status);
-            progress.sent = answered.sent;
             match headers::response_to_client(&mut exchange.response, &context.clock.date()) {
                 Ok(()) => (exchange, Ok(Answer::Upstream(answered, times))),
                 Err(error) => (exchange, Err(error)),
@@ -433,7 +438,7 @@ pub async fn refuse(context: &Context, client: &mut Client, error: RequestError)
 /// Counts the request and writes its line in the access log.
 fn record(
     context: &Context,
-    client: &Client,
+    client: &mut Client,
     exchange: &Exchange,
     progress: &Progress,
     delivered: &Delivered,
@@ -446,7 +451,7 @@ fn record(
         status: exchange.response.status,
         upstream: progress.upstream,
         upstream_status: progress.upstream_status,
-        bytes_in: progress.sent + delivered.received,
+        bytes_in: client.take_received(),
         bytes_out: delivered.written,
         duration: context.clock.now() - started,
         upstream_wait: progress.waited,
