@@ -88,6 +88,10 @@ struct Progress {
     /// The path that `params` are found in, when the route's rewrite or redirect needs them.
     routed: Option<Box<str>>,
     entered: usize,
+    /// Links of the chain that have seen the request: the first so many.
+    reached: usize,
+    /// The last of those has answered it.
+    answered: bool,
     allow: Option<String>,
     upstream: Option<(usize, usize)>,
     upstream_status: Option<u16>,
@@ -170,6 +174,9 @@ async fn request(
     }
     let (mut exchange, passed) = context.chains[index].on_request(exchange);
     progress.entered = passed.entered;
+    let stopped = !matches!(passed.outcome, Ok(crate::plugin::Flow::Next));
+    progress.reached = passed.entered + usize::from(stopped);
+    progress.answered = matches!(passed.outcome, Ok(crate::plugin::Flow::Respond));
     match passed.outcome {
         Ok(crate::plugin::Flow::Next) => {}
         Ok(crate::plugin::Flow::Respond) => {
@@ -461,6 +468,7 @@ fn record(
     let Some(log) = &context.access_log else { return };
     let upstream = progress.upstream.map(|(upstream, _)| &context.upstreams[upstream]);
     let server = progress.upstream.and_then(|(_, server)| upstream?.server_name(server));
+    let plugins = || plugins(context, exchange, progress);
     log.write(&AccessRecord {
         finished: &finished,
         request: &exchange.request,
@@ -472,5 +480,25 @@ fn record(
         trace_id: progress.trace.as_ref().map(|trace| trace.id.as_slice()),
         wall_ms: context.clock.wall_ms(),
         attempts: progress.attempts,
+        plugins: &plugins,
     });
+}
+
+/// Names of the plugins that have seen the request, and what each one said.
+fn plugins<'a>(
+    context: &'a Context,
+    exchange: &Exchange,
+    progress: &Progress,
+) -> Vec<(&'a str, &'static str)> {
+    let Some(route) = progress.route else { return Vec::new() };
+    let links = context.snapshot.plans[route].chain.links.iter().take(progress.reached);
+    let verdict = |index: usize, name: &str| {
+        let failed = exchange.failed.iter().find(|(plugin, _)| **plugin == *name);
+        match failed {
+            Some((_, kind)) => kind.as_str(),
+            None if progress.answered && index + 1 == progress.reached => "respond",
+            None => "next",
+        }
+    };
+    links.enumerate().map(|(index, link)| (&*link.name, verdict(index, &link.name))).collect()
 }
