@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
-use crate::harness::{Gateway, Upstream, eventually};
+use crate::harness::{Gateway, Upstream, eventually, guest};
 
 /// A gateway that logs into a file in its own directory.
 fn logging(upstream: &Upstream, mut options: Value) -> (Gateway, PathBuf) {
@@ -78,6 +78,42 @@ fn requests_that_fail_leave_a_line_with_the_cause() {
         let line = lines.iter().find(|line| line["status"] == status);
         let line = line.unwrap_or_else(|| panic!("no {status} in {lines:?}"));
         assert!(line["flags"].as_str().is_some_and(|cause| !cause.is_empty()), "{line}");
+    }
+}
+
+/// Interface §6: who of the chain has seen the request, and what came of it.
+#[test]
+fn plugins_are_named_with_their_verdicts() {
+    let upstream = Upstream::answering("hello");
+    let place = |always: bool, on_error: &str| json!({ "plugin": "panic", "config": { "always": always }, "on_error": on_error });
+    let route = |path: &str, chain: Value| json!({ "path": path, "upstream": upstream.url(), "middleware": chain });
+    let gateway = Gateway::start(json!({
+        "access_log": { "path": "access.log", "format": "json" },
+        "plugins": { "panic": { "path": guest("panic") } },
+        "routes": [
+            route("/fine", json!([place(false, "closed")])),
+            route("/open", json!([place(true, "open")])),
+            route("/closed", json!([place(true, "closed")])),
+            route("/none", json!([])),
+        ],
+    }));
+    let path = gateway.dir.path().join("access.log");
+
+    for path in ["/fine", "/open", "/closed", "/none"] {
+        gateway.get(path);
+    }
+
+    let lines: Vec<Value> =
+        lines(&path, 4).iter().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let said = |verdict: &str| json!([{ "name": "panic", "verdict": verdict }]);
+    for (path, status, plugins) in [
+        ("/fine", 200, said("next")),
+        ("/open", 200, said("trap")),
+        ("/closed", 503, said("trap")),
+        ("/none", 200, Value::Null),
+    ] {
+        let line = lines.iter().find(|line| line["path"] == path).unwrap();
+        assert_eq!((&line["status"], &line["plugins"]), (&json!(status), &plugins), "{line}");
     }
 }
 

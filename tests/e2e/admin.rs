@@ -247,6 +247,43 @@ fn the_metrics_of_the_contract_are_there() {
     gateway.counts("zproxy_connections", &[], 0.0);
 }
 
+/// What clients sent, whoever answered: heads and bodies, pipelined or not, refused or not.
+#[test]
+fn bytes_are_counted_as_clients_send_and_get_them() {
+    let upstream = Upstream::echoing();
+    let gateway = Gateway::start(json!({
+        "upstreams": { "test": { "servers": [upstream.address()] } },
+        "routes": [
+            { "path": "/fixed", "respond": { "status": 200, "body": "fixed" } },
+            { "path": "/", "upstream": "test" },
+        ],
+    }));
+    let (mut sent, mut received) = (0, 0);
+    let mut ask = |requests: &str| {
+        let mut client = gateway.connect();
+        let record = std::sync::Arc::default();
+        client.record(std::sync::Arc::clone(&record));
+        client.send(requests);
+        client.finish();
+        // All that comes is in the record.
+        let _ = client.take_rest();
+        sent += requests.len();
+        received += record.lock().unwrap().len();
+    };
+
+    ask("GET /fixed HTTP/1.1\r\nHost: a\r\n\r\n");
+    ask("HEAD /fixed HTTP/1.1\r\nHost: a\r\n\r\n");
+    ask("POST /fixed HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\n\r\nbody");
+    ask("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nbody\r\n0\r\n\r\n");
+    ask(&"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\n\r\nbody".repeat(3));
+    ask("GET / HTTP/1.1\r\n\r\n");
+
+    gateway.counts("zproxy_requests_total", &[], 8.0);
+    let whole = |count: usize| f64::from(u32::try_from(count).unwrap());
+    let of = |direction| gateway.metrics().sum("zproxy_bytes_total", &[("direction", direction)]);
+    assert_eq!((of("in"), of("out")), (whole(sent), whole(received)));
+}
+
 /// OpenMetrics 1.0: counters' families have no `_total`, bounds are floats, and the end is marked.
 #[test]
 fn metrics_come_as_openmetrics_when_asked_for() {

@@ -184,7 +184,11 @@ fn requests(text: &mut Text, settings: &Settings, listeners: &[String], reports:
     text.family(name, "histogram", "Parts of that time: waiting for an upstream's response head.");
     let labels = [("phase", "upstream")];
     text.histogram(name, &labels, seconds(), &wait.counts, from_us(wait.sum_us));
-    text.family("zproxy_bytes_total", "counter", "Bytes sent upstream (in) and to clients (out).");
+    text.family(
+        "zproxy_bytes_total",
+        "counter",
+        "Bytes received from clients (in) and sent to them (out).",
+    );
     text.sample("zproxy_bytes_total", &[("direction", "in")], bytes_in);
     text.sample("zproxy_bytes_total", &[("direction", "out")], bytes_out);
 }

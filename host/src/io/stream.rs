@@ -6,6 +6,7 @@
 
 use std::io::{self, IoSlice};
 use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
@@ -16,19 +17,27 @@ use super::Pipe;
 
 /// A connected stream socket.
 #[derive(Debug)]
-pub enum Stream {
-    /// Over TCP.
+pub struct Stream {
+    socket: Socket,
+    received: u64,
+}
+
+#[derive(Debug)]
+enum Socket {
     Tcp(TcpStream),
-    /// Over a Unix socket.
     Unix(UnixStream),
 }
 
 /// The receiving side of a [`Stream`].
 #[derive(Debug)]
-pub enum Reader<'a> {
-    /// Over TCP.
+pub struct Reader<'a> {
+    half: ReadHalf<'a>,
+    received: &'a mut u64,
+}
+
+#[derive(Debug)]
+enum ReadHalf<'a> {
     Tcp(tcp::ReadHalf<'a>),
-    /// Over a Unix socket.
     Unix(unix::ReadHalf<'a>),
 }
 
@@ -41,44 +50,75 @@ pub enum Writer<'a> {
     Unix(unix::WriteHalf<'a>),
 }
 
+impl From<TcpStream> for Stream {
+    fn from(socket: TcpStream) -> Self {
+        Self { socket: Socket::Tcp(socket), received: 0 }
+    }
+}
+
+impl From<UnixStream> for Stream {
+    fn from(socket: UnixStream) -> Self {
+        Self { socket: Socket::Unix(socket), received: 0 }
+    }
+}
+
 impl Stream {
     /// Both sides, to be used at the same time.
     pub fn split(&mut self) -> (Reader<'_>, Writer<'_>) {
-        match self {
-            Self::Tcp(stream) => {
+        let received = &mut self.received;
+        match &mut self.socket {
+            Socket::Tcp(stream) => {
                 let (reader, writer) = stream.split();
-                (Reader::Tcp(reader), Writer::Tcp(writer))
+                (Reader { half: ReadHalf::Tcp(reader), received }, Writer::Tcp(writer))
             }
-            Self::Unix(stream) => {
+            Socket::Unix(stream) => {
                 let (reader, writer) = stream.split();
-                (Reader::Unix(reader), Writer::Unix(writer))
+                (Reader { half: ReadHalf::Unix(reader), received }, Writer::Unix(writer))
             }
         }
+    }
+
+    /// Takes the socket from the runtime. True: it is a TCP socket.
+    ///
+    /// # Errors
+    ///
+    /// The runtime cannot let go of it.
+    pub fn into_descriptor(self) -> io::Result<(OwnedFd, bool)> {
+        match self.socket {
+            Socket::Tcp(stream) => Ok((stream.into_std()?.into(), true)),
+            Socket::Unix(stream) => Ok((stream.into_std()?.into(), false)),
+        }
+    }
+
+    /// Bytes read so far.
+    pub fn received(&self) -> u64 {
+        self.received
     }
 
     /// Reads what is there; 0 bytes mean that the peer has finished sending.
     pub fn poll_read(&mut self, cx: &mut Context<'_>, bytes: &mut [u8]) -> Poll<io::Result<usize>> {
         let mut buffer = ReadBuf::new(bytes);
-        ready!(match self {
-            Self::Tcp(stream) => Pin::new(stream).poll_read(cx, &mut buffer),
-            Self::Unix(stream) => Pin::new(stream).poll_read(cx, &mut buffer),
+        ready!(match &mut self.socket {
+            Socket::Tcp(stream) => Pin::new(stream).poll_read(cx, &mut buffer),
+            Socket::Unix(stream) => Pin::new(stream).poll_read(cx, &mut buffer),
         })?;
+        self.received += buffer.filled().len() as u64;
         Poll::Ready(Ok(buffer.filled().len()))
     }
 
     /// Writes what fits.
     pub fn poll_write(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        match self {
-            Self::Tcp(stream) => Pin::new(stream).poll_write(cx, bytes),
-            Self::Unix(stream) => Pin::new(stream).poll_write(cx, bytes),
+        match &mut self.socket {
+            Socket::Tcp(stream) => Pin::new(stream).poll_write(cx, bytes),
+            Socket::Unix(stream) => Pin::new(stream).poll_write(cx, bytes),
         }
     }
 
     /// Finishes sending; the peer sees the end and can still be read from.
     pub fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self {
-            Self::Tcp(stream) => Pin::new(stream).poll_shutdown(cx),
-            Self::Unix(stream) => Pin::new(stream).poll_shutdown(cx),
+        match &mut self.socket {
+            Socket::Tcp(stream) => Pin::new(stream).poll_shutdown(cx),
+            Socket::Unix(stream) => Pin::new(stream).poll_shutdown(cx),
         }
     }
 
@@ -88,21 +128,21 @@ impl Stream {
     /// Costs no system call where nothing was heard of since the last read that found nothing.
     pub fn is_readable(&self) -> bool {
         let cx = &mut Context::from_waker(std::task::Waker::noop());
-        let heard = match self {
-            Self::Tcp(stream) => stream.poll_read_ready(cx).is_ready(),
-            Self::Unix(stream) => stream.poll_read_ready(cx).is_ready(),
+        let heard = match &self.socket {
+            Socket::Tcp(stream) => stream.poll_read_ready(cx).is_ready(),
+            Socket::Unix(stream) => stream.poll_read_ready(cx).is_ready(),
         };
         if !heard {
             return false;
         }
         // It may have been the last bytes that were taken. Looking makes the runtime forget them.
         let mut byte = [std::mem::MaybeUninit::uninit()];
-        let looked = match self {
-            Self::Tcp(stream) => {
+        let looked = match &self.socket {
+            Socket::Tcp(stream) => {
                 let look = || socket2::SockRef::from(stream).peek(&mut byte);
                 stream.try_io(Interest::READABLE, look)
             }
-            Self::Unix(stream) => {
+            Socket::Unix(stream) => {
                 let look = || socket2::SockRef::from(stream).peek(&mut byte);
                 stream.try_io(Interest::READABLE, look)
             }
@@ -112,9 +152,9 @@ impl Stream {
 
     /// Looks whether the peer has gone, without taking bytes. One system call.
     pub fn is_dead(&self) -> bool {
-        let socket = match self {
-            Self::Tcp(stream) => socket2::SockRef::from(stream),
-            Self::Unix(stream) => socket2::SockRef::from(stream),
+        let socket = match &self.socket {
+            Socket::Tcp(stream) => socket2::SockRef::from(stream),
+            Socket::Unix(stream) => socket2::SockRef::from(stream),
         };
         let mut byte = [std::mem::MaybeUninit::uninit()];
         !matches!(socket.peek(&mut byte), Err(error) if error.kind() == io::ErrorKind::WouldBlock)
@@ -122,9 +162,9 @@ impl Stream {
 
     /// The peer's address, for TCP.
     pub fn peer(&self) -> Option<SocketAddr> {
-        match self {
-            Self::Tcp(stream) => stream.peer_addr().ok(),
-            Self::Unix(_) => None,
+        match &self.socket {
+            Socket::Tcp(stream) => stream.peer_addr().ok(),
+            Socket::Unix(_) => None,
         }
     }
 }
@@ -133,10 +173,11 @@ impl Reader<'_> {
     /// As [`Stream::poll_read`].
     pub fn poll_read(&mut self, cx: &mut Context<'_>, bytes: &mut [u8]) -> Poll<io::Result<usize>> {
         let mut buffer = ReadBuf::new(bytes);
-        ready!(match self {
-            Self::Tcp(half) => Pin::new(half).poll_read(cx, &mut buffer),
-            Self::Unix(half) => Pin::new(half).poll_read(cx, &mut buffer),
+        ready!(match &mut self.half {
+            ReadHalf::Tcp(half) => Pin::new(half).poll_read(cx, &mut buffer),
+            ReadHalf::Unix(half) => Pin::new(half).poll_read(cx, &mut buffer),
         })?;
+        *self.received += buffer.filled().len() as u64;
         Poll::Ready(Ok(buffer.filled().len()))
     }
 
@@ -149,13 +190,13 @@ impl Reader<'_> {
         max: usize,
     ) -> Poll<io::Result<usize>> {
         loop {
-            let moved = match self {
-                Self::Tcp(half) => {
+            let moved = match &self.half {
+                ReadHalf::Tcp(half) => {
                     let stream = half.as_ref();
                     ready!(stream.poll_read_ready(cx))?;
                     stream.try_io(Interest::READABLE, || pipe.fill(stream, max))
                 }
-                Self::Unix(half) => {
+                ReadHalf::Unix(half) => {
                     let stream = half.as_ref();
                     ready!(stream.poll_read_ready(cx))?;
                     stream.try_io(Interest::READABLE, || pipe.fill(stream, max))
@@ -163,6 +204,7 @@ impl Reader<'_> {
             };
             // The readiness was old; asking again waits for a new one.
             if !matches!(&moved, Err(error) if error.kind() == io::ErrorKind::WouldBlock) {
+                *self.received += *moved.as_ref().unwrap_or(&0) as u64;
                 return Poll::Ready(moved);
             }
         }
@@ -170,17 +212,17 @@ impl Reader<'_> {
 
     /// Waits until something happens on the receiving side; takes no bytes.
     pub fn poll_event(&self, cx: &mut Context<'_>) -> Poll<()> {
-        match self {
-            Self::Tcp(half) => half.as_ref().poll_read_ready(cx).map(drop),
-            Self::Unix(half) => half.as_ref().poll_read_ready(cx).map(drop),
+        match &self.half {
+            ReadHalf::Tcp(half) => half.as_ref().poll_read_ready(cx).map(drop),
+            ReadHalf::Unix(half) => half.as_ref().poll_read_ready(cx).map(drop),
         }
     }
 
     /// The error that the socket has met, such as a reset.
     pub fn error(&self) -> Option<io::Error> {
-        match self {
-            Self::Tcp(half) => half.as_ref().take_error().ok().flatten(),
-            Self::Unix(half) => half.as_ref().take_error().ok().flatten(),
+        match &self.half {
+            ReadHalf::Tcp(half) => half.as_ref().take_error().ok().flatten(),
+            ReadHalf::Unix(half) => half.as_ref().take_error().ok().flatten(),
         }
     }
 }

@@ -349,6 +349,7 @@ impl Link {
             Ok(flow) => Ok(flow),
             Err(failure) => {
                 let undone = exchange.roll_back(&mark);
+                exchange.failed.push((Arc::clone(&self.meter.plugin), failure.kind));
                 self.judge(hook, failure, undone, *clock)
             }
         };

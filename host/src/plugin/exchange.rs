@@ -5,6 +5,7 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use super::instance::FailureKind;
 use crate::http::{EditError, RequestHead, RequestMark, ResponseHead, ResponseMark};
 
 /// Notes of one exchange: at most this many,
@@ -39,6 +40,8 @@ pub struct Exchange {
     pub scheme: &'static str,
     /// Name of the route.
     pub route: Option<Arc<str>>,
+    /// Plugins that failed, and how: for the access log.
+    pub(crate) failed: Vec<(Arc<str>, FailureKind)>,
     notes: Vec<(String, Vec<u8>)>,
 }
 
@@ -78,6 +81,7 @@ impl Exchange {
         self.client_ip = None;
         self.scheme = "http";
         self.route = None;
+        self.failed.clear();
         self.notes.clear();
     }
 

@@ -31,8 +31,6 @@ pub struct Delivered {
     pub written: u64,
     /// The response did not reach the client whole.
     pub broken: Option<&'static str>,
-    /// Bytes read from the client since its head, for a tunnel.
-    pub received: u64,
 }
 
 /// Sends a response that is all in the exchange.
@@ -76,7 +74,7 @@ pub async fn local(
     let written = message.len() as u64;
     if connection.write_all(&message, timer).await.is_err() {
         let broken = Some("client left");
-        return Delivered { after: After::Close, written: 0, broken, received: 0 };
+        return Delivered { after: After::Close, written: 0, broken };
     }
     if after == After::KeepAlive
         && let Some(rest) = rest
@@ -84,7 +82,7 @@ pub async fn local(
     {
         after = After::Close;
     }
-    Delivered { after, written, broken: None, received: 0 }
+    Delivered { after, written, broken: None }
 }
 
 /// What the client will still send of a body that nobody wants; `None` when nothing.
@@ -162,7 +160,7 @@ pub async fn upstream(
             PumpError::Source => "upstream left",
             PumpError::Bad(_) => "malformed body from upstream",
         });
-        return Delivered { after: After::Close, written, broken, received: 0 };
+        return Delivered { after: After::Close, written, broken };
     }
     let complete = upload.is_none();
     if answer.keep_alive && complete {
@@ -172,7 +170,7 @@ pub async fn upstream(
         After::Close if !complete => After::Linger,
         after => after,
     };
-    Delivered { after, written, broken: None, received: 0 }
+    Delivered { after, written, broken: None }
 }
 
 /// Both directions at once, until the response has been written to its end.
@@ -266,8 +264,7 @@ pub async fn tunnel(
     })
     .await;
     let broken = result.err().map(|_| "tunnel broken");
-    let (written, received) = (down.written(), up.written());
-    Delivered { after: After::Close, written, broken, received }
+    Delivered { after: After::Close, written: down.written(), broken }
 }
 
 fn connection_field(version: Version, after: After) -> ConnectionField {

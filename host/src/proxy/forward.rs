@@ -41,8 +41,6 @@ pub struct Answered {
     pub facts: ResponseFacts,
     /// The rest of the request's body, when the upstream answered before it had everything.
     pub upload: Option<Pump>,
-    /// Bytes sent upstream so far.
-    pub sent: u64,
 }
 
 /// Times that hold for one exchange.
@@ -109,10 +107,9 @@ impl Forward<'_> {
             let answered = self.converse(exchange, client, &mut lease, &mut upload).await;
             match answered {
                 Ok(facts) => {
-                    let sent = upload.written();
                     let done = upload.is_finished() && !upload.waits_for_receiver();
                     let upload = (!done).then_some(upload);
-                    return Ok(Answered { lease, facts, upload, sent });
+                    return Ok(Answered { lease, facts, upload });
                 }
                 Err(RequestError::Closed)
                     if repeatable && lease.connection.inbox.is_none() && *attempts < 3 =>

@@ -55,6 +55,18 @@ pub struct Client {
     pub facts: ClientFacts,
     /// Index of the listener.
     pub listener: usize,
+    /// Bytes of earlier requests.
+    pub counted: u64,
+}
+
+impl Client {
+    /// Bytes taken in since this was called last: those of the request that is done.
+    fn take_received(&mut self) -> u64 {
+        let unused = self.connection.inbox.as_ref().map_or(0, |inbox| inbox.len() as u64);
+        let used = self.connection.stream.received().saturating_sub(unused);
+        let before = std::mem::replace(&mut self.counted, used);
+        used.saturating_sub(before)
+    }
 }
 
 /// What may follow a response on its connection.
@@ -76,12 +88,15 @@ struct Progress {
     /// The path that `params` are found in, when the route's rewrite or redirect needs them.
     routed: Option<Box<str>>,
     entered: usize,
+    /// Links of the chain that have seen the request: the first so many.
+    reached: usize,
+    /// The last of those has answered it.
+    answered: bool,
     allow: Option<String>,
     upstream: Option<(usize, usize)>,
     upstream_status: Option<u16>,
     attempts: u32,
     error: Option<RequestError>,
-    sent: u64,
     waited: Option<Duration>,
     trace: Option<trace::Trace>,
     /// Something of the request's body has been read.
@@ -114,12 +129,7 @@ pub async fn handle(
         Err(RequestError::ClientGone) => {
             exchange.response.assign(RequestError::ClientGone.status());
             progress.error = Some(RequestError::ClientGone);
-            let gone = Delivered {
-                after: After::Close,
-                written: 0,
-                broken: Some("client left"),
-                received: 0,
-            };
+            let gone = Delivered { after: After::Close, written: 0, broken: Some("client left") };
             record(context, client, &exchange, &progress, &gone, started);
             return (exchange, After::Close);
         }
@@ -164,6 +174,9 @@ async fn request(
     }
     let (mut exchange, passed) = context.chains[index].on_request(exchange);
     progress.entered = passed.entered;
+    let stopped = !matches!(passed.outcome, Ok(crate::plugin::Flow::Next));
+    progress.reached = passed.entered + usize::from(stopped);
+    progress.answered = matches!(passed.outcome, Ok(crate::plugin::Flow::Respond));
     match passed.outcome {
         Ok(crate::plugin::Flow::Next) => {}
         Ok(crate::plugin::Flow::Respond) => {
@@ -219,7 +232,6 @@ async fn request(
         Ok(answered) => {
             progress.upstream = Some((upstream.index, answered.lease.server));
             progress.upstream_status = Some(exchange.response.status);
-            progress.sent = answered.sent;
             match headers::response_to_client(&mut exchange.response, &context.clock.date()) {
                 Ok(()) => (exchange, Ok(Answer::Upstream(answered, times))),
                 Err(error) => (exchange, Err(error)),
@@ -433,7 +445,7 @@ pub async fn refuse(context: &Context, client: &mut Client, error: RequestError)
 /// Counts the request and writes its line in the access log.
 fn record(
     context: &Context,
-    client: &Client,
+    client: &mut Client,
     exchange: &Exchange,
     progress: &Progress,
     delivered: &Delivered,
@@ -446,7 +458,7 @@ fn record(
         status: exchange.response.status,
         upstream: progress.upstream,
         upstream_status: progress.upstream_status,
-        bytes_in: progress.sent + delivered.received,
+        bytes_in: client.take_received(),
         bytes_out: delivered.written,
         duration: context.clock.now() - started,
         upstream_wait: progress.waited,
@@ -456,6 +468,7 @@ fn record(
     let Some(log) = &context.access_log else { return };
     let upstream = progress.upstream.map(|(upstream, _)| &context.upstreams[upstream]);
     let server = progress.upstream.and_then(|(_, server)| upstream?.server_name(server));
+    let plugins = || plugins(context, exchange, progress);
     log.write(&AccessRecord {
         finished: &finished,
         request: &exchange.request,
@@ -467,5 +480,25 @@ fn record(
         trace_id: progress.trace.as_ref().map(|trace| trace.id.as_slice()),
         wall_ms: context.clock.wall_ms(),
         attempts: progress.attempts,
+        plugins: &plugins,
     });
+}
+
+/// Names of the plugins that have seen the request, and what each one said.
+fn plugins<'a>(
+    context: &'a Context,
+    exchange: &Exchange,
+    progress: &Progress,
+) -> Vec<(&'a str, &'static str)> {
+    let Some(route) = progress.route else { return Vec::new() };
+    let links = context.snapshot.plans[route].chain.links.iter().take(progress.reached);
+    let verdict = |index: usize, name: &str| {
+        let failed = exchange.failed.iter().find(|(plugin, _)| **plugin == *name);
+        match failed {
+            Some((_, kind)) => kind.as_str(),
+            None if progress.answered && index + 1 == progress.reached => "respond",
+            None => "next",
+        }
+    };
+    links.enumerate().map(|(index, link)| (&*link.name, verdict(index, &link.name))).collect()
 }

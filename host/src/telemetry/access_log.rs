@@ -4,9 +4,10 @@
 //! writer cannot keep up, lines are dropped and counted (`zproxy_access_log_dropped_total`).
 //!
 //! Fields, in JSON: `ts request_id trace_id client method host path protocol status flags bytes_in
-//! bytes_out duration_us phases{upstream_us} route upstream server attempts`. What does not apply is
-//! left out. Bytes that are not UTF-8 appear as U+FFFD, and so do control characters that JSON does not
-//! escape; nothing a client sends can look like another line or reach a terminal.
+//! bytes_out duration_us phases{upstream_us} route upstream server attempts plugins[{name,verdict}]`.
+//! What does not apply is left out. Bytes that are not UTF-8 appear as U+FFFD, and so do control
+//! characters that JSON does not escape; nothing a client sends can look like another line or reach a
+//! terminal.
 
 use std::cell::RefCell;
 use std::fs::OpenOptions;
@@ -27,7 +28,6 @@ const BATCH_BYTES: usize = 16 * 1024;
 const REDACTED: &str = "[redacted]";
 
 /// What the log says of a request.
-#[derive(Debug)]
 pub struct AccessRecord<'a> {
     /// What was counted.
     pub finished: &'a Finished,
@@ -49,6 +49,8 @@ pub struct AccessRecord<'a> {
     pub wall_ms: u64,
     /// Connections used upstream.
     pub attempts: u32,
+    /// Plugins that have seen the request, with what each one said. Asked only for a line that holds it.
+    pub plugins: &'a dyn Fn() -> Vec<(&'a str, &'static str)>,
 }
 
 /// An open access log.
@@ -216,6 +218,17 @@ fn json(out: &mut Vec<u8>, record: &AccessRecord<'_>, redact: &[String]) {
     }
     if record.attempts > 0 {
         number(out, "attempts", u64::from(record.attempts));
+    }
+    let plugins = (record.plugins)();
+    if !plugins.is_empty() {
+        out.extend_from_slice(b",\"plugins\":[");
+        for (index, (name, verdict)) in plugins.into_iter().enumerate() {
+            out.extend_from_slice(if index == 0 { "{" } else { ",{" }.as_bytes());
+            member(out, "name", name);
+            member(out, "verdict", verdict);
+            out.push(b'}');
+        }
+        out.push(b']');
     }
     out.extend_from_slice(b"}\n");
 }
@@ -399,6 +412,7 @@ mod tests {
             trace_id: None,
             wall_ms: 1_795_244_400_123,
             attempts: 1,
+            plugins: &|| vec![("jwt", "next"), ("stamp", "trap")],
         };
         let mut out = Vec::new();
         format(&mut out, &record);
@@ -417,6 +431,9 @@ mod tests {
                 "host": "h", "path": "/a?b=\"c", "protocol": "HTTP/1.1", "status": 502,
                 "flags": "connection_refused", "bytes_in": 1, "bytes_out": 2, "duration_us": 3,
                 "phases": { "upstream_us": 2 }, "route": "api", "attempts": 1,
+                "plugins": [
+                    { "name": "jwt", "verdict": "next" }, { "name": "stamp", "verdict": "trap" },
+                ],
             })
         );
         assert_eq!(out.iter().filter(|byte| **byte == b'\n').count(), 1);

@@ -41,7 +41,7 @@ pub struct Finished {
     pub upstream: Option<(usize, usize)>,
     /// What the upstream answered; `None` when it did not.
     pub upstream_status: Option<u16>,
-    /// Sent upstream, heads included.
+    /// Received from the client, heads included.
     pub bytes_in: u64,
     /// Sent to the client, heads included.
     pub bytes_out: u64,
@@ -93,7 +93,7 @@ pub struct Counts {
     pub listeners: Vec<ListenerCounts>,
     /// Waiting for upstreams.
     pub upstream_wait: Histogram,
-    /// Sent upstream.
+    /// Received from clients.
     pub bytes_in: u64,
     /// Sent to clients.
     pub bytes_out: u64,

@@ -37,7 +37,7 @@ impl Dialer {
         match &self.address {
             ServerAddress::Ip(address) => connect_tcp(*address).await.map_err(|e| failure(&e)),
             ServerAddress::Unix(path) => {
-                UnixStream::connect(path).await.map(Stream::Unix).map_err(|e| failure(&e))
+                UnixStream::connect(path).await.map(Stream::from).map_err(|e| failure(&e))
             }
             ServerAddress::Name { host, port } => {
                 let mut last = RequestError::Dns;
@@ -76,7 +76,7 @@ impl Dialer {
 async fn connect_tcp(address: SocketAddr) -> io::Result<Stream> {
     let stream = TcpStream::connect(address).await?;
     stream.set_nodelay(true)?;
-    Ok(Stream::Tcp(stream))
+    Ok(stream.into())
 }
 
 fn failure(error: &io::Error) -> RequestError {

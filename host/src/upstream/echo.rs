@@ -40,7 +40,7 @@ pub fn connect() -> io::Result<Stream> {
             log::debug!(target: "echo", "{error}");
         }
     });
-    Ok(Stream::Unix(near))
+    Ok(near.into())
 }
 
 async fn answer(mut request: Request<Incoming>) -> Result<Response<Full<Bytes>>, hyper::Error> {

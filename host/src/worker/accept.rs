@@ -70,9 +70,9 @@ impl Socket {
         Ok(match self {
             Self::Tcp(socket) => {
                 let (stream, peer) = socket.accept().await?;
-                (Stream::Tcp(stream), Some(peer.ip().to_canonical()))
+                (stream.into(), Some(peer.ip().to_canonical()))
             }
-            Self::Unix(socket) => (Stream::Unix(socket.accept().await?.0), None),
+            Self::Unix(socket) => (socket.accept().await?.0.into(), None),
         })
     }
 
@@ -104,8 +104,8 @@ impl Socket {
                     accepted.set_nonblocking(true)?;
                     let peer = peer.as_socket().map(|peer| peer.ip().to_canonical());
                     let stream = match peer {
-                        Some(_) => Stream::Tcp(TcpStream::from_std(accepted.into())?),
-                        None => Stream::Unix(UnixStream::from_std(accepted.into())?),
+                        Some(_) => TcpStream::from_std(accepted.into())?.into(),
+                        None => UnixStream::from_std(accepted.into())?.into(),
                     };
                     take(stream, peer);
                 }

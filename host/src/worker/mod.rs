@@ -329,9 +329,9 @@ impl State {
     fn adopt(&self, accepted: Accepted) {
         let Accepted { socket, tcp, peer, listener } = accepted;
         let stream = if tcp {
-            tokio::net::TcpStream::from_std(socket.into()).map(Stream::Tcp)
+            tokio::net::TcpStream::from_std(socket.into()).map(Stream::from)
         } else {
-            tokio::net::UnixStream::from_std(socket.into()).map(Stream::Unix)
+            tokio::net::UnixStream::from_std(socket.into()).map(Stream::from)
         };
         match stream {
             Ok(stream) => self.take(stream, peer, listener),
@@ -354,6 +354,7 @@ impl State {
             timer: context.deadlines.timer(),
             facts,
             listener,
+            counted: 0,
         };
         tokio::task::spawn_local(async move {
             if open.admitted {
@@ -480,11 +481,7 @@ fn deal(
         }
     };
     let take = |stream: Stream, peer| {
-        let (socket, tcp) = match stream {
-            Stream::Tcp(stream) => (stream.into_std().map(OwnedFd::from), true),
-            Stream::Unix(stream) => (stream.into_std().map(OwnedFd::from), false),
-        };
-        let socket = match socket {
+        let (socket, tcp) = match stream.into_descriptor() {
             Ok(socket) => socket,
             Err(error) => return failed(&error),
         };
