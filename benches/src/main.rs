@@ -8,9 +8,10 @@
 //! One binary plays every part but the proxies', so that a run needs nothing else: `origin`
 //! answers, `load` asks and counts, `launch` pins a process and hands over to it, `run` conducts.
 //!
-//! Not here: micro-benches of ZProxy's own functions (`benches/micro.rs` of the root package).
+//! Not here: benches of ZProxy's own functions (`benches/micro.rs` of the root package).
 
 #![forbid(unsafe_code)]
+#![allow(clippy::disallowed_methods, reason = "what is measured runs on the real clock")]
 
 mod run;
 mod report;
