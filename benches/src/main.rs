@@ -32,7 +32,8 @@ use std::process::ExitCode;
 
 const USAGE: &str = "\
 zproxy-benches run    [--only NAME,…] [--scenario NAME,…] [--rounds N] [--seconds N] [--quick]
-                      [--zproxy PATH] [--noop PATH] [--cpus A,B] [--no-fifo] [--out DIR] [--list]
+                      [--zproxy PATH] [--noop PATH] [--peers DIR] [--cpus A,B] [--no-fifo]
+                      [--out DIR] [--list]
 zproxy-benches origin [--port N]
 zproxy-benches load   --target ADDR:PORT [--path PATH] [--body-bytes N] [--post-bytes N]
                       [--header 'K: V']… [--connections N] [--per-request] [--rate N]
