@@ -31,7 +31,7 @@ setup:
 run: setup plugins
 	cargo run --release -- --plugins ./plugins
 
-# Every test of the workspace, after the components that they load.
+# Every test of the workspace. The components come first, so that a broken one fails as a build.
 test: setup guests
 	cargo test --workspace
 
@@ -43,11 +43,12 @@ plugins:
 guests: plugins
 	cargo plugins --tests
 
-# What a request costs beside HAProxy and nginx, on this machine.
+# What a request costs beside HAProxy and nginx, on this machine; then parts of it alone.
 bench: setup guests
 	benches/setup.sh
 	cargo build --release
 	cargo run --release --package zproxy-benches -- run --zproxy "$${CARGO_TARGET_DIR:-target}/release/zproxy" --noop target/guests/tests/noop.wasm
+	cargo bench --bench micro
 
 # What CI refuses: layout, lints and docs, warnings denied.
 check: setup
@@ -55,14 +56,17 @@ check: setup
 	cargo clippy --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --document-private-items
 
-# A minute of each fuzz target. Needs nightly Rust and cargo-fuzz.
+# A minute of each fuzz target, or FUZZ_SECONDS. Needs nightly Rust and cargo-fuzz.
+FUZZ_SECONDS = 60
 fuzz:
 	@command -v cargo-fuzz >/dev/null || { echo "install cargo-fuzz: cargo install cargo-fuzz" >&2; exit 1; }
 	cd tests/fuzz && for target in $$(cargo +nightly fuzz list --fuzz-dir .); do \
-		cargo +nightly fuzz run --fuzz-dir . $$target -- -max_total_time=60 || exit 1; \
+		cargo +nightly fuzz run --fuzz-dir . $$target -- -max_total_time=$(FUZZ_SECONDS) || exit 1; \
 	done
 
-# Licences, advisories and sources of what is depended on.
+# Licences, sources and advisories of what is depended on. Needs cargo-deny; advisories need the
+# network, DENY="bans licenses sources" leaves them out.
+DENY =
 deny:
 	@command -v cargo-deny >/dev/null || { echo "install cargo-deny: cargo install cargo-deny" >&2; exit 1; }
-	cargo deny check
+	cargo deny check $(DENY)

@@ -73,6 +73,8 @@ pub(crate) struct Lab {
     pub(crate) zproxy: PathBuf,
     /// The plugin that does nothing.
     pub(crate) noop: PathBuf,
+    /// Folder of the configurations, with places to fill.
+    pub(crate) peers: PathBuf,
 }
 
 impl Lab {
@@ -156,12 +158,15 @@ impl Lab {
 
     /// File name and text of a contender's configuration.
     fn config(&self, kind: Kind, port: u16, folder: &Path) -> Result<(&'static str, String)> {
-        let (file, template) = match kind {
-            Kind::Haproxy => ("haproxy.cfg", include_str!("../peers/haproxy.cfg")),
-            Kind::Nginx => ("nginx.conf", include_str!("../peers/nginx.conf")),
-            Kind::Zproxy { .. } => ("zproxy.json", include_str!("../peers/zproxy.json")),
+        let file = match kind {
+            Kind::Haproxy => "haproxy.cfg",
+            Kind::Nginx => "nginx.conf",
+            Kind::Zproxy { .. } => "zproxy.json",
             Kind::Direct => bail!("the origin has no configuration"),
         };
+        let template = self.peers.join(file);
+        let template = fs::read_to_string(&template)
+            .with_context(|| format!("cannot read {}", template.display()))?;
         let mut text = template
             .replace("@PORT@", &port.to_string())
             .replace("@ORIGIN@", &self.origin.to_string())
@@ -277,6 +282,7 @@ mod tests {
             place: Place { cpu: None, fifo: false },
             zproxy: "target/release/zproxy".into(),
             noop: "Cargo.toml".into(),
+            peers: "peers".into(),
         }
     }
 

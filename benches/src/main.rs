@@ -8,9 +8,10 @@
 //! One binary plays every part but the proxies', so that a run needs nothing else: `origin`
 //! answers, `load` asks and counts, `launch` pins a process and hands over to it, `run` conducts.
 //!
-//! Not here: micro-benches of ZProxy's own functions (`benches/micro.rs` of the root package).
+//! Not here: benches of ZProxy's own functions (`benches/micro.rs` of the root package).
 
 #![forbid(unsafe_code)]
+#![allow(clippy::disallowed_methods, reason = "what is measured runs on the real clock")]
 
 mod run;
 mod report;
@@ -31,7 +32,8 @@ use std::process::ExitCode;
 
 const USAGE: &str = "\
 zproxy-benches run    [--only NAME,…] [--scenario NAME,…] [--rounds N] [--seconds N] [--quick]
-                      [--zproxy PATH] [--noop PATH] [--cpus A,B] [--no-fifo] [--out DIR] [--list]
+                      [--zproxy PATH] [--noop PATH] [--peers DIR] [--cpus A,B] [--no-fifo]
+                      [--out DIR] [--list]
 zproxy-benches origin [--port N]
 zproxy-benches load   --target ADDR:PORT [--path PATH] [--body-bytes N] [--post-bytes N]
                       [--header 'K: V']… [--connections N] [--per-request] [--rate N]

@@ -124,10 +124,8 @@ mod tests {
         assert!(tree.contains(&child.id()));
     }
 
-    /// The figure that everything here is divided from: a busy thread must show as much time
-    /// as has passed, or less where it had to share its CPU.
     #[test]
-    fn cpu_time_grows_with_work_and_not_faster_than_the_clock() {
+    fn cpu_time_grows_with_work() {
         let pids = [std::process::id()];
         let before = cpu_time_ns(&pids);
         let started = Instant::now();

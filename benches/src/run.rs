@@ -70,7 +70,8 @@ pub(crate) fn command(arguments: Vec<String>) -> Result<()> {
     let path =
         |given: Option<String>, default: &str| PathBuf::from(given.unwrap_or(default.into()));
     let zproxy = path(flags.text("zproxy"), "target/release/zproxy");
-    let noop = path(flags.text("noop"), "plugins/noop.wasm");
+    let noop = path(flags.text("noop"), "target/guests/tests/noop.wasm");
+    let peers = path(flags.text("peers"), "benches/peers");
     let today = machine::said("date", &["-u", "+%Y-%m-%d"]);
     let folder = format!("benches/runs/{today}-{}", machine::kind());
     let folder = path(flags.text("out"), &folder);
@@ -83,6 +84,7 @@ pub(crate) fn command(arguments: Vec<String>) -> Result<()> {
         place: machine.proxy,
         zproxy,
         noop,
+        peers,
     };
     let mut record = Record::create(&folder)?;
     record.run(&facts(&command_line, &machine, &lab, &extent))?;

@@ -2,6 +2,8 @@
 //!
 //! The modules stand in the order in which a request passes them; each may use those below it.
 
+#![cfg_attr(test, allow(clippy::disallowed_methods, reason = "unit tests may wait in real time"))]
+
 pub mod control;
 pub mod worker;
 pub mod connection;

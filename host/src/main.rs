@@ -4,6 +4,8 @@
 //! Exit codes: 0 ok, 1 runtime failure, 2 usage, 3 invalid configuration, 4 cannot bind, 5 invalid
 //! plugin, 6 drain timed out. stdout carries data, stderr everything else.
 
+#![expect(clippy::disallowed_methods, reason = "a drain takes real time")]
+
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;

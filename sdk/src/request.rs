@@ -8,7 +8,7 @@ use crate::host::request as host;
 /// The request of the exchange whose hook is running.
 ///
 /// Reading a field that [`Middleware::request_fields`](crate::Middleware::request_fields) names
-/// costs nothing; any other look-up and any edit is a call to the host of about 0.1 microseconds.
+/// costs nothing; any other look-up and any edit is a call to the host.
 /// Names are compared without regard to case. What an edit may hold is checked by the host when
 /// the hook returns: a name that is no token, a value with a line end, or a field that frames the
 /// message make the hook fail, and nothing of it is sent.

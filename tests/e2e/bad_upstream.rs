@@ -3,11 +3,12 @@
 //!
 //! Not here: upstreams that cannot be reached or take too long (`upstream`).
 
+use std::sync::{Mutex, mpsc};
 use std::time::Duration;
 
 use serde_json::json;
 
-use crate::harness::{Gateway, Upstream, Wire, WireError, eventually};
+use crate::harness::{DEADLINE, Gateway, Upstream, Wire, WireError, eventually};
 
 /// Answers the request for `/N` with row N, and waits for the gateway to close the connection.
 fn answering_rows(rows: Vec<Vec<u8>>) -> Upstream {
@@ -237,16 +238,22 @@ fn assert_is_cut(client: &mut Wire, what: &str) {
 /// What an upstream says beyond its answer belongs to nobody, least of all to the next client.
 #[test]
 fn bytes_after_an_answer_never_answer_the_next_request() {
+    let good = "HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\ngood";
     let evil = "HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nevil";
     for late in [false, true] {
+        // Late is: after the good answer has reached its client, before the next request.
+        let (tell_arrival, arrived) = mpsc::channel();
+        let (tell_sent, sent) = mpsc::channel();
+        let late_ones = Mutex::new((arrived, tell_sent));
         let upstream = Upstream::start(move |connection| {
             loop {
                 connection.request()?;
-                let good = "HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\ngood";
                 if late {
                     connection.try_send(good)?;
-                    std::thread::sleep(Duration::from_millis(50));
+                    let (arrived, tell_sent) = &*late_ones.lock().unwrap();
+                    arrived.recv().map_err(std::io::Error::other)?;
                     connection.try_send(evil)?;
+                    tell_sent.send(()).map_err(std::io::Error::other)?;
                 } else {
                     connection.try_send(format!("{good}{evil}"))?;
                 }
@@ -260,8 +267,11 @@ fn bytes_after_an_answer_never_answer_the_next_request() {
             let answer = client.exchange("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
 
             assert_eq!((answer.status(), answer.text()), (200, "good"), "late: {late}");
-            // Lets the late bytes arrive.
-            assert!(client.is_silent(Duration::from_millis(100)), "late: {late}");
+            if late {
+                tell_arrival.send(()).unwrap();
+                sent.recv_timeout(DEADLINE).unwrap();
+            }
+            assert!(client.is_silent(Duration::from_millis(50)), "late: {late}");
         }
     }
 }

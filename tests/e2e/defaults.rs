@@ -1,8 +1,7 @@
 //! A gateway that was told nothing: the embedded default.
 //!
-//! Not here: `/try/<plugin>/` (`plugins`).
-
-use serde_json::json;
+//! Not here: `/try/<plugin>/` (`plugins`), the default addresses (unit tests of `config`: a test must
+//! not need a certain port).
 
 use crate::harness::{Gateway, Launch};
 
@@ -61,22 +60,4 @@ fn echo_reads_bodies_of_any_size() {
 
     assert_eq!(picture["body_bytes"], 3_000_000);
     assert_eq!(client.exchange("GET /echo HTTP/1.1\r\nHost: a\r\n\r\n").status(), 200);
-}
-
-/// Interface §1: where it listens when nobody says otherwise. Not started here, since a test must
-/// not need a certain port: the schema says it.
-#[test]
-fn the_default_addresses_are_on_loopback() {
-    let dir = tempfile::TempDir::new().unwrap();
-
-    let schema = crate::harness::run(dir.path(), &["schema"]);
-
-    let schema: serde_json::Value = serde_json::from_str(&schema.stdout).unwrap();
-    assert_eq!(schema["properties"]["admin"]["default"], json!({ "address": "127.0.0.1:9901" }));
-    assert!(
-        schema["properties"]["listeners"]["description"]
-            .as_str()
-            .unwrap()
-            .contains("127.0.0.1:8080")
-    );
 }

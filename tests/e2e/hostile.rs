@@ -68,6 +68,12 @@ fn a_stack_overflow_costs_one_request() {
     costs_one_request("stack_overflow", json!({}));
 }
 
+/// A worker that waited with it would keep everybody waiting.
+#[test]
+fn a_sleep_costs_one_request_and_no_time() {
+    costs_one_request("sleep", json!({ "ms": 60_000 }));
+}
+
 #[test]
 fn a_flood_of_edits_costs_one_request() {
     costs_one_request("edit_flood", json!({}));

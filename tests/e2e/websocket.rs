@@ -184,14 +184,14 @@ fn a_tunnel_that_is_silent_for_too_long_is_closed() {
     let upstream = echo_tunnel();
     let gateway = Gateway::to_with(
         &upstream,
-        json!({ "upstreams": { "test": { "timeouts": { "idle_ms": 300 } } } }),
+        json!({ "upstreams": { "test": { "timeouts": { "idle_ms": 1000 } } } }),
     );
     let mut client = gateway.connect();
     assert_eq!(client.exchange(UPGRADE).status(), 101);
     assert_eq!(client.take(5).unwrap(), b"hello");
 
     // Used, it stays; unused, it ends.
-    for _ in 0..5 {
+    for _ in 0..15 {
         std::thread::sleep(Duration::from_millis(100));
         client.send("x");
         assert_eq!(client.take(1).unwrap(), b"x");

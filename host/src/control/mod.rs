@@ -9,6 +9,8 @@
 //!
 //! Not here: what a worker does (`worker`), signals and flags (`main`).
 
+#![expect(clippy::disallowed_methods, reason = "people and threads are waited for in real time")]
+
 pub mod admin;
 pub mod metrics;
 pub mod snapshot;

@@ -1,6 +1,6 @@
 //! A connection that speaks HTTP/1, from either side: a socket and the bytes received too early.
 //!
-//! Not here: what the messages mean (`proxy`), which connections there are (`upstream::pool`).
+//! Not here: what the messages mean (`proxy`), which connections there are (`upstream`).
 
 use std::future::poll_fn;
 use std::io;

@@ -9,7 +9,7 @@
 //! a line to `bytes`. What is left untouched goes out as the bytes that came in: neighbouring
 //! lines as one run.
 //!
-//! Not here: start lines (`head`), and what makes a received line well-formed (`h1`).
+//! Not here: start lines (`head`), and what makes a received line well-formed (`parse`).
 
 use std::ops::Range;
 

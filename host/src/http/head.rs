@@ -1,6 +1,6 @@
 //! The head of a message: start line and fields. One type for every protocol version.
 //!
-//! Not here: parsing and writing HTTP/1 (`h1`), fields and their edits (`fields`).
+//! Not here: parsing and writing HTTP/1 (`parse`, `write`), fields and their edits (`fields`).
 
 use std::ops::Range;
 

@@ -5,7 +5,7 @@
 //! a line ends with CR LF and nothing else (§2.2 would allow a bare LF), folded lines (§5.2) and
 //! white space before a colon (§5.1) are errors.
 //!
-//! Not here: reading bytes (`conn`), what a body looks like (`body`).
+//! Not here: reading bytes (`connection`), what a body looks like (`body`).
 
 use memchr::{memchr, memmem};
 

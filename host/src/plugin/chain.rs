@@ -412,7 +412,8 @@ fn complain(plugin: &str, hook: &str, failure: &Failure, suppressed: u64) {
     }
 }
 
-/// The one place where chains read the clock: once between two links.
+/// Read once between two links.
+#[expect(clippy::disallowed_methods, reason = "the one place where chains read the clock")]
 fn now() -> Instant {
     Instant::now()
 }

@@ -47,13 +47,14 @@ pub struct PluginEngine {
 
 impl PluginEngine {
     /// Makes the engine. Fails where the machine does not allow what wasmtime needs.
+    #[expect(clippy::disallowed_methods, reason = "where the plugins' clock begins")]
     pub fn new() -> anyhow::Result<Arc<Self>> {
         let mut config = Config::new();
         config
-            // A call costs a third. Components that export or import async functions are refused.
+            // Calls are much cheaper without. Components that export or import async functions are
+            // refused.
             .concurrency_support(false)
-            // Costs a fraction of a nanosecond per call and loop; fuel would cost a fifth of all
-            // time spent in wasm.
+            // A load and a comparison per call and loop; fuel would count every instruction.
             .epoch_interruption(true)
             // A guest that recurses without end hits this and traps, long before the thread's end.
             .max_wasm_stack(STACK_BYTES_MAX)

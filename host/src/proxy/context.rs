@@ -114,6 +114,7 @@ impl Clock {
     }
 
     /// Monotonic time, exact.
+    #[expect(clippy::disallowed_methods, reason = "this is a worker's clock")]
     pub fn now(&self) -> Instant {
         Instant::now()
     }

@@ -1,8 +1,8 @@
 //! From a Rust crate to components: runs cargo for `wasm32-wasip2` and collects what comes out.
 //!
 //! [`build`] is the whole story: find a [`Toolchain`], run cargo with an environment of its own,
-//! copy each component to where it is wanted. The same code serves `cargo plugins`, tests and
-//! the gateway's command line, so that it has no dependencies: it must compile in a second.
+//! copy each component to where it is wanted. The same code serves `cargo plugins` and tests, and has
+//! no dependencies: it must compile in a second.
 //!
 //! Not here: what is inside a plugin (`zproxy-sdk`), and which plugins ZProxy has (`main.rs`).
 

@@ -6,7 +6,8 @@
 //!   own, so that the gateway's parser is never its own judge.
 //!
 //! Everything blocks, with [`DEADLINE`] on each wait: a test ends by what happened, or fails by
-//! the deadline, and never sleeps in the hope that something has happened.
+//! the deadline. A sleep stands where time itself is under test, never in the hope that something
+//! has happened.
 //!
 //! Not here: anything of the product. The suite sees it only from outside.
 

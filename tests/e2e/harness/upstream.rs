@@ -35,7 +35,7 @@ struct Shared {
     received: Mutex<Vec<Arc<Mutex<Vec<u8>>>>>,
     /// Whole requests in the order in which they were complete.
     requests: Mutex<Vec<Message>>,
-    /// Connections whose script has ended.
+    /// Connections that are closed because their script has ended.
     ended: Mutex<usize>,
     /// What the gateway should not have sent; panics of scripts too.
     malformed: Mutex<Vec<String>>,
@@ -129,10 +129,13 @@ impl Upstream {
                 std::thread::spawn(move || {
                     // The script's error is the way in which it ends; its panic is the test's.
                     let run = AssertUnwindSafe(|| script(&mut connection));
-                    if std::panic::catch_unwind(run).is_err() {
-                        connection.shared.malformed.lock().unwrap().push("a panic".into());
+                    let panicked = std::panic::catch_unwind(run).is_err();
+                    let Connection { wire, shared } = connection;
+                    drop(wire);
+                    if panicked {
+                        shared.malformed.lock().unwrap().push("a panic".into());
                     }
-                    *connection.shared.ended.lock().unwrap() += 1;
+                    *shared.ended.lock().unwrap() += 1;
                 });
             }
         });
@@ -157,7 +160,7 @@ impl Upstream {
         self.shared.received.lock().unwrap().len()
     }
 
-    /// Connections whose script has ended so far.
+    /// Connections so far that are closed because their script has ended.
     pub fn ended(&self) -> usize {
         *self.shared.ended.lock().unwrap()
     }

@@ -1,6 +1,6 @@
 //! The syntax of route paths, hosts and placeholders.
 //!
-//! Not here: which route wins (the router).
+//! Not here: which route wins (`route`).
 
 use super::address::{is_host_name, json};
 use crate::config::problem::{Refusal, quote};

@@ -1,6 +1,6 @@
 //! Routes: one target each, changes that fit it, and none that can never match.
 //!
-//! Not here: which route wins (the router).
+//! Not here: which route wins (`route`).
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;

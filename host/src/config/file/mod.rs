@@ -104,7 +104,7 @@ pub struct Config {
     #[schemars(extend("examples" = [["10.0.0.0/8"]]))]
     pub trusted_proxies: Vec<String>,
 
-    /// The admin listener: health, metrics, state and commands. `null` switches it off.
+    /// The admin listener: health, metrics and state. `null` switches it off.
     #[schemars(extend("x-null" = true))]
     pub admin: Option<AdminConfig>,
 

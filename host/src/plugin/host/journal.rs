@@ -61,6 +61,10 @@ impl Journal {
     }
 
     /// Writes one line.
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "a line that is written costs more than the clock"
+    )]
     pub(super) fn line(&mut self, level: Level, line: &[u8]) {
         if level > log::max_level() {
             return;
@@ -104,6 +108,10 @@ impl Journal {
         }
     }
 
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "a line that is written costs more than the clock"
+    )]
     fn end_line(&mut self, stream: Stream) {
         let line = std::mem::take(self.pending(stream));
         let text = line.trim_ascii_end();

@@ -384,6 +384,7 @@ impl clocks::monotonic_clock::Host for State {
         subscribe(&mut self.table, deadline)
     }
 
+    #[expect(clippy::disallowed_methods, reason = "this is the guest's clock")]
     fn subscribe_duration(&mut self, duration: u64) -> Result<Resource<DynPollable>> {
         let deadline = Instant::now().checked_add(Duration::from_nanos(duration));
         let deadline = self.table.push(Deadline(deadline))?;
@@ -396,6 +397,7 @@ struct Deadline(Option<Instant>);
 
 #[wasmtime_wasi::async_trait]
 impl Pollable for Deadline {
+    #[expect(clippy::disallowed_methods, reason = "this is the guest's clock")]
     async fn ready(&mut self) {
         if self.0.is_none_or(|deadline| Instant::now() < deadline) {
             std::future::pending::<()>().await;
