@@ -132,6 +132,9 @@ pub enum EditError {
     /// More than [`EDIT_BYTES_MAX`].
     #[error("edits exceed 64 KiB")]
     TooLarge,
+    /// An answer's body is larger than it may be.
+    #[error("the body exceeds 1 MiB")]
+    Body,
     /// Not a request target in origin form.
     #[error("a path must begin with `/` and hold visible ASCII only")]
     Path,

@@ -16,6 +16,7 @@
 //! Not here: what plugins are (`load`), how they are called (`instance`), and the gateway's own
 //! answers (`proxy`).
 
+use std::any::Any;
 use std::fmt;
 use std::panic::AssertUnwindSafe;
 use std::panic::catch_unwind;
@@ -390,13 +391,22 @@ fn call_native(
         Hook::Request => middleware.on_request(&mut exchange),
         Hook::Response => middleware.on_response(&mut exchange),
     }));
-    let result = called.map_err(|panic| {
-        let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
-        let text = text.or_else(|| panic.downcast_ref::<String>().cloned());
-        let text = text.unwrap_or_else(|| "without a message".to_owned());
-        Failure::new(FailureKind::Trap, format!("it panicked: {text}"))
-    });
+    let result = match called {
+        // An answer that `Exchange::reply` refused, or that was never made.
+        Ok(Flow::Respond) if exchange.response.status < 200 || exchange.body.is_none() => {
+            let message = "it answered `Respond` without an answer made by `Exchange::reply`";
+            Err(Failure::new(FailureKind::Violation, message))
+        }
+        Ok(flow) => Ok(flow),
+        Err(panic) => Err(Failure::new(FailureKind::Trap, panicked(&*panic))),
+    };
     (exchange, result)
+}
+
+fn panicked(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().copied();
+    let text = text.or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+    format!("it panicked: {}", text.unwrap_or("without a message"))
 }
 
 fn complain(plugin: &str, hook: &str, failure: &Failure, suppressed: u64) {
