@@ -102,7 +102,7 @@ pub struct HookFailure {
     /// How.
     pub kind: FailureKind,
     /// What the operator reads; not for clients.
-    pub message: String,
+    pub message: Arc<str>,
 }
 
 /// What became of a request on its way down the chain.

@@ -189,7 +189,7 @@ impl Plugin {
     ///
     /// May take a second: for the control thread.
     pub fn probe(self: &Arc<Self>, config: &str) -> Result<(), String> {
-        Live::new(self, config).map(drop).map_err(|failure| failure.message)
+        Live::new(self, config).map(drop).map_err(|failure| failure.message.to_string())
     }
 }
 
