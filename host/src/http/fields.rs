@@ -124,7 +124,7 @@ pub enum EditError {
     #[error("a field name must be a token")]
     Name,
     /// RFC 9110 §5.5.
-    #[error("a field value must not hold CR, LF or NUL")]
+    #[error("a field value must not hold control characters")]
     Value,
     /// The framing of a message is not a plugin's business.
     #[error("a field that frames the message cannot be changed")]

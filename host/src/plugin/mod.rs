@@ -41,6 +41,5 @@ pub use load::{Hooks, LoadError, Plugin};
 pub use middleware::Middleware;
 pub use stats::{DURATION_BOUNDS_NS, HookStats, Outcome, PluginStats};
 
-
 #[cfg(test)]
 mod tests;
