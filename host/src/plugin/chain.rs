@@ -239,7 +239,7 @@ impl Instances {
         let refused = |message| ChainError { plugin: Arc::clone(&plan.name), message };
         let config = serde_json::from_str(&plan.config)
             .map_err(|error| refused(format!("its configuration is no JSON: {error}")))?;
-        let made: Rc<dyn Middleware> = factory(&config).map_err(refused)?.into();
+        let made: Rc<dyn Middleware> = make_native(&**factory, &config).map_err(refused)?.into();
         self.native.push(Native {
             factory: Arc::clone(factory),
             config: Arc::clone(&plan.config),
@@ -314,16 +314,6 @@ impl Chain {
         }
         (exchange, Ok(flow))
     }
-
-    /// Number of links.
-    pub fn len(&self) -> usize {
-        self.links.len()
-    }
-
-    /// Whether there are none.
-    pub fn is_empty(&self) -> bool {
-        self.links.is_empty()
-    }
 }
 
 impl Link {
@@ -379,6 +369,15 @@ impl Link {
             message: failure.message,
         })
     }
+}
+
+/// Makes native middleware. A panic is a refusal.
+pub fn make_native(
+    factory: &NativeFactory,
+    config: &serde_json::Value,
+) -> Result<Box<dyn Middleware>, String> {
+    catch_unwind(AssertUnwindSafe(|| factory(config)))
+        .unwrap_or_else(|panic| Err(panicked(&*panic)))
 }
 
 /// Calls native middleware. A panic is its failure, not the worker's.

@@ -150,9 +150,10 @@ mod loading {
     /// A file can be half-written, or damaged anywhere.
     #[test]
     fn damaged_components_are_refused_or_work() {
-        let good = fragile().build();
+        let goods = [fragile().build(), replying(403, "(i32.const 1)").build()];
         let mut seed = 7_u64;
-        for _ in 0..300 {
+        for round in 0..300 {
+            let good = &goods[round % goods.len()];
             seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
             let mut bytes = good.clone();
             let at = usize::try_from(seed >> 33).unwrap() % bytes.len();
@@ -162,6 +163,14 @@ mod loading {
             }
             if let Ok(plugin) = ENGINE.load("guest", &bytes, &LIMITS) {
                 let _ = plugin.probe("{}");
+                let plan = LinkPlan {
+                    plugin: PlanSource::Wasm(plugin),
+                    ..link(&fragile(), OnError::Open)
+                };
+                let chain = Instances::new().chain(&ChainPlan { links: vec![plan] }).unwrap();
+                let (mut exchange, passed) = chain.on_request(request(&[]));
+                exchange.response.assign(200);
+                let _ = chain.on_response(exchange, passed.entered);
             }
         }
     }
@@ -489,6 +498,20 @@ mod native {
         assert_eq!(exchange.response.status, 403);
         assert_eq!(text(&exchange.response.fields), "x-by: native; ");
         assert_eq!(exchange.body.as_deref(), Some(b"no".as_slice()));
+    }
+
+    #[test]
+    fn a_factory_that_panics_refuses() {
+        let link = LinkPlan {
+            plugin: PlanSource::Native(Arc::new(|config| panic!("what is {config}?"))),
+            name: "careless".into(),
+            config: "{}".into(),
+            on_error: OnError::Open,
+        };
+
+        let error = Instances::new().chain(&ChainPlan { links: vec![link] }).err().unwrap();
+
+        assert_eq!(error.to_string(), "plugin `careless`: it panicked: what is {}?");
     }
 
     /// What it has replaced cannot be brought back.
