@@ -15,7 +15,7 @@ pub const JWT_SAMPLE: &str = "eyJhbGciOiJIUzI1NiIsInR5cCI6IkpXVCJ9.\
     SflKxwRJSMeKKF2QT4fwpMeJf36POk6yJV_adQssw5c";
 
 /// Guests of `tests/guests`, by the names of their files.
-const GUESTS: [&str; 13] = [
+const GUESTS: [&str; 14] = [
     "bad_header",
     "echo_headers",
     "edit_flood",
@@ -28,6 +28,7 @@ const GUESTS: [&str; 13] = [
     "print",
     "reply",
     "response_panic",
+    "sleep",
     "stack_overflow",
 ];
 

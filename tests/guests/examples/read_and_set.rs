@@ -1,25 +1,22 @@
-//! Sets one field of the request, the least that a plugin can do to it: `x-one: 1` by default.
+//! What a usual plugin does: reads three fields that it declared, and sets two.
 
 use zproxy_sdk::{Flow, Middleware, Request, export};
 
 #[derive(serde::Deserialize)]
-#[serde(deny_unknown_fields, default)]
-struct SetOne {
-    name: String,
-    value: String,
-}
+struct ReadAndSet {}
 
-impl Default for SetOne {
-    fn default() -> Self {
-        Self { name: "x-one".to_owned(), value: "1".to_owned() }
+impl Middleware for ReadAndSet {
+    fn request_fields(&self) -> Vec<&str> {
+        vec!["accept", "user-agent", "cookie"]
     }
-}
 
-impl Middleware for SetOne {
     fn on_request(&self, request: &mut Request) -> Flow {
-        request.set_header(&self.name, &self.value);
+        let read = self.request_fields().into_iter().filter_map(|name| request.header_bytes(name));
+        let bytes: usize = read.map(|value| value.len()).sum();
+        request.set_header("x-seen", if bytes > 0 { "some" } else { "none" });
+        request.set_header("x-by", "read-and-set");
         Flow::Next
     }
 }
 
-export!(SetOne: on_request);
+export!(ReadAndSet: on_request);
