@@ -53,6 +53,12 @@ fn a_loop_costs_one_request() {
     costs_one_request("loop_forever", json!({}));
 }
 
+/// A worker that waits serves nobody.
+#[test]
+fn a_sleep_costs_one_request() {
+    costs_one_request("sleep", json!({}));
+}
+
 #[test]
 fn a_memory_bomb_costs_one_request() {
     costs_one_request("memory_bomb", json!({}));

@@ -10,6 +10,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use crate::config::{PluginSource, Settings, Target};
+use crate::plugin::chain::make_native;
 use crate::plugin::{ChainPlan, LinkPlan, NativeFactory, PlanSource, Plugin, PluginEngine};
 use crate::proxy::{RoutePlan, Snapshot};
 use crate::route::Router;
@@ -191,7 +192,7 @@ fn probe(source: &Source, config: &str) -> Result<(), String> {
         Source::Wasm(plugin) => plugin.probe(config),
         Source::Native(factory) => {
             let config = serde_json::from_str(config).map_err(|error| error.to_string())?;
-            factory(&config).map(drop)
+            make_native(&**factory, &config).map(drop)
         }
     }
 }

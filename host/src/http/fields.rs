@@ -124,7 +124,7 @@ pub enum EditError {
     #[error("a field name must be a token")]
     Name,
     /// RFC 9110 §5.5.
-    #[error("a field value must not hold CR, LF or NUL")]
+    #[error("a field value must not hold control characters")]
     Value,
     /// The framing of a message is not a plugin's business.
     #[error("a field that frames the message cannot be changed")]
@@ -132,6 +132,9 @@ pub enum EditError {
     /// More than [`EDIT_BYTES_MAX`].
     #[error("edits exceed 64 KiB")]
     TooLarge,
+    /// An answer's body is larger than it may be.
+    #[error("the body exceeds 1 MiB")]
+    Body,
     /// Not a request target in origin form.
     #[error("a path must begin with `/` and hold visible ASCII only")]
     Path,
@@ -342,8 +345,9 @@ impl Fields {
         }
     }
 
-    /// Shows every field to `condemned`, once and in order, and removes those it says yes to.
-    pub fn sift(&mut self, mut condemned: impl FnMut(Name, &[u8], &[u8]) -> bool) {
+    /// Shows every field to `condemned`, once and in order, and removes those it says yes to. Cannot be
+    /// undone.
+    pub(crate) fn sift(&mut self, mut condemned: impl FnMut(Name, &[u8], &[u8]) -> bool) {
         let Self { bytes, lines, .. } = self;
         for line in lines.iter_mut().filter(|line| !line.removed) {
             let name = &bytes[range(line.start, line.name_end)];
@@ -355,8 +359,8 @@ impl Fields {
     /// Removes every field whose name is a member of the list `list`, but for those that
     /// `protected` says yes to.
     ///
-    /// Costs members times fields: the caller limits both.
-    pub fn remove_listed(&mut self, list: Name, protected: impl Fn(Name) -> bool) {
+    /// Costs members times fields: the caller limits both. Cannot be undone.
+    pub(crate) fn remove_listed(&mut self, list: Name, protected: impl Fn(Name) -> bool) {
         let Self { bytes, lines, .. } = self;
         for index in 0..lines.len() {
             let Line { name, value_start, value_end, removed, .. } = lines[index];
@@ -393,7 +397,8 @@ impl Fields {
     }
 
     /// Adds `member` to the end of the list in the fields of a known name; they become one field.
-    pub fn extend_list(&mut self, name: &str, member: &[u8]) {
+    /// Cannot be undone.
+    pub(crate) fn extend_list(&mut self, name: &str, member: &[u8]) {
         debug_assert!(is_value(member), "checked by the caller");
         let line = self.open_line(name);
         debug_assert!(line.name != Name::Other, "`Other` is no name");

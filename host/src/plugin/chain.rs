@@ -16,6 +16,7 @@
 //! Not here: what plugins are (`load`), how they are called (`instance`), and the gateway's own
 //! answers (`proxy`).
 
+use std::any::Any;
 use std::fmt;
 use std::panic::AssertUnwindSafe;
 use std::panic::catch_unwind;
@@ -101,7 +102,7 @@ pub struct HookFailure {
     /// How.
     pub kind: FailureKind,
     /// What the operator reads; not for clients.
-    pub message: String,
+    pub message: Arc<str>,
 }
 
 /// What became of a request on its way down the chain.
@@ -238,7 +239,7 @@ impl Instances {
         let refused = |message| ChainError { plugin: Arc::clone(&plan.name), message };
         let config = serde_json::from_str(&plan.config)
             .map_err(|error| refused(format!("its configuration is no JSON: {error}")))?;
-        let made: Rc<dyn Middleware> = factory(&config).map_err(refused)?.into();
+        let made: Rc<dyn Middleware> = make_native(&**factory, &config).map_err(refused)?.into();
         self.native.push(Native {
             factory: Arc::clone(factory),
             config: Arc::clone(&plan.config),
@@ -313,16 +314,6 @@ impl Chain {
         }
         (exchange, Ok(flow))
     }
-
-    /// Number of links.
-    pub fn len(&self) -> usize {
-        self.links.len()
-    }
-
-    /// Whether there are none.
-    pub fn is_empty(&self) -> bool {
-        self.links.is_empty()
-    }
 }
 
 impl Link {
@@ -381,6 +372,15 @@ impl Link {
     }
 }
 
+/// Makes native middleware. A panic is a refusal.
+pub fn make_native(
+    factory: &NativeFactory,
+    config: &serde_json::Value,
+) -> Result<Box<dyn Middleware>, String> {
+    catch_unwind(AssertUnwindSafe(|| factory(config)))
+        .unwrap_or_else(|panic| Err(panicked(&*panic)))
+}
+
 /// Calls native middleware. A panic is its failure, not the worker's.
 fn call_native(
     middleware: &dyn Middleware,
@@ -391,13 +391,22 @@ fn call_native(
         Hook::Request => middleware.on_request(&mut exchange),
         Hook::Response => middleware.on_response(&mut exchange),
     }));
-    let result = called.map_err(|panic| {
-        let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
-        let text = text.or_else(|| panic.downcast_ref::<String>().cloned());
-        let text = text.unwrap_or_else(|| "without a message".to_owned());
-        Failure::new(FailureKind::Trap, format!("it panicked: {text}"))
-    });
+    let result = match called {
+        // An answer that `Exchange::reply` refused, or that was never made.
+        Ok(Flow::Respond) if exchange.response.status < 200 || exchange.body.is_none() => {
+            let message = "it answered `Respond` without an answer made by `Exchange::reply`";
+            Err(Failure::new(FailureKind::Violation, message))
+        }
+        Ok(flow) => Ok(flow),
+        Err(panic) => Err(Failure::new(FailureKind::Trap, panicked(&*panic))),
+    };
     (exchange, result)
+}
+
+fn panicked(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().copied();
+    let text = text.or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+    format!("it panicked: {}", text.unwrap_or("without a message"))
 }
 
 fn complain(plugin: &str, hook: &str, failure: &Failure, suppressed: u64) {

@@ -43,6 +43,8 @@ pub struct Exchange {
     /// Plugins that failed, and how: for the access log.
     pub(crate) failed: Vec<(Arc<str>, FailureKind)>,
     notes: Vec<(String, Vec<u8>)>,
+    /// How often an answer was put in place: tells a mark on one response from one on another.
+    answers: u32,
 }
 
 /// A moment in the life of an [`Exchange`] that its heads can go back to.
@@ -50,6 +52,7 @@ pub struct Exchange {
 pub struct ExchangeMark {
     request: RequestMark,
     response: ResponseMark,
+    answers: u32,
     body: Option<usize>,
 }
 
@@ -59,6 +62,7 @@ impl Exchange {
         ExchangeMark {
             request: self.request.mark(),
             response: self.response.mark(),
+            answers: self.answers,
             body: self.body.as_ref().map(Vec::len),
         }
     }
@@ -69,6 +73,7 @@ impl Exchange {
     /// Notes stay: no peer ever sees them.
     pub fn roll_back(&mut self, mark: &ExchangeMark) -> bool {
         self.request.roll_back(&mark.request)
+            && self.answers == mark.answers
             && self.response.roll_back(&mark.response)
             && self.body.as_ref().map(Vec::len) == mark.body
     }
@@ -87,27 +92,25 @@ impl Exchange {
 
     /// Answers the request here and now; to be followed by [`Flow::Respond`].
     ///
-    /// On an error nothing is kept of a reply that was begun.
+    /// On an error the exchange stays as it was.
     pub fn reply<'a>(
         &mut self,
         status: u16,
         fields: impl IntoIterator<Item = (&'a str, &'a [u8])>,
         body: impl Into<Vec<u8>>,
     ) -> Result<(), EditError> {
-        self.response.assign(status);
-        let done = self.response.set_status(status).and_then(|()| {
-            fields
-                .into_iter()
-                .try_for_each(|(name, value)| self.response.fields.append(name, value))
-        });
+        let mut head = ResponseHead::default();
         let body = body.into();
-        if done.is_err() || body.len() > REPLY_BYTES_MAX {
-            self.response.clear();
-            self.body = None;
-            return done.and(Err(EditError::TooLarge));
-        }
-        self.body = Some(body);
+        write_answer(&mut head, status, fields, &body)?;
+        self.put_answer(&mut head, body);
         Ok(())
+    }
+
+    /// Makes `head` and `body` the response. What it takes the place of is in `head` then.
+    pub(super) fn put_answer(&mut self, head: &mut ResponseHead, body: Vec<u8>) {
+        std::mem::swap(&mut self.response, head);
+        self.body = Some(body);
+        self.answers = self.answers.wrapping_add(1);
     }
 
     /// The note under `key`, if some middleware of the chain has made one.
@@ -137,4 +140,20 @@ impl Exchange {
         }
         Ok(())
     }
+}
+
+/// Writes the head of an answer, by what middleware may send.
+pub(super) fn write_answer<'a>(
+    head: &mut ResponseHead,
+    status: u16,
+    fields: impl IntoIterator<Item = (&'a str, &'a [u8])>,
+    body: &[u8],
+) -> Result<(), EditError> {
+    head.assign(status);
+    head.set_status(status)?;
+    fields.into_iter().try_for_each(|(name, value)| head.fields.append(name, value))?;
+    if body.len() > REPLY_BYTES_MAX {
+        return Err(EditError::Body);
+    }
+    Ok(())
 }

@@ -5,7 +5,7 @@
 //!   none ───────────► ready ─────────────────────┐
 //!    ▲  ▲               │ ▲──────────────────────┘
 //!    │  └── next call ──┘ trap, time-out, memory: the store is thrown away
-//!    └───── back-off, after several failures in a row
+//!    └───── back-off, when failures have cost too much
 //! ```
 //!
 //! An instance lives in a store of its own, for a trap poisons the store in which it happens.
@@ -30,6 +30,7 @@ use wasmtime::Trap;
 use wasmtime::UpdateDeadline;
 use wasmtime::WasmBacktrace;
 
+use super::backoff::Debt;
 use super::declared;
 use super::declared::Field;
 use super::declared::Values;
@@ -52,14 +53,9 @@ const HANDLES_MAX: usize = 4096;
 /// Time for instantiation and `init`. The contract promises a second.
 const INIT_TIME_MAX: Duration = Duration::from_secs(1);
 
-/// So many failures in a row are answered by a new instance at once: it costs some 60 µs, and
-/// requests that make a plugin fail must not take it away from those that do not.
-const FREE_FAILURES: u32 = 5;
-
-/// From then on a new instance waits this long, twice as long after each further failure,
-const BACKOFF_MIN: Duration = Duration::from_millis(10);
-/// up to this long. One success and all is forgotten.
-const BACKOFF_MAX: Duration = Duration::from_secs(1);
+/// CPU time after the limit that proves a call to be running, and not waiting for its turn. Half of
+/// what a tick of the clock brings, so that the first tick after the limit ends a loop.
+const OVERTIME_MAX: Duration = Duration::from_micros(2500);
 
 /// How a hook can fail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,7 +68,7 @@ pub enum FailureKind {
     Memory,
     /// It broke a rule of an interface: a bad field name, a bad reply.
     Violation,
-    /// There is no instance: `init` failed, or it has failed so often that it has to wait.
+    /// There is no instance: `init` failed, or its failures have cost so much that it has to wait.
     Unavailable,
 }
 
@@ -94,11 +90,11 @@ impl FailureKind {
 pub(super) struct Failure {
     pub(super) kind: FailureKind,
     /// What an operator or author reads.
-    pub(super) message: String,
+    pub(super) message: Arc<str>,
 }
 
 impl Failure {
-    pub(super) fn new(kind: FailureKind, message: impl Into<String>) -> Self {
+    pub(super) fn new(kind: FailureKind, message: impl Into<Arc<str>>) -> Self {
         Self { kind, message: message.into() }
     }
 }
@@ -134,21 +130,14 @@ pub(super) struct Live {
     time_max: Duration,
 }
 
-/// What happens to a call whose time is up by the clock.
+/// Whether a call whose time is up by the clock is to be ended; `used` is the thread's CPU time.
 ///
 /// The clock also runs while the thread waits for a CPU, and a plugin is not to blame for a busy
-/// machine. So from here on its CPU time counts: with half of the limit more, it is ended. A loop
-/// ends after about twice the limit, a call that was kept waiting goes on.
-fn overran(state: &mut State, time_max: Duration) -> UpdateDeadline {
-    let used = crate::sys::thread_cpu_time();
-    match state.overran_at {
-        Some(then) if used.saturating_sub(then) >= time_max / 2 => UpdateDeadline::Interrupt,
-        Some(_) => UpdateDeadline::Continue(1),
-        None => {
-            state.overran_at = Some(used);
-            UpdateDeadline::Continue(1)
-        }
-    }
+/// machine. So from here on its CPU time counts: a loop ends a tick or two after its limit, whatever
+/// that is, and a call that was kept waiting goes on.
+fn is_over(overran_at: &mut Option<Duration>, used: Duration) -> bool {
+    let since = *overran_at.get_or_insert(used);
+    used.saturating_sub(since) >= OVERTIME_MAX
 }
 
 impl Live {
@@ -161,8 +150,13 @@ impl Live {
         store.limiter(|state| &mut state.limiter);
         store.set_hostcall_fuel(HOSTCALL_BYTES_MAX);
         store.set_max_component_handles(HANDLES_MAX);
-        let time_max = limits.time_max;
-        store.epoch_deadline_callback(move |mut call| Ok(overran(call.data_mut(), time_max)));
+        store.epoch_deadline_callback(|mut call| {
+            let used = crate::sys::thread_cpu_time();
+            Ok(match is_over(&mut call.data_mut().overran_at, used) {
+                true => UpdateDeadline::Interrupt,
+                false => UpdateDeadline::Continue(1),
+            })
+        });
         store.set_epoch_deadline(ticks(INIT_TIME_MAX));
 
         let init = |store: &mut Store<State>| {
@@ -207,10 +201,7 @@ impl Live {
     ) -> (Box<Exchange>, Result<Flow, Failure>) {
         let Some(hook) = &self.request_filter else { return (exchange, Ok(Flow::Next)) };
         self.values.find(&self.request_fields, |field, out| field.of_request(&exchange, out));
-        let state = self.store.data_mut();
-        state.exchange = Some(exchange);
-        state.overran_at = None;
-        self.store.set_epoch_deadline(self.ticks);
+        begin(&mut self.store, self.ticks, exchange);
         let answer = self.values.hand(|fields| hook.call_on_request(&mut self.store, fields));
         self.end(answer, began)
     }
@@ -224,10 +215,7 @@ impl Live {
         let status = exchange.response.status;
         let fields = &exchange.response.fields;
         self.values.find(&self.response_fields, |field, out| field.of_response(fields, out));
-        let state = self.store.data_mut();
-        state.exchange = Some(exchange);
-        state.overran_at = None;
-        self.store.set_epoch_deadline(self.ticks);
+        begin(&mut self.store, self.ticks, exchange);
         let answer =
             self.values.hand(|fields| hook.call_on_response(&mut self.store, status, fields));
         self.end(answer, began)
@@ -267,6 +255,15 @@ impl Live {
     }
 }
 
+/// Hands the exchange over and starts the clock.
+fn begin(store: &mut Store<State>, ticks: u64, exchange: Box<Exchange>) {
+    let state = store.data_mut();
+    state.exchange = Some(exchange);
+    state.overran_at = None;
+    state.limiter.forget_refused();
+    store.set_epoch_deadline(ticks);
+}
+
 /// Puts an error of wasmtime into words.
 fn failure(
     error: &wasmtime::Error,
@@ -274,7 +271,7 @@ fn failure(
     time_max: Duration,
     began: Instant,
 ) -> Failure {
-    let refused = state.limiter.take_refused();
+    let refused = state.limiter.refused();
     let trap = error.downcast_ref::<Trap>();
     let (kind, mut message) = match trap {
         Some(Trap::Interrupt) => (FailureKind::Timeout, format!("it ran longer than {time_max:?}")),
@@ -308,10 +305,11 @@ pub(super) struct Instance {
 #[derive(Default)]
 struct Slot {
     live: Option<Live>,
-    /// Since the last success.
-    failures: u32,
-    retry_at: Option<Instant>,
-    last_failure: String,
+    debt: Debt,
+    /// What the last instance took to make.
+    init_took: Duration,
+    /// Why there is no instance.
+    unavailable: Option<Arc<str>>,
     lines_dropped: u64,
 }
 
@@ -368,10 +366,11 @@ impl Instance {
             Hook::Request => live.on_request(exchange, now),
             Hook::Response => live.on_response(exchange, now),
         };
-        match &result {
+        if let Err(failure) = &result
             // A broken rule leaves the instance sound.
-            Ok(_) | Err(Failure { kind: FailureKind::Violation, .. }) => slot.failures = 0,
-            Err(failure) => slot.retire(failure, now),
+            && failure.kind != FailureKind::Violation
+        {
+            slot.retire(failure, now);
         }
         (exchange, result)
     }
@@ -381,36 +380,67 @@ impl Slot {
     /// The instance; a new one where there is none and none has to wait.
     fn ready(&mut self, plugin: &Plugin, config: &str, now: Instant) -> Result<&mut Live, Failure> {
         if self.live.is_none() {
-            if self.retry_at.is_some_and(|retry_at| now < retry_at) {
-                let message = format!(
-                    "it failed {} times in a row, the last time so: {}",
-                    self.failures, self.last_failure
-                );
-                return Err(Failure::new(FailureKind::Unavailable, message));
-            }
-            match Live::new(plugin, config) {
-                Ok(live) => self.live = Some(live),
-                Err(failure) => {
-                    // Whether `init` works does not depend on requests: wait at once.
-                    self.failures = self.failures.max(FREE_FAILURES);
-                    self.retire(&failure, now);
-                    let message = format!("no new instance: {}", failure.message);
-                    return Err(Failure::new(FailureKind::Unavailable, message));
-                }
-            }
+            self.live = Some(self.make(plugin, config, now)?);
         }
         Ok(self.live.as_mut().expect("made above where it was missing"))
     }
 
-    fn retire(&mut self, failure: &Failure, now: Instant) {
+    #[cold]
+    fn make(&mut self, plugin: &Plugin, config: &str, now: Instant) -> Result<Live, Failure> {
+        let failure = plugin.limits().time_max + self.init_took;
+        if let Some(message) = &self.unavailable
+            && self.debt.is_due(failure, now)
+        {
+            return Err(Failure::new(FailureKind::Unavailable, Arc::clone(message)));
+        }
+        let made = Live::new(plugin, config);
+        let ended = Instant::now();
+        let took = ended.saturating_duration_since(now);
+        match made {
+            Ok(live) => {
+                // The first instance is nobody's fault.
+                if self.unavailable.is_some() {
+                    self.debt.add(took, ended);
+                }
+                self.init_took = took;
+                Ok(live)
+            }
+            Err(failed) => {
+                self.debt.add_init(took, failure, ended);
+                let message: Arc<str> = format!("no new instance: {}", failed.message).into();
+                self.unavailable = Some(Arc::clone(&message));
+                Err(Failure::new(FailureKind::Unavailable, message))
+            }
+        }
+    }
+
+    /// Throws the instance away after a call that began at `began` and failed.
+    #[cold]
+    fn retire(&mut self, failure: &Failure, began: Instant) {
         if let Some(live) = self.live.take() {
             self.lines_dropped += live.store.data().journal().take_dropped();
         }
-        self.failures = self.failures.saturating_add(1);
-        self.last_failure.clone_from(&failure.message);
-        let doublings = self.failures.checked_sub(FREE_FAILURES + 1);
-        self.retry_at = doublings.map(|doublings| {
-            now + BACKOFF_MAX.min(BACKOFF_MIN.saturating_mul(1 << doublings.min(10)))
-        });
+        let ended = Instant::now();
+        self.debt.add(ended.saturating_duration_since(began), ended);
+        let message =
+            format!("it fails so much that it has to wait, the last time so: {}", failure.message);
+        self.unavailable = Some(message.into());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_call_that_runs_is_ended_at_its_limit() {
+        let ms = Duration::from_millis;
+        let mut running = None;
+        let mut waiting = None;
+
+        assert!(!is_over(&mut running, ms(100)), "it may only just be back");
+        assert!(!is_over(&mut running, ms(102)));
+        assert!(is_over(&mut running, ms(103)));
+        assert!((0..1000).all(|_| !is_over(&mut waiting, ms(100))));
     }
 }

@@ -13,6 +13,9 @@
 use std::fmt::Write;
 use std::sync::Arc;
 use std::sync::PoisonError;
+use std::sync::mpsc;
+use std::thread;
+use std::time::Duration;
 
 use aws_lc_rs::digest::SHA256;
 use aws_lc_rs::digest::digest;
@@ -36,6 +39,13 @@ use crate::config::PluginLimits;
 
 /// The largest component that is compiled. A JavaScript or Python plugin has 12 to 18 MB.
 const COMPONENT_BYTES_MAX: usize = 64 * 1024 * 1024;
+
+/// Time for compiling. A JavaScript or Python plugin takes up to 11 s of one CPU; a file made to be
+/// slow, with functions of megabytes, takes minutes.
+const COMPILE_TIME_MAX: Duration = Duration::from_secs(60);
+
+/// Stack of the thread that compiles: that of a main thread, since compilers recurse.
+const COMPILE_STACK_BYTES: usize = 8 * 1024 * 1024;
 
 /// Names listed in a refusal.
 const LISTED_MAX: usize = 20;
@@ -79,6 +89,9 @@ pub enum LoadError {
     /// Invalid, or with features that the gateway does not have.
     #[error("does not compile: {0}")]
     Compile(String),
+    /// It takes too long.
+    #[error("does not compile within {0:?}")]
+    CompileTime(Duration),
     /// No plugin at all.
     #[error(
         "exports no `zproxy:gateway/lifecycle@0.1.0`, which every plugin must export; it exports {0}"
@@ -123,8 +136,8 @@ pub enum LoadError {
     #[error("cannot be linked: {0}")]
     Link(String),
     /// The process is short of threads.
-    #[error("the clock that ends calls cannot be started: {0}")]
-    Clock(#[from] std::io::Error),
+    #[error("a thread cannot be started: {0}")]
+    Thread(#[from] std::io::Error),
 }
 
 /// Which hooks a plugin has.
@@ -189,7 +202,7 @@ impl Plugin {
     ///
     /// May take a second: for the control thread.
     pub fn probe(self: &Arc<Self>, config: &str) -> Result<(), String> {
-        Live::new(self, config).map(drop).map_err(|failure| failure.message)
+        Live::new(self, config).map(drop).map_err(|failure| failure.message.to_string())
     }
 }
 
@@ -221,8 +234,7 @@ impl PluginEngine {
             return Ok(plugin);
         }
         let engine = self.wasmtime();
-        let component = Component::from_binary(engine, bytes)
-            .map_err(|error| LoadError::Compile(clean(format!("{error:#}").as_bytes(), 1024)))?;
+        let component = compile(engine, bytes)?;
         let kind = component.component_type();
         let hooks = check_exports(engine, &kind)?;
         let mut linker = self.linker();
@@ -266,6 +278,44 @@ impl PluginEngine {
             *plugin.name == *name && plugin.digest == digest && plugin.limits == *limits
         })
     }
+}
+
+fn compile(engine: &Engine, bytes: &[u8]) -> Result<Component, LoadError> {
+    let (engine, bytes) = (engine.clone(), bytes.to_vec());
+    let failed = |text: &str| LoadError::Compile(clean(text.as_bytes(), 1024));
+    match apart(COMPILE_TIME_MAX, move || Component::from_binary(&engine, &bytes))? {
+        Done::In(Ok(component)) => Ok(component),
+        Done::In(Err(error)) => Err(failed(&format!("{error:#}"))),
+        Done::Panicked => Err(failed("the compiler gave up on it")),
+        Done::TooLate => Err(LoadError::CompileTime(COMPILE_TIME_MAX)),
+    }
+}
+
+/// How work on a thread of its own ended.
+#[derive(Debug, PartialEq)]
+enum Done<T> {
+    In(T),
+    Panicked,
+    TooLate,
+}
+
+/// Does `work` on a thread of its own. When that takes longer than `time_max` the thread is left to
+/// itself: nothing ends a thread, but nobody has to wait for it.
+fn apart<T: Send + 'static>(
+    time_max: Duration,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> std::io::Result<Done<T>> {
+    let (done, result) = mpsc::sync_channel(1);
+    let thread = thread::Builder::new().name("plugin-compiler".to_owned());
+    thread.stack_size(COMPILE_STACK_BYTES).spawn(move || {
+        // Nobody is left to be told when it is too late.
+        let _ = done.send(work());
+    })?;
+    Ok(match result.recv_timeout(time_max) {
+        Ok(result) => Done::In(result),
+        Err(mpsc::RecvTimeoutError::Timeout) => Done::TooLate,
+        Err(mpsc::RecvTimeoutError::Disconnected) => Done::Panicked,
+    })
 }
 
 /// The first eight bytes: magic, version, and whether it is a module or a component.
@@ -427,5 +477,26 @@ fn written(kind: &Type, depth: usize) -> String {
         Type::Flags(_) => "flags".to_owned(),
         Type::Own(_) | Type::Borrow(_) => "resource".to_owned(),
         _ => "something else".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn work_apart_may_panic_and_take_for_ever() {
+        let (end, ended) = mpsc::channel::<()>();
+        let minute = Duration::from_secs(60);
+
+        assert_eq!(apart(minute, || 1).unwrap(), Done::In(1));
+        assert_eq!(
+            apart(minute, || -> u8 { panic!("a bug of the compiler") }).unwrap(),
+            Done::Panicked
+        );
+        let endless = move || ended.recv().is_ok();
+        assert_eq!(apart(Duration::from_millis(10), endless).unwrap(), Done::TooLate);
+
+        end.send(()).unwrap();
     }
 }

@@ -26,6 +26,7 @@ pub mod instance;
 pub mod load;
 pub mod middleware;
 pub mod stats;
+mod backoff;
 mod declared;
 mod host;
 
@@ -39,3 +40,6 @@ pub use instance::{FailureKind, Hook};
 pub use load::{Hooks, LoadError, Plugin};
 pub use middleware::Middleware;
 pub use stats::{DURATION_BOUNDS_NS, HookStats, Outcome, PluginStats};
+
+#[cfg(test)]
+mod tests;

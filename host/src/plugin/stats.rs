@@ -1,6 +1,6 @@
 //! What a worker counts about its plugins: plain integers, read when somebody asks.
 //!
-//! Not here: adding up workers, and how metrics are written (`telemetry`).
+//! Not here: adding up workers, and how metrics are written (`control::metrics`).
 
 use std::cell::Cell;
 use std::sync::Arc;

@@ -124,11 +124,13 @@ fn keys(secret: &[u8], names: Option<Vec<String>>) -> Result<Keys, String> {
 /// Checks field names now, so that no request fails on them later.
 fn fields(names: BTreeMap<String, String>) -> Result<Vec<(String, String)>, String> {
     /// Fields that frame a message, which the host refuses, and the one that names the site.
-    const REFUSED: [&str; 8] = [
+    const REFUSED: [&str; 10] = [
         "connection",
         "content-length",
         "host",
+        "http2-settings",
         "keep-alive",
+        "proxy-connection",
         "te",
         "trailer",
         "transfer-encoding",
@@ -139,7 +141,10 @@ fn fields(names: BTreeMap<String, String>) -> Result<Vec<(String, String)>, Stri
         let name = name.to_ascii_lowercase();
         // RFC 9110 §5.6.2: what a token is made of.
         let token = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
-        if name.is_empty() || !name.bytes().all(token) || REFUSED.contains(&name.as_str()) {
+        if name.is_empty()
+            || !name.bytes().all(token)
+            || REFUSED.contains(&&*name.replace('_', "-"))
+        {
             return Err(format!("claims_to_headers: `{name}` cannot be set as a field"));
         }
         if fields.iter().any(|(_, taken)| *taken == name) {

@@ -81,10 +81,27 @@ impl Jwt {
         if !self.forward_token {
             self.source.strip(request);
         }
+        self.remove_lookalikes(request);
         for ((_, name), value) in self.claims_to_headers.iter().zip(values) {
             match value {
                 Some(value) => request.set_header(name, value),
                 None => request.remove_header(name),
+            }
+        }
+    }
+
+    /// Removes fields that an upstream may take for those of the claims: CGI and what followed it
+    /// (RFC 3875 §4.1.18) cannot tell `x_user_id` from `x-user-id`.
+    fn remove_lookalikes(&self, request: &mut Request) {
+        if self.claims_to_headers.is_empty() {
+            return;
+        }
+        let fold = |byte: u8| if byte == b'_' { b'-' } else { byte.to_ascii_lowercase() };
+        let same = |a: &str, b: &str| a.bytes().map(fold).eq(b.bytes().map(fold));
+        let fields = request.headers();
+        for (name, _) in fields.iter() {
+            if self.claims_to_headers.iter().any(|(_, ours)| same(name, ours)) {
+                request.remove_header(name);
             }
         }
     }

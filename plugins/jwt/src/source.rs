@@ -56,7 +56,7 @@ impl Source {
             Self::Header => bearer(request.header("authorization").ok_or(MISSING)?),
             Self::Cookie(name) => {
                 let cookies = request.header("cookie").ok_or(MISSING)?;
-                only(cookie_pairs(&cookies), |found| found == name)
+                only(cookie_pairs(&cookies), |found| is_cookie(found, name))
             }
             Self::Query(name) => {
                 let query = request.query().ok_or(MISSING)?;
@@ -71,7 +71,7 @@ impl Source {
             Self::Header => request.remove_header("authorization"),
             Self::Cookie(name) => {
                 let Some(cookies) = request.header("cookie") else { return };
-                let left = without(cookie_pairs(&cookies), |found| found == name, "; ");
+                let left = without(cookie_pairs(&cookies), |found| is_cookie(found, name), "; ");
                 if left.is_empty() {
                     request.remove_header("cookie");
                 } else {
@@ -108,6 +108,12 @@ fn cookie_pairs(cookies: &str) -> impl Iterator<Item = &str> {
     cookies.split(';').map(str::trim)
 }
 
+/// Whether this name is the cookie's. White space around it does not count (RFC 6265 §5.2, step 4):
+/// so upstreams read it, too.
+fn is_cookie(found: &str, name: &str) -> bool {
+    found.trim() == name
+}
+
 /// Whether this name, once its percent-encoding is undone, is the parameter's: so an upstream reads
 /// it, too.
 fn is_parameter(found: &str, name: &str) -> bool {
@@ -138,7 +144,7 @@ fn only<'a>(
 ) -> Result<Cow<'static, str>, Refusal> {
     let mut values = pairs.filter_map(|pair| {
         let (found, value) = pair.split_once('=').unwrap_or((pair, ""));
-        is_it(found).then_some(value)
+        is_it(found).then_some(value.trim())
     });
     let value = values.next().ok_or(MISSING)?;
     match values.next() {

@@ -320,6 +320,28 @@ fn fields_of_claims_are_the_plugins_alone() {
     assert!(request.value("authorization").is_some());
 }
 
+/// An upstream behind CGI or WSGI reads `x_user` as `x-user`.
+#[test]
+fn fields_that_look_like_those_of_claims_never_get_through() {
+    let config = r#""claims_to_headers": { "sub": "x-user-id", "org": "org_id" }"#;
+    let request = Request::get("/")
+        .with_header("authorization", format!("Bearer {}", hs256(r#"{"sub":"ann"}"#)))
+        .with_header("X_User_Id", "root")
+        .with_header("x-user_id", "root")
+        .with_header("Org-Id", "root")
+        .with_header("x-user-idx", "1");
+
+    let answer = send(config, request);
+
+    let request = answer.upstream_request().unwrap();
+    assert_eq!(request.value("x-user-id"), Some("ann"));
+    for name in ["x_user_id", "x-user_id", "org-id", "org_id"] {
+        assert_eq!(request.value(name), None, "{name}");
+    }
+    assert_eq!(request.value("x-user-idx"), Some("1"));
+    assert_eq!(answer.failure(), None);
+}
+
 #[test]
 fn a_claim_that_would_break_out_of_its_field_is_refused() {
     let config = r#""claims_to_headers": { "sub": "x-user" }"#;
@@ -354,8 +376,10 @@ fn a_token_is_found_and_kept_back_where_the_operator_says() {
     let cookies = format!("a=1; session={SAMPLE}; xsession=2");
     let answer = send(config, Request::get("/").with_header("cookie", cookies));
     assert_eq!(answer.upstream_request().unwrap().value("cookie"), Some("a=1; xsession=2"));
-    let answer = send(config, Request::get("/").with_header("cookie", format!("session={SAMPLE}")));
-    assert_eq!(answer.upstream_request().unwrap().value("cookie"), None);
+    for cookie in [format!("session={SAMPLE}"), format!(" session\t= {SAMPLE}")] {
+        let answer = send(config, Request::get("/").with_header("cookie", cookie));
+        assert_eq!(answer.upstream_request().unwrap().value("cookie"), None);
+    }
 
     let config = r#""token_from": {"query": "t"}, "forward_token": false"#;
     let answer = send(config, Request::get(&format!("/p?a=1&t={SAMPLE}&b")));
@@ -380,6 +404,8 @@ fn two_tokens_in_one_place_are_refused() {
         (cookie, cookies(format!("session={SAMPLE}")), 200),
         (cookie, cookies(format!("session={SAMPLE}; session={bad}")), 401),
         (cookie, cookies(format!("session={SAMPLE}; session")), 401),
+        (cookie, cookies(format!("session =x; session={SAMPLE}")), 401),
+        (cookie, cookies(format!("session={SAMPLE}; session\t=x")), 401),
         (cookie, cookies(format!("session={SAMPLE}")).with_header("cookie", "session=x"), 401),
         (query, Request::get(&format!("/?t={SAMPLE}&tt=1&T=2")), 200),
         (query, Request::get(&format!("/?%74={SAMPLE}&%7=1&%zz=2")), 200),
@@ -413,6 +439,10 @@ fn a_wrong_configuration_is_refused_by_key() {
         (r#"{"jwt_secret":"271828","leeway_seconds":"9"}"#, "`leeway_seconds`"),
         (r#"{"jwt_secret":"271828","algorithms":["HS256",5]}"#, "`algorithms[1]`"),
         (r#"{"jwt_secret":"271828","claims_to_headers":{"a":"te"}}"#, "claims_to_headers: `te`"),
+        (
+            r#"{"jwt_secret":"271828","claims_to_headers":{"a":"Proxy_Connection"}}"#,
+            "claims_to_headers: `proxy_connection`",
+        ),
         (
             r#"{"jwt_secret":"271828","claims_to_headers":{"a":"x","b":"X"}}"#,
             "claims_to_headers: two claims go to `x`",

@@ -2,6 +2,7 @@
 
 use std::cell::RefCell;
 use std::collections::HashMap;
+use std::net::Ipv6Addr;
 
 use hmac::{Hmac, Mac};
 use sha2::{Sha256, Sha384, Sha512};
@@ -20,8 +21,17 @@ const REPLY_BYTES_MAX: usize = 1024 * 1024;
 const LOG_LINE_BYTES_MAX: usize = 4096;
 
 /// Fields that frame a message, which no plugin may touch.
-const FRAMING: [&str; 7] =
-    ["content-length", "transfer-encoding", "connection", "upgrade", "te", "trailer", "keep-alive"];
+const FRAMING: [&str; 9] = [
+    "connection",
+    "content-length",
+    "http2-settings",
+    "keep-alive",
+    "proxy-connection",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+];
 
 /// What the functions read and write.
 #[derive(Debug)]
@@ -102,15 +112,18 @@ impl Host {
 
     /// Checks an edit; whether it may be made.
     fn may_edit(&mut self, name: &str, value: &[u8]) -> bool {
-        self.edit_bytes = self.edit_bytes.saturating_add(name.len() + value.len());
+        self.spend(field_bytes(name, value));
+        if let Some(reason) = refuse_field(name, value) {
+            self.fail(reason);
+        }
+        self.failure.is_none()
+    }
+
+    fn spend(&mut self, bytes: usize) {
+        self.edit_bytes = self.edit_bytes.saturating_add(bytes);
         if self.edit_bytes > EDIT_BYTES_MAX {
             self.fail("edits of more than 64 KiB");
-        } else if let Some(reason) = refuse_field(name, value) {
-            self.fail(reason);
-        } else {
-            return true;
         }
-        false
     }
 }
 
@@ -121,12 +134,40 @@ fn refuse_field(name: &str, value: &[u8]) -> Option<String> {
     if name.is_empty() || !name.bytes().all(token) {
         return Some(format!("`{name}` is no field name"));
     }
-    // RFC 9110 §5.5: these would end the field, or the message.
-    if value.iter().any(|byte| matches!(byte, b'\r' | b'\n' | 0)) {
-        return Some(format!("the value of `{name}` has a CR, LF or NUL"));
+    // RFC 9110 §5.5: some of them would end the field, or the message.
+    if value.iter().any(|byte| byte.is_ascii_control() && *byte != b'\t') {
+        return Some(format!("the value of `{name}` has a control character"));
     }
     let framing = FRAMING.iter().any(|framing| framing.eq_ignore_ascii_case(name));
     framing.then(|| format!("`{name}` frames the message"))
+}
+
+/// What a field adds to a head: name, colon, space, value, line end.
+fn field_bytes(name: &str, value: &[u8]) -> usize {
+    name.len() + value.len() + 4
+}
+
+/// `uri-host [":" port]` (RFC 3986 §3.2.2, §3.2.3).
+fn is_host(value: &[u8]) -> bool {
+    let Ok(value) = std::str::from_utf8(value) else { return false };
+    let (name, port) = match value.strip_prefix('[').map(|rest| rest.split_once(']')) {
+        Some(Some((address, port))) if address.parse::<Ipv6Addr>().is_ok() => (address, port),
+        Some(_) => return false,
+        None => value.split_at(value.find(':').unwrap_or(value.len())),
+    };
+    let known = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~!$&'()*+;=%:".contains(&byte);
+    let escaped = |rest: &str| {
+        rest.as_bytes()
+            .first_chunk()
+            .is_some_and(|code: &[u8; 2]| code.iter().all(u8::is_ascii_hexdigit))
+    };
+    let digits = port.strip_prefix(':').unwrap_or_default();
+    !name.is_empty()
+        && name.bytes().all(known)
+        && name.split('%').skip(1).all(escaped)
+        && (port.is_empty() || port.starts_with(':'))
+        && digits.len() <= 5
+        && digits.bytes().all(|digit| digit.is_ascii_digit())
 }
 
 /// `edit` on the head of the request or response, if the edit keeps to the rules.
@@ -143,9 +184,17 @@ fn edit(
     });
 }
 
+/// Removes a field, which costs no bytes.
+fn remove(name: &str, head: impl FnOnce(&mut Host) -> &mut Head) {
+    Host::with(|host| match refuse_field(name, b"") {
+        Some(reason) => host.fail(reason),
+        None => head(host).remove(name),
+    });
+}
+
 /// `request`.
 pub(crate) mod request {
-    use super::{Host, edit};
+    use super::{Host, edit, is_host};
 
     pub(crate) fn get(name: &str) -> Option<Vec<u8>> {
         Host::with(|host| host.request.look_up(name))
@@ -160,19 +209,32 @@ pub(crate) mod request {
     }
 
     pub(crate) fn set(name: &str, value: &[u8]) {
+        if name.eq_ignore_ascii_case("host") && !is_host(value) {
+            Host::with(|host| host.fail("`host` is set to what is no host"));
+        }
         edit(name, value, |host| &mut host.request.head, |head| head.set(name, value));
     }
 
     pub(crate) fn append(name: &str, value: &[u8]) {
+        keep_one_host(name);
         edit(name, value, |host| &mut host.request.head, |head| head.append(name, value));
     }
 
     pub(crate) fn remove(name: &str) {
-        edit(name, b"", |host| &mut host.request.head, |head| head.remove(name));
+        keep_one_host(name);
+        super::remove(name, |host| &mut host.request.head);
+    }
+
+    /// RFC 9112 §3.2: a request has one Host field, no more and no fewer.
+    fn keep_one_host(name: &str) {
+        if name.eq_ignore_ascii_case("host") {
+            Host::with(|host| host.fail("`host` can be set, but neither added nor removed"));
+        }
     }
 
     pub(crate) fn set_path(path_and_query: &str) {
         Host::with(|host| {
+            host.spend(path_and_query.len());
             let visible = path_and_query.bytes().all(|byte| byte.is_ascii_graphic());
             if path_and_query.starts_with('/') && visible && !path_and_query.contains('#') {
                 path_and_query.clone_into(&mut host.request.path);
@@ -221,13 +283,13 @@ pub(crate) mod response {
     }
 
     pub(crate) fn remove(name: &str) {
-        edit(name, b"", |host| &mut host.response.head, |head| head.remove(name));
+        super::remove(name, |host| &mut host.response.head);
     }
 }
 
 /// `reply`.
 pub(crate) mod reply {
-    use super::{Head, Host, REPLY_BYTES_MAX, Response, refuse_field};
+    use super::{EDIT_BYTES_MAX, Head, Host, REPLY_BYTES_MAX, Response, field_bytes, refuse_field};
 
     pub(crate) fn send(status: u16, headers: &[(String, Vec<u8>)], body: &[u8]) {
         Host::with(|host| {
@@ -236,6 +298,10 @@ pub(crate) mod reply {
             }
             if body.len() > REPLY_BYTES_MAX {
                 host.fail("a body of more than 1 MiB");
+            }
+            let bytes: usize = headers.iter().map(|(name, value)| field_bytes(name, value)).sum();
+            if bytes > EDIT_BYTES_MAX {
+                host.fail("fields of more than 64 KiB");
             }
             for (name, value) in headers {
                 if let Some(reason) = refuse_field(name, value) {
@@ -258,14 +324,17 @@ pub(crate) mod context {
 
     pub(crate) fn set(key: &str, value: &[u8]) {
         Host::with(|host| {
-            host.context.insert(key.to_owned(), value.to_vec());
-            let bytes: usize =
-                host.context.iter().map(|(key, value)| key.len() + value.len()).sum();
-            let too_much = key.len() > CONTEXT_KEY_BYTES_MAX
-                || bytes > CONTEXT_BYTES_MAX
-                || host.context.len() > CONTEXT_KEYS_MAX;
-            if too_much {
+            let others = host.context.iter().filter(|(known, _)| *known != key);
+            let (count, bytes) = others.fold((0, 0), |(count, bytes), (key, value)| {
+                (count + 1, bytes + key.len() + value.len())
+            });
+            if key.len() > CONTEXT_KEY_BYTES_MAX
+                || bytes + key.len() + value.len() > CONTEXT_BYTES_MAX
+                || count == CONTEXT_KEYS_MAX
+            {
                 host.fail("more notes than an exchange may have");
+            } else {
+                host.context.insert(key.to_owned(), value.to_vec());
             }
         });
     }
@@ -324,6 +393,9 @@ pub(crate) mod crypto {
     pub(crate) fn key(algorithm: &str, format: &str, material: &[u8]) -> Result<u32, String> {
         if format != "secret" {
             return Err(format!("`{format}` keys are not supported; write secret"));
+        }
+        if material.is_empty() {
+            return Err("the secret is empty".to_owned());
         }
         let bad_length = |_| "a key of this length is not taken".to_owned();
         let key = match algorithm {

@@ -7,6 +7,8 @@ use crate::{Flow, Middleware, Reply, context, crypto};
 #[derive(Default)]
 struct Probe {
     set: Option<(String, String)>,
+    append: Option<String>,
+    remove: Option<String>,
     path: Option<String>,
     reply: Option<u16>,
     replace: Option<u16>,
@@ -25,6 +27,12 @@ impl Middleware for Probe {
         }
         if let Some((name, value)) = &self.set {
             request.set_header(name, value);
+        }
+        if let Some(name) = &self.append {
+            request.append_header(name, "a");
+        }
+        if let Some(name) = &self.remove {
+            request.remove_header(name);
         }
         if let Some(path) = &self.path {
             request.set_path(path);
@@ -126,7 +134,17 @@ fn a_forbidden_edit_fails_the_hook() {
     for config in [
         r#"{ "set": ["x", "a\r\nb"] }"#,
         r#"{ "set": ["x y", "a"] }"#,
+        r#"{ "set": ["x", "a\u001b"] }"#,
+        r#"{ "set": ["x", "a\u007f"] }"#,
         r#"{ "set": ["", "a"] }"#,
+        r#"{ "set": ["Proxy-Connection", "close"] }"#,
+        r#"{ "set": ["http2-settings", "a"] }"#,
+        r#"{ "set": ["Host", "a/b"] }"#,
+        r#"{ "set": ["Host", "a:b:c"] }"#,
+        r#"{ "set": ["Host", "[::1"] }"#,
+        r#"{ "set": ["Host", "%zz"] }"#,
+        r#"{ "append": "host" }"#,
+        r#"{ "remove": "host" }"#,
         r#"{ "set": ["Content-Length", "1"] }"#,
         r#"{ "path": "a" }"#,
         r#"{ "path": "/a b" }"#,
@@ -170,6 +188,16 @@ fn cookies_and_parameters_are_found_by_their_whole_name() {
     );
 }
 
+#[test]
+fn a_host_can_be_replaced() {
+    for host in ["example.com:80", "[::1]:8080", "a%20b"] {
+        let answer = run(&format!(r#"{{ "set": ["Host", "{host}"] }}"#));
+
+        assert_eq!(answer.failure(), None);
+        assert_eq!(answer.upstream_request().unwrap().value("host"), Some(host));
+    }
+}
+
 /// RFC 4231 §4.3 (test case 2).
 #[test]
 fn a_key_knows_its_signature_and_no_other() {
@@ -185,5 +213,6 @@ fn a_key_knows_its_signature_and_no_other() {
     assert!(!key.verify(data, &signature[..31]));
     assert!(!key.verify(b"what", &signature));
     assert!(crypto::Key::new("none", "secret", b"").is_err());
-    assert!(crypto::Key::new("HS256", "pem", b"").is_err());
+    assert!(crypto::Key::new("HS256", "pem", b"a").is_err());
+    assert!(crypto::Key::new("HS256", "secret", b"").is_err());
 }

@@ -26,6 +26,9 @@ const LAST_LINE_BYTES_MAX: usize = 512;
 /// does nothing but write gets no further.
 const LINES_PER_SECOND_MAX: u32 = 10_000;
 
+/// And so many bytes a second: those lines, were they 100 bytes each.
+const BYTES_PER_SECOND_MAX: usize = 1024 * 1024;
+
 /// A standard stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Stream {
@@ -43,6 +46,8 @@ pub(in crate::plugin) struct Journal {
     last: VecDeque<(Instant, String)>,
     /// Lines in the second that began at `second`.
     lines: u32,
+    /// Bytes likewise.
+    bytes: usize,
     second: Option<Instant>,
     dropped: u64,
 }
@@ -55,6 +60,7 @@ impl Journal {
             stderr: Vec::new(),
             last: VecDeque::new(),
             lines: 0,
+            bytes: 0,
             second: None,
             dropped: 0,
         }
@@ -69,7 +75,7 @@ impl Journal {
         if level > log::max_level() {
             return;
         }
-        if !self.take(Instant::now()) {
+        if !self.take(line.len().min(LINE_BYTES_MAX), Instant::now()) {
             self.dropped += 1;
             return;
         }
@@ -129,13 +135,15 @@ impl Journal {
         self.line(Level::Warn, text);
     }
 
-    fn take(&mut self, now: Instant) -> bool {
+    fn take(&mut self, bytes: usize, now: Instant) -> bool {
         if self.second.is_none_or(|began| now.duration_since(began) >= Duration::from_secs(1)) {
             self.second = Some(now);
             self.lines = 0;
+            self.bytes = 0;
         }
-        self.lines += 1;
-        self.lines <= LINES_PER_SECOND_MAX
+        self.lines = self.lines.saturating_add(1);
+        self.bytes = self.bytes.saturating_add(bytes);
+        self.lines <= LINES_PER_SECOND_MAX && self.bytes <= BYTES_PER_SECOND_MAX
     }
 }
 
@@ -197,9 +205,13 @@ mod tests {
         let mut journal = Journal::new("p".into());
         let now = Instant::now();
 
-        let written = (0..LINES_PER_SECOND_MAX + 5).filter(|_| journal.take(now)).count();
+        let later = now + Duration::from_secs(1);
 
-        assert_eq!(written, LINES_PER_SECOND_MAX as usize);
-        assert!(journal.take(now + Duration::from_secs(1)), "a new second");
+        let short = (0..LINES_PER_SECOND_MAX + 5).filter(|_| journal.take(9, now)).count();
+        let long = (0..LINES_PER_SECOND_MAX).filter(|_| journal.take(4096, later)).count();
+
+        assert_eq!(short, LINES_PER_SECOND_MAX as usize);
+        assert_eq!(long, BYTES_PER_SECOND_MAX / 4096);
+        assert!(journal.take(9, later + Duration::from_secs(1)), "a new second");
     }
 }

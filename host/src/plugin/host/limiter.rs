@@ -34,9 +34,14 @@ impl Limiter {
         self.memory_bytes
     }
 
-    /// Whether memory was refused since this was last asked.
-    pub(in crate::plugin) fn take_refused(&mut self) -> bool {
-        std::mem::take(&mut self.refused)
+    /// Whether memory was refused in this call.
+    pub(in crate::plugin) fn refused(&self) -> bool {
+        self.refused
+    }
+
+    /// To be called before each call: a guest that survived a refusal may trap for another reason.
+    pub(in crate::plugin) fn forget_refused(&mut self) {
+        self.refused = false;
     }
 }
 

@@ -8,7 +8,7 @@ use super::bindings::zproxy::gateway::reply::Host;
 use crate::http::EditError;
 use crate::http::ResponseHead;
 use crate::plugin::exchange::Exchange;
-use crate::plugin::exchange::REPLY_BYTES_MAX;
+use crate::plugin::exchange::write_answer;
 
 /// What `send` was given.
 #[derive(Default)]
@@ -25,9 +25,8 @@ impl Reply {
         body: Vec<u8>,
     ) -> Result<(), EditError> {
         self.body = None;
-        self.head.assign(status);
-        self.head.set_status(status)?;
-        headers.iter().try_for_each(|(name, value)| self.head.fields.append(name, value))?;
+        let fields = headers.iter().map(|(name, value)| (name.as_str(), value.as_slice()));
+        write_answer(&mut self.head, status, fields, &body)?;
         self.body = Some(body);
         Ok(())
     }
@@ -35,9 +34,8 @@ impl Reply {
     /// Makes the reply the exchange's response. False when there is none.
     pub(in crate::plugin) fn put_into(&mut self, exchange: &mut Exchange) -> bool {
         let Some(body) = self.body.take() else { return false };
-        std::mem::swap(&mut exchange.response, &mut self.head);
+        exchange.put_answer(&mut self.head, body);
         self.head.clear();
-        exchange.body = Some(body);
         true
     }
 
@@ -55,9 +53,7 @@ impl Host for State {
         if self.edited(what).is_none() {
             return;
         }
-        if body.len() > REPLY_BYTES_MAX {
-            self.violate(what, "the body exceeds 1 MiB");
-        } else if let Err(error) = self.reply.take(status, &headers, body) {
+        if let Err(error) = self.reply.take(status, &headers, body) {
             self.violate(what, error);
         }
     }

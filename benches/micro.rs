@@ -1,0 +1,268 @@
+//! What a plugin costs a request: hooks, field access and edits, without network.
+//!
+//! Every case runs in turn in each round, and the median over the rounds is shown, so that a change
+//! of the machine's speed hits all cases alike. Compare rows of one run, not runs.
+//!
+//! - `bare` is a hook called with wasmtime alone: the floor. The last column compares with the call
+//!   of the SDK's `noop`, best with best.
+//! - `chain/N` is what a request and its response pay for N plugins. `reset`, putting a small
+//!   request into the exchange again, is in every row. Read the slope, (16 − 1) / 15, not the
+//!   points.
+//! - `sdk` is a plugin built with the SDK, the others are written by hand and have nothing in them
+//!   but what their names say.
+//!
+//! `make guests`, then `taskset -c 0 cargo bench --bench micro [-- FILTER]`
+
+use std::hint::black_box;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::LazyLock;
+use std::time::Duration;
+use std::time::Instant;
+
+use wasmtime::Config;
+use wasmtime::Engine;
+use wasmtime::Store;
+use wasmtime::component::Component;
+use wasmtime::component::Linker;
+use wasmtime::component::TypedFunc;
+use zproxy::config::OnError;
+use zproxy::config::PluginLimits;
+use zproxy::http::Version;
+use zproxy::plugin::Chain;
+use zproxy::plugin::ChainPlan;
+use zproxy::plugin::Exchange;
+use zproxy::plugin::Flow;
+use zproxy::plugin::Instances;
+use zproxy::plugin::LinkPlan;
+use zproxy::plugin::Middleware;
+use zproxy::plugin::PlanSource;
+use zproxy::plugin::PluginEngine;
+
+#[allow(dead_code, unreachable_pub, reason = "shared with the unit tests")]
+#[path = "../host/src/plugin/tests/guest.rs"]
+mod guest;
+
+use guest::Guest;
+
+/// Many and short, so that the best round of each case met no one else on its CPU.
+const ROUNDS: usize = 101;
+const CALLS: u32 = 4_000;
+
+/// Plugins share one engine, as in the gateway: each has a thread of its own that keeps the time.
+static ENGINE: LazyLock<Arc<PluginEngine>> = LazyLock::new(|| PluginEngine::new().unwrap());
+
+/// What one call costs at least.
+const FLOOR: &str = "bare/on-request";
+
+/// A case: its name, and one iteration of it.
+type Case = (&'static str, Box<dyn FnMut()>);
+
+fn main() {
+    let filter = std::env::args().skip(1).find(|argument| !argument.starts_with('-'));
+    let mut cases: Vec<Case> = cases();
+    cases.retain(|(name, _)| filter.as_ref().is_none_or(|filter| name.contains(&**filter)));
+    let mut times: Vec<Vec<Duration>> = vec![Vec::new(); cases.len()];
+    for _ in 0..ROUNDS {
+        for ((_, iteration), times) in cases.iter_mut().zip(&mut times) {
+            let began = Instant::now();
+            for _ in 0..CALLS {
+                iteration();
+            }
+            times.push(began.elapsed());
+        }
+    }
+    for times in &mut times {
+        times.sort_unstable();
+    }
+    let nanoseconds = |time: Duration| time.as_secs_f64() * 1e9 / f64::from(CALLS);
+    let floor = cases.iter().zip(&times).find(|((name, _), _)| *name == FLOOR);
+    let floor = floor.map(|(_, times)| times[0]);
+    println!("{:<44} {:>10} {:>10} {:>10}", "ns per iteration", "median", "best", "× bare");
+    for ((name, _), times) in cases.iter().zip(&times) {
+        let ratio = nanoseconds(times[0]) / floor.map_or(f64::NAN, nanoseconds);
+        println!(
+            "{name:<44} {:>10.1} {:>10.1} {ratio:>10.2}",
+            nanoseconds(times[ROUNDS / 2]),
+            nanoseconds(times[0]),
+        );
+    }
+}
+
+fn cases() -> Vec<Case> {
+    const GET: &str =
+        "(call $request-get (i32.const 16) (i32.const 6) (i32.const 256)) (i32.const 0)";
+    const SET: &str = "(call $request-set (i32.const 16) (i32.const 6) (i32.const 32) (i32.const 12)) \
+                       (i32.const 0)";
+    let noop = Guest::noop().build();
+    let declared = |count: usize| Guest {
+        request_fields: vec!["accept".to_owned(); count],
+        ..Guest::on_request("(i32.const 0)")
+    };
+    let declared = |count: usize| declared(count).build();
+    let named = |text: &str| {
+        let guest = Guest::on_request(text).edits_requests();
+        guest.data(16, "accept").data(32, "text/html,abc").build()
+    };
+    vec![
+        ("reset", {
+            let mut exchange = Box::new(Exchange::default());
+            Box::new(move || small_get(black_box(&mut exchange)))
+        }),
+        (
+            "clock",
+            Box::new(|| {
+                black_box(Instant::now());
+            }),
+        ),
+        (FLOOR, bare(&sdk("noop"))),
+        ("bare/on-request by hand", bare(&noop)),
+        ("bare/on-request without parameters", bare_empty()),
+        ("chain/0", pair(&noop, 0)),
+        ("chain/1 request hook only", pair(&Guest::on_request("(i32.const 0)").build(), 1)),
+        ("chain/1", pair(&noop, 1)),
+        ("chain/4", pair(&noop, 4)),
+        ("chain/16", pair(&noop, 16)),
+        ("chain/1 native", native(1)),
+        ("request: 1 declared field", pair(&declared(1), 1)),
+        ("request: 3 declared fields", pair(&declared(3), 1)),
+        ("request: get 1 field", pair(&named(GET), 1)),
+        ("request: set 1 field", pair(&named(SET), 1)),
+        ("sdk: chain/1", pair(&sdk("noop"), 1)),
+        ("sdk: chain/4", pair(&sdk("noop"), 4)),
+        ("sdk: read 3, set 2", pair(&sdk("read_and_set"), 1)),
+        ("sdk: look at all 15", pair(&sdk("all_headers"), 1)),
+    ]
+}
+
+/// A plugin of `tests/guests`.
+fn sdk(name: &str) -> Vec<u8> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/guests/tests");
+    let file = folder.join(format!("{name}.wasm"));
+    std::fs::read(&file).unwrap_or_else(|error| {
+        panic!("{}: {error}; `make guests` builds it", file.display());
+    })
+}
+
+/// A request like those of browsers' scripts: 15 fields.
+fn small_get(exchange: &mut Exchange) {
+    exchange.clear();
+    exchange.request.assign("GET", "/api/users?id=42", Version::Http11);
+    for (name, value) in FIELDS {
+        exchange.request.fields.push(name, value.as_bytes());
+    }
+    exchange.response.assign(200);
+    exchange.response.fields.push("content-type", b"application/json");
+}
+
+const FIELDS: [(&str, &str); 15] = [
+    ("Host", "api.example.com"),
+    ("User-Agent", "Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0"),
+    ("Accept", "application/json, text/plain, */*"),
+    ("Accept-Language", "en-US,en;q=0.5"),
+    ("Accept-Encoding", "gzip, deflate, br, zstd"),
+    ("Authorization", "Bearer eyJhbGciOiJIUzI1NiIsInR5cCI6IkpXVCJ9.eyJzdWIiOiIxIn0.abcdefghijkl"),
+    ("Origin", "https://www.example.com"),
+    ("Connection", "keep-alive"),
+    ("Referer", "https://www.example.com/users"),
+    ("Cookie", "session=0123456789abcdef; theme=dark"),
+    ("Sec-Fetch-Dest", "empty"),
+    ("Sec-Fetch-Mode", "cors"),
+    ("Sec-Fetch-Site", "same-site"),
+    ("Pragma", "no-cache"),
+    ("Cache-Control", "no-cache"),
+];
+
+const LIMITS: PluginLimits =
+    PluginLimits { memory_bytes_max: 16 * 1024 * 1024, time_max: Duration::from_millis(10) };
+
+/// A request and its response through `links` plugins.
+fn pair(component: &[u8], links: usize) -> Box<dyn FnMut()> {
+    // Plugins of a chain are different ones, each with an instance of its own.
+    let links = (0..links).map(|index| LinkPlan {
+        plugin: PlanSource::Wasm(
+            ENGINE.load(&format!("plugin-{index}"), component, &LIMITS).unwrap(),
+        ),
+        name: "plugin".into(),
+        config: "{}".into(),
+        on_error: OnError::Closed,
+    });
+    run(Instances::new().chain(&ChainPlan { links: links.collect() }).unwrap())
+}
+
+fn native(links: usize) -> Box<dyn FnMut()> {
+    struct Nothing;
+    impl Middleware for Nothing {}
+
+    let link = LinkPlan {
+        plugin: PlanSource::Native(Arc::new(|_| Ok(Box::new(Nothing)))),
+        name: "native".into(),
+        config: "{}".into(),
+        on_error: OnError::Closed,
+    };
+    run(Instances::new().chain(&ChainPlan { links: vec![link; links] }).unwrap())
+}
+
+fn run(chain: Chain) -> Box<dyn FnMut()> {
+    let mut exchange = Some(Box::new(Exchange::default()));
+    Box::new(move || {
+        let mut request = exchange.take().unwrap();
+        small_get(&mut request);
+        let (request, passed) = chain.on_request(black_box(request));
+        assert_eq!(passed.outcome.unwrap(), Flow::Next);
+        let (response, flow) = chain.on_response(request, passed.entered);
+        assert_eq!(flow.unwrap(), Flow::Next);
+        exchange = Some(response);
+    })
+}
+
+#[derive(Clone, Copy, PartialEq, wasmtime::component::ComponentType, wasmtime::component::Lift)]
+#[component(enum)]
+#[repr(u8)]
+enum Action {
+    #[component(name = "next")]
+    Next,
+    #[component(name = "respond")]
+    Respond,
+}
+
+fn bare_engine() -> Engine {
+    let mut config = Config::new();
+    config.concurrency_support(false).epoch_interruption(true);
+    Engine::new(&config).unwrap()
+}
+
+/// The same hook with nothing around it.
+fn bare(component: &[u8]) -> Box<dyn FnMut()> {
+    type Fields<'a> = &'a [Option<&'a [u8]>];
+    let engine = bare_engine();
+    let component = Component::from_binary(&engine, component).unwrap();
+    let mut linker = Linker::new(&engine);
+    // `init` is not called, and nothing else calls out.
+    linker.define_unknown_imports_as_traps(&component).unwrap();
+    let mut store = Store::new(&engine, ());
+    store.set_epoch_deadline(1);
+    let instance = linker.instantiate(&mut store, &component).unwrap();
+    let interface = "zproxy:gateway/request-filter@0.1.0";
+    let interface = instance.get_export_index(&mut store, None, interface).unwrap();
+    let hook = instance.get_export_index(&mut store, Some(&interface), "on-request").unwrap();
+    let hook: TypedFunc<(Fields<'static>,), (Action,)> =
+        instance.get_typed_func(&mut store, hook).unwrap();
+    Box::new(move || {
+        black_box(hook.call(&mut store, (black_box(&[]),)).unwrap().0);
+    })
+}
+
+/// The cheapest call there is.
+fn bare_empty() -> Box<dyn FnMut()> {
+    let engine = bare_engine();
+    let text = "(component (core module $m (func (export \"f\") (result i32) (i32.const 0)))
+        (core instance $i (instantiate $m))
+        (func (export \"f\") (result u32) (canon lift (core func $i \"f\"))))";
+    let component = Component::from_binary(&engine, &wat::parse_str(text).unwrap()).unwrap();
+    let mut store = Store::new(&engine, ());
+    store.set_epoch_deadline(1);
+    let instance = Linker::new(&engine).instantiate(&mut store, &component).unwrap();
+    let function: TypedFunc<(), (u32,)> = instance.get_typed_func(&mut store, "f").unwrap();
+    Box::new(move || assert!(function.call(&mut store, ()).unwrap().0 == 0))
+}
