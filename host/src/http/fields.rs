@@ -99,6 +99,11 @@ impl Name {
         }
     }
 
+    /// Its place in a set of names.
+    pub(super) fn bit(self) -> u32 {
+        1 << self as u32
+    }
+
     /// Whether the field belongs to the framing of a message or to one connection, and is thus the
     /// gateway's business and never a plugin's.
     pub fn is_framing(self) -> bool {
@@ -161,6 +166,8 @@ pub(super) struct Line {
 pub struct Fields {
     pub(super) bytes: Vec<u8>,
     pub(super) lines: Vec<Line>,
+    /// Known names that the message may have, one bit each: most are looked for and not there.
+    pub(super) seen: u32,
     edited: usize,
     /// Indexes into `lines` of those removed since the message began, in that order.
     removals: Vec<u32>,
@@ -221,6 +228,7 @@ impl Fields {
         self.bytes.clear();
         self.bytes.shrink_to(KEPT_BYTES_MAX);
         self.lines.clear();
+        self.seen = 0;
         self.edited = 0;
         self.removals.clear();
         self.message = self.message.wrapping_add(1);
@@ -280,7 +288,11 @@ impl Fields {
     /// The values of every field of a known name, in order.
     pub fn known(&self, name: Name) -> impl DoubleEndedIterator<Item = &[u8]> {
         debug_assert!(name != Name::Other, "`Other` is no name");
-        self.kept().filter(move |line| line.name == name).map(|line| self.value_of(line))
+        let lines = if self.may_have(name) { &self.lines[..] } else { &[] };
+        lines
+            .iter()
+            .filter(move |line| line.name == name && !line.removed)
+            .map(|line| self.value_of(line))
     }
 
     /// All values of a name joined with `separator`; borrowed when there is only one.
@@ -326,6 +338,9 @@ impl Fields {
 
     /// Removes every field of a known name.
     pub fn remove_known(&mut self, name: Name) {
+        if !self.may_have(name) {
+            return;
+        }
         for (index, line) in self.lines.iter_mut().enumerate() {
             if line.name == name && !line.removed {
                 line.removed = true;
@@ -402,12 +417,14 @@ impl Fields {
         debug_assert!(is_value(member), "checked by the caller");
         let line = self.open_line(name);
         debug_assert!(line.name != Name::Other, "`Other` is no name");
-        for old in self.lines.iter_mut().filter(|old| !old.removed && old.name == line.name) {
-            old.removed = true;
-            let value = range(old.value_start, old.value_end);
-            if !value.is_empty() {
-                self.bytes.extend_from_within(value);
-                self.bytes.extend_from_slice(b", ");
+        if self.may_have(line.name) {
+            for old in self.lines.iter_mut().filter(|old| !old.removed && old.name == line.name) {
+                old.removed = true;
+                let value = range(old.value_start, old.value_end);
+                if !value.is_empty() {
+                    self.bytes.extend_from_within(value);
+                    self.bytes.extend_from_slice(b", ");
+                }
             }
         }
         self.bytes.extend_from_slice(member);
@@ -430,12 +447,18 @@ impl Fields {
         line.value_end = at(self.bytes.len());
         self.bytes.extend_from_slice(b"\r\n");
         line.end = at(self.bytes.len());
+        self.seen |= line.name.bit();
         self.lines.push(line);
+    }
+
+    /// False when no field of this known name has ever been in the message.
+    fn may_have(&self, name: Name) -> bool {
+        self.seen & name.bit() != 0
     }
 
     /// Whether some field of this known name is there.
     pub fn has(&self, name: Name) -> bool {
-        self.kept().any(|line| line.name == name)
+        self.may_have(name) && self.kept().any(|line| line.name == name)
     }
 
     /// Number of fields.

@@ -267,7 +267,7 @@ fn fields(
     mut position: usize,
     limits: &HeadLimits,
 ) -> Result<(), RequestError> {
-    let Fields { bytes, lines, .. } = fields;
+    let Fields { bytes, lines, seen, .. } = fields;
     loop {
         let end = line(bytes, position)?;
         if end == position {
@@ -276,7 +276,9 @@ fn fields(
         if lines.len() == limits.fields_max {
             return Err(RequestError::HeadTooLarge);
         }
-        lines.push(field(bytes, position, end)?);
+        let line = field(bytes, position, end)?;
+        *seen |= line.name.bit();
+        lines.push(line);
         position = end + 2;
     }
 }
@@ -340,7 +342,6 @@ pub fn is_host(host: &[u8]) -> bool {
         let colon = memchr(b':', host).unwrap_or(host.len());
         host.split_at(colon)
     };
-    let known = |byte: &u8| byte.is_ascii_alphanumeric() || b"-._~!$&'()*+;=%[]:".contains(byte);
     let port_fits = match port {
         [] => true,
         [b':', digits @ ..] => digits.len() <= 5 && digits.iter().all(u8::is_ascii_digit),
@@ -350,8 +351,20 @@ pub fn is_host(host: &[u8]) -> bool {
     escapes_fit
         && !name.is_empty()
         && port_fits
-        && (name[0] == b'[' || name.iter().all(|b| known(b) && !b"[]:".contains(b)))
+        && (name[0] == b'[' || name.iter().all(|byte| HOST[usize::from(*byte)]))
 }
+
+/// Bytes of a registered name (RFC 3986 §3.2.2), but for the comma, which separates hosts in lists.
+const HOST: [bool; 256] = {
+    let mut table = [false; 256];
+    let known = b"-._~!$&'()*+;=%0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
+    let mut position = 0;
+    while position < known.len() {
+        table[known[position] as usize] = true;
+        position += 1;
+    }
+    table
+};
 
 /// Whether every `%` is followed by two hexadecimal digits (RFC 3986 §2.1).
 fn escapes_are_whole(name: &[u8]) -> bool {
