@@ -36,8 +36,9 @@ pub struct RouteConfig {
     #[serde(rename = "match")]
     pub matching: MatchConfig,
 
-    /// Allowed methods; any when left out. HEAD is allowed where GET is. A request with
-    /// another one gets a 405 when no other route takes it.
+    /// Allowed methods; any when left out. HEAD is allowed where GET is. Routes with the same
+    /// host, path and `match` may each take some; a request with a method that none of them takes
+    /// gets a 405, also when a less specific route would take it.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(min = 1), extend("examples" = [["GET", "POST"]]))]
     pub methods: Vec<String>,
