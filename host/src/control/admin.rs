@@ -60,7 +60,11 @@ impl AdminServer {
     ///
     /// The address cannot be bound.
     pub fn bind(admin: &config::Admin) -> anyhow::Result<AdminSocket> {
-        let listener = config::Listener { address: admin.address.clone(), backlog: 128 };
+        let listener = config::Listener {
+            address: admin.address.clone(),
+            backlog: 128,
+            only_v6: admin.only_v6,
+        };
         let (address, sockets) = listen::bind(&listener, 1).context("admin")?;
         let listening = sockets.into_iter().next().context("admin: no socket")?;
         Ok(AdminSocket { address, listening, token: admin.token.clone() })

@@ -328,7 +328,9 @@ mod reference {
         fits.sort_by(|a, b| b.0.cmp(&a.0));
         // Only those as specific as the best share its methods.
         let best = fits.first().map(|(key, _)| (key.0, key.1.clone()));
-        fits.retain(|(key, _)| best.as_ref().is_some_and(|best| (key.0, &key.1) == (best.0, &best.1)));
+        fits.retain(|(key, _)| {
+            best.as_ref().is_some_and(|best| (key.0, &key.1) == (best.0, &best.1))
+        });
         let takes = |index: usize| {
             let methods = &sketches[index].methods;
             methods.is_empty()

@@ -134,8 +134,8 @@ impl Default for SplitConfig {
 #[serde(deny_unknown_fields, default)]
 #[schemars(rename = "Redirect")]
 pub struct RedirectConfig {
-    /// Value of `Location`: a URL or a path. `{path}`, `{query}`, `{host}` and the parameters
-    /// of the route's path are filled in.
+    /// Value of `Location`: a URL or a path. `{path}`, `{query}`, `{host}` (without its port) and
+    /// the parameters of the route's path are filled in.
     #[schemars(example = "https://{host}{path}", extend("x-required" = true))]
     pub to: String,
 
