@@ -106,10 +106,6 @@ impl Drop for AdminServer {
         {
             log::error!(target: "admin", "the admin thread panicked");
         }
-        if let Address::Unix(path) = &self.address {
-            // Somebody may have cleaned up already.
-            let _ = std::fs::remove_file(path);
-        }
     }
 }
 
@@ -221,7 +217,7 @@ async fn answer(admin: &Admin, request: &Request<Incoming>) -> Answer {
         "/info" => json(StatusCode::OK, &running.info()),
         "/routes" => json(StatusCode::OK, &running.routes()),
         "/plugins" => json(StatusCode::OK, &running.plugins(&running.reports().await)),
-        _ => json(StatusCode::OK, &running.workers_json(&running.reports().await)),
+        _ => json(StatusCode::OK, &running.workers_json(&running.answers().await)),
     }
 }
 

@@ -35,7 +35,7 @@ use super::instance::Live;
 use crate::config::PluginLimits;
 
 /// The largest component that is compiled. A JavaScript or Python plugin has 12 to 18 MB.
-const COMPONENT_BYTES_MAX: usize = 64 * 1024 * 1024;
+pub const COMPONENT_BYTES_MAX: usize = 64 * 1024 * 1024;
 
 /// Names listed in a refusal.
 const LISTED_MAX: usize = 20;
