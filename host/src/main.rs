@@ -6,21 +6,27 @@
 
 #![expect(clippy::disallowed_methods, reason = "a drain takes real time")]
 
-use std::io::Write as _;
+use std::ffi::OsString;
+use std::io::{Read as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use log::LevelFilter;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use zproxy::config::{self, Overrides, Problems, Settings, System};
-use zproxy::control::{self, Gateway, StartError};
-use zproxy::telemetry::log as sink;
+use zproxy::control::{self, Gateway, GatewayBuilder, StartError};
+use zproxy::telemetry::log as gateway_log;
 use zproxy::worker::placement::report;
 use zproxy::worker::topology::Machine;
 
 /// The configuration that is taken when none is named.
 const DEFAULT_FILE: &str = "zproxy.json";
+
+/// The largest file that is read as a configuration: far more than one needs, and little enough for
+/// what was named by mistake, such as a device without an end.
+const FILE_BYTES_MAX: u64 = 16 * 1024 * 1024;
 
 /// An HTTP gateway that people program with WebAssembly components.
 #[derive(Parser)]
@@ -140,132 +146,217 @@ enum LoadError {
     Config(Problems),
 }
 
+/// What was loaded, and from what.
 struct Loaded {
     settings: Settings,
-    /// For people: the file's name, or that there was none.
-    name: String,
+    written: Written,
     embedded: bool,
 }
 
+/// What the configuration was read from, to find places in it.
+struct Written {
+    text: Vec<u8>,
+    /// For people: the file's name, or that there was none.
+    name: String,
+    overrides: Overrides,
+}
+
+impl Written {
+    /// Why a start failed, for people and for programs.
+    fn explain(&self, error: StartError) -> (String, serde_json::Value) {
+        match error {
+            StartError::Config(problems) | StartError::Plugin(problems) => {
+                let problems = config::place(&self.text, &self.name, &self.overrides, problems);
+                (problems.to_string(), serde_json::json!(problems))
+            }
+            StartError::Bind(_) | StartError::Other(_) => {
+                let text = error.to_string();
+                let list = serde_json::json!([{ "message": text }]);
+                (text, list)
+            }
+        }
+    }
+}
+
 fn load(source: &Source) -> Result<Loaded, LoadError> {
-    let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
     let mut overrides = Overrides::default();
-    let plugins = source.plugins.as_ref().map(|path| path.display().to_string());
-    pick("--plugins", plugins, "ZPROXY_PLUGINS", variable("ZPROXY_PLUGINS"), |name, value| {
-        overrides.plugins_dir(name, value);
-    });
-    let listen = source.listen.clone();
-    pick("--listen", listen, "ZPROXY_LISTEN", variable("ZPROXY_LISTEN"), |name, value| {
-        overrides.listen(name, value);
-    });
-    let workers = source.workers.clone();
-    pick("--workers", workers, "ZPROXY_WORKERS", variable("ZPROXY_WORKERS"), |name, value| {
-        overrides.workers(name, value);
-    });
-    let admin = source.admin.clone();
-    pick("--admin", admin, "ZPROXY_ADMIN", variable("ZPROXY_ADMIN"), |name, value| {
-        overrides.admin(name, value);
-    });
+    let plugins = source.plugins.clone().map(|path| text("--plugins", path.into())).transpose()?;
+    if let Some((name, value)) = pick("--plugins", plugins, "ZPROXY_PLUGINS")? {
+        overrides.plugins_dir(name, &value);
+    }
+    if let Some((name, value)) = pick("--listen", source.listen.clone(), "ZPROXY_LISTEN")? {
+        overrides.listen(name, &value);
+    }
+    if let Some((name, value)) = pick("--workers", source.workers.clone(), "ZPROXY_WORKERS")? {
+        overrides.workers(name, &value);
+    }
+    if let Some((name, value)) = pick("--admin", source.admin.clone(), "ZPROXY_ADMIN")? {
+        overrides.admin(name, &value);
+    }
     for argument in &source.set {
         overrides.set(argument).map_err(LoadError::Usage)?;
     }
-    let file = source
-        .config
-        .clone()
-        .or_else(|| variable("ZPROXY_CONFIG").map(PathBuf::from))
-        .or_else(|| Path::new(DEFAULT_FILE).exists().then(|| DEFAULT_FILE.into()));
-    let Some(file) = file else {
+    let named = source.config.clone();
+    let named = named.or_else(|| variable("ZPROXY_CONFIG").map(PathBuf::from));
+    let Some(file) = named.or_else(default_file) else {
         let loaded = config::load_embedded(&overrides, &System, &[]);
         let (_, settings) = loaded.map_err(LoadError::Config)?;
-        return Ok(Loaded { settings, name: "embedded default".to_owned(), embedded: true });
+        let name = config::EMBEDDED.to_owned();
+        let written = Written { text: Vec::new(), name, overrides };
+        return Ok(Loaded { settings, written, embedded: true });
     };
     let name = file.display().to_string();
-    let text = std::fs::read(&file).map_err(|error| {
-        LoadError::Config(Problems(vec![config::Problem {
-            file: name.clone(),
-            line: None,
-            column: None,
-            path: String::new(),
-            message: format!("cannot be read: {error}"),
-            cure: "name a readable file with `--config FILE`".to_owned(),
-        }]))
+    let text = read(&file).map_err(|error| {
+        let message = format!("cannot be read: {error}");
+        let problem = config::Problem::at("", message, "name a readable file with `--config FILE`");
+        LoadError::Config(Problems(vec![config::Problem { file: name.clone(), ..problem }]))
     })?;
     let loaded = config::load(&text, &name, &overrides, &System, &[]);
     let (_, settings) = loaded.map_err(LoadError::Config)?;
-    Ok(Loaded { settings, name, embedded: false })
+    Ok(Loaded { settings, written: Written { text, name, overrides }, embedded: false })
 }
 
-/// Applies a flag, else its variable.
-fn pick(
-    flag: &str,
-    given: Option<String>,
-    variable: &str,
-    set: Option<String>,
-    mut apply: impl FnMut(&str, &str),
-) {
-    match (given, set) {
-        (Some(value), _) => apply(flag, &value),
-        (None, Some(value)) => apply(variable, &value),
-        (None, None) => {}
+/// The file in the working directory, if there is one. A link that leads nowhere and a folder that
+/// cannot be looked into are mistakes to be told, not the absence of a file.
+fn default_file() -> Option<PathBuf> {
+    match std::fs::symlink_metadata(DEFAULT_FILE) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
+        Ok(_) | Err(_) => Some(DEFAULT_FILE.into()),
     }
+}
+
+/// The content of a configuration file, which may be a pipe.
+fn read(file: &Path) -> std::io::Result<Vec<u8>> {
+    let mut text = Vec::new();
+    std::fs::File::open(file)?.take(FILE_BYTES_MAX + 1).read_to_end(&mut text)?;
+    if text.len() as u64 > FILE_BYTES_MAX {
+        return Err(std::io::Error::other(format!("it is larger than {FILE_BYTES_MAX} bytes")));
+    }
+    Ok(text)
+}
+
+/// The value of a flag, else that of its variable, with the name of the one that was taken.
+fn pick(
+    flag: &'static str,
+    given: Option<String>,
+    name: &'static str,
+) -> Result<Option<(&'static str, String)>, LoadError> {
+    if let Some(value) = given {
+        return Ok(Some((flag, value)));
+    }
+    variable(name).map(|value| Ok((name, text(name, value)?))).transpose()
+}
+
+/// A variable of the environment; an empty one counts as not set.
+fn variable(name: &str) -> Option<OsString> {
+    std::env::var_os(name).filter(|value| !value.is_empty())
+}
+
+/// The value of the flag or variable `name` as the text of a configuration.
+fn text(name: &str, value: OsString) -> Result<String, LoadError> {
+    value
+        .into_string()
+        .map_err(|value| LoadError::Usage(format!("{name}: {} is not UTF-8", value.display())))
+}
+
+/// How much the gateway's own log says.
+fn log_level() -> Result<LevelFilter, LoadError> {
+    const NAME: &str = "ZPROXY_LOG";
+    let Some(value) = variable(NAME) else { return Ok(LevelFilter::Info) };
+    let value = text(NAME, value)?;
+    value.parse().map_err(|_| {
+        let cure = "write off, error, warn, info, debug or trace";
+        LoadError::Usage(format!("{NAME}: `{value}` is not a level; {cure}"))
+    })
+}
+
+/// Writes diagnostics to stderr. A reader that has gone away is no reason to fail differently.
+fn say(text: &str) {
+    let _ = writeln!(std::io::stderr().lock(), "{text}");
 }
 
 fn complain(error: LoadError) -> Exit {
     match error {
         LoadError::Usage(message) => {
-            eprintln!("error: {message}");
+            say(&format!("error: {message}"));
             Exit::Usage
         }
         LoadError::Config(problems) => {
-            eprintln!("{problems}");
+            say(&problems.to_string());
             Exit::Config
         }
     }
 }
 
 fn run(source: &Source) -> Exit {
-    sink::start(std::env::var("ZPROXY_LOG").ok().as_deref());
+    match log_level() {
+        Ok(level) => gateway_log::start(level),
+        Err(error) => return complain(error),
+    }
     let exit = match load(source) {
         Ok(loaded) => serve(loaded),
         Err(error) => complain(error),
     };
-    sink::flush();
+    gateway_log::flush();
     exit
 }
 
 fn serve(loaded: Loaded) -> Exit {
+    let Loaded { settings, written, embedded } = loaded;
     let (soft, hard) = zproxy::sys::raise_descriptor_limit();
     log::debug!(target: "control", "descriptors: {soft} of {hard}");
-    log::info!(target: "control", "zproxy {}: {}", env!("CARGO_PKG_VERSION"), loaded.name);
-    // Before anybody can know that the gateway is there: until then a signal does what it always does.
-    let listening =
-        tokio::runtime::Builder::new_current_thread().enable_all().build().and_then(|runtime| {
-            let signals = runtime.block_on(async { Signals::new() })?;
-            Ok((runtime, signals))
-        });
-    let (runtime, signals) = match listening {
-        Ok(listening) => listening,
-        Err(error) => {
-            log::error!(target: "control", "signals: {error}");
-            return Exit::Failure;
+    log::info!(target: "control", "zproxy {}: {}", env!("CARGO_PKG_VERSION"), written.name);
+    let builder = Gateway::from_settings(settings).tolerate_bad_plugins(embedded);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let served = runtime.and_then(|runtime| {
+        runtime.block_on(async {
+            // Before anybody can know that the gateway is there.
+            let mut signals = Signals::new()?;
+            let Some(started) = start(builder, &mut signals).await? else { return Ok(Exit::Ok) };
+            let gateway = match started {
+                Ok(gateway) => gateway,
+                Err(error) => {
+                    gateway_log::flush();
+                    let exit = exit_of(&error);
+                    say(&written.explain(error).0);
+                    return Ok(exit);
+                }
+            };
+            for address in gateway.addresses() {
+                log::info!(target: "control", "listening on {address}");
+            }
+            if let Some(address) = gateway.admin_address() {
+                log::info!(target: "control", "admin on {address}");
+            }
+            Ok(until_stopped(signals, gateway).await)
+        })
+    });
+    served.unwrap_or_else(|error: std::io::Error| {
+        log::error!(target: "control", "cannot serve: {error}");
+        Exit::Failure
+    })
+}
+
+/// Starts the gateway; `None` when a signal came first. It starts on a thread of its own, since
+/// compiling plugins can take long, and the process ends without waiting for it.
+async fn start(
+    builder: GatewayBuilder,
+    signals: &mut Signals,
+) -> std::io::Result<Option<Result<Gateway, StartError>>> {
+    let (sender, started) = tokio::sync::oneshot::channel();
+    std::thread::Builder::new().name("start".to_owned()).spawn(move || {
+        // Nobody listens any more when a signal came first.
+        let _ = sender.send(builder.start());
+    })?;
+    let name = tokio::select! {
+        biased;
+        started = started => {
+            return started.map(Some).map_err(|_| std::io::Error::other("the start panicked"));
         }
+        name = signals.stop() => name,
     };
-    let builder = Gateway::from_settings(loaded.settings).tolerate_bad_plugins(loaded.embedded);
-    let gateway = match builder.start() {
-        Ok(gateway) => gateway,
-        Err(error) => {
-            sink::flush();
-            eprintln!("{error}");
-            return exit_of(&error);
-        }
-    };
-    for address in gateway.addresses() {
-        log::info!(target: "control", "listening on {address}");
-    }
-    if let Some(address) = gateway.admin_address() {
-        log::info!(target: "control", "admin on {address}");
-    }
-    runtime.block_on(until_signalled(signals, gateway))
+    log::info!(target: "control", "{name}: stopping before the start was over");
+    Ok(None)
 }
 
 /// The signals that a gateway answers to.
@@ -289,6 +380,32 @@ impl Signals {
             upgrade: signal(SignalKind::user_defined2())?,
         })
     }
+
+    /// Waits for a signal that asks to stop; its name.
+    async fn stop(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.terminate.recv() => "SIGTERM",
+            _ = self.interrupt.recv() => "SIGINT",
+            _ = self.quit.recv() => "SIGQUIT",
+        }
+    }
+
+    /// Waits for a signal; the name of one that asks to stop. Answers the others, drain or not.
+    async fn next(&mut self, gateway: &Gateway) -> Option<&'static str> {
+        tokio::select! {
+            _ = self.terminate.recv() => return Some("SIGTERM"),
+            _ = self.interrupt.recv() => return Some("SIGINT"),
+            _ = self.quit.recv() => return Some("SIGQUIT"),
+            _ = self.hang_up.recv() => {
+                log::warn!(target: "control", "SIGHUP: reloading is not supported by this version");
+            }
+            _ = self.reopen.recv() => gateway.reopen_logs(),
+            _ = self.upgrade.recv() => {
+                log::warn!(target: "control", "SIGUSR2: upgrading is not supported by this version");
+            }
+        }
+        None
+    }
 }
 
 fn exit_of(error: &StartError) -> Exit {
@@ -301,56 +418,38 @@ fn exit_of(error: &StartError) -> Exit {
 }
 
 /// Serves until a signal asks to stop, then drains.
-async fn until_signalled(signals: Signals, mut gateway: Gateway) -> Exit {
-    let Signals { mut terminate, mut interrupt, mut quit, mut hang_up, mut reopen, mut upgrade } =
-        signals;
+async fn until_stopped(mut signals: Signals, mut gateway: Gateway) -> Exit {
+    let limit = gateway.drain_timeout();
     loop {
-        let name = tokio::select! {
-            _ = terminate.recv() => "SIGTERM",
-            _ = interrupt.recv() => "SIGINT",
-            _ = quit.recv() => "SIGQUIT",
-            _ = hang_up.recv() => {
-                log::warn!(target: "control", "SIGHUP: reloading is not supported by this version");
-                continue;
-            }
-            _ = reopen.recv() => {
-                gateway.reopen_logs();
-                continue;
-            }
-            _ = upgrade.recv() => {
-                log::warn!(target: "control", "SIGUSR2: upgrading is not supported by this version");
-                continue;
-            }
-        };
-        let limit = gateway.drain_timeout();
-        log::info!(target: "control", "{name}: draining for at most {limit:?}");
-        break;
+        if let Some(name) = signals.next(&gateway).await {
+            log::info!(target: "control", "{name}: draining for at most {limit:?}");
+            break;
+        }
     }
     gateway.begin_drain();
-    let deadline = deadline(gateway.drain_timeout());
+    let deadline = Instant::now() + limit;
     let mut look = tokio::time::interval(Duration::from_millis(10));
     loop {
         tokio::select! {
-            _ = terminate.recv() => break,
-            _ = interrupt.recv() => break,
-            () = tokio::time::sleep_until(deadline.into()) => {
-                log::warn!(target: "control", "drain timed out; requests were cut off");
-                return Exit::DrainTimedOut;
+            name = signals.next(&gateway) => {
+                // A drain is all that SIGQUIT asks for.
+                if matches!(name, Some("SIGTERM" | "SIGINT")) {
+                    log::info!(target: "control", "second signal: stopping at once");
+                    return Exit::Ok;
+                }
             }
             _ = look.tick() => {
                 if gateway.has_drained() {
                     log::info!(target: "control", "drained");
                     return Exit::Ok;
                 }
+                if Instant::now() >= deadline {
+                    log::warn!(target: "control", "drain timed out; requests were cut off");
+                    return Exit::DrainTimedOut;
+                }
             }
         }
     }
-    log::info!(target: "control", "second signal: stopping at once");
-    Exit::Ok
-}
-
-fn deadline(wait: Duration) -> Instant {
-    Instant::now() + wait
 }
 
 fn check(source: &Source, format: Format) -> Exit {
@@ -359,23 +458,19 @@ fn check(source: &Source, format: Format) -> Exit {
         Err(LoadError::Config(problems)) => {
             (Exit::Config, problems.to_string(), serde_json::json!(problems))
         }
-        Ok(loaded) => match control::check(loaded.settings) {
-            Ok(()) => (Exit::Ok, format!("{}: ok", loaded.name), serde_json::json!([])),
-            Err(StartError::Plugin(problems)) => {
-                let list: Vec<_> =
-                    problems.0.iter().map(|text| serde_json::json!({ "message": text })).collect();
-                (Exit::Plugin, problems.to_string(), list.into())
-            }
+        Ok(Loaded { settings, written, .. }) => match control::check(settings) {
+            Ok(()) => (Exit::Ok, format!("{}: ok", written.name), serde_json::json!([])),
             Err(error) => {
-                let list = serde_json::json!([{ "message": error.to_string() }]);
-                (exit_of(&error), error.to_string(), list)
+                let exit = exit_of(&error);
+                let (lines, problems) = written.explain(error);
+                (exit, lines, problems)
             }
         },
     };
     match format {
         Format::Text if exit == Exit::Ok => print(&lines),
         Format::Text => {
-            eprintln!("{lines}");
+            say(&lines);
             exit
         }
         Format::Json => {

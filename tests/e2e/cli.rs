@@ -149,6 +149,24 @@ fn an_address_that_cannot_be_had_is_exit_code_4() {
     }
 }
 
+/// A socket file that nobody listens on would look like a gateway.
+#[test]
+fn a_start_that_fails_leaves_no_socket_behind() {
+    let dir = TempDir::new().unwrap();
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut config = saying("hello");
+    config["listeners"] = json!([
+        { "address": format!("unix:{}", dir.path().join("socket").display()) },
+        { "address": taken.local_addr().unwrap().to_string() },
+    ]);
+    file(dir.path(), "zproxy.json", &config);
+
+    let run = run(dir.path(), &["run"]);
+
+    assert_eq!(run.code, Some(4), "{run:?}");
+    assert!(!dir.path().join("socket").exists());
+}
+
 /// Two gateways on one port would share it silently (SO_REUSEPORT), each serving every other client.
 #[test]
 fn a_port_that_another_gateway_serves_is_not_shared_by_accident() {
@@ -212,6 +230,93 @@ fn topology_shows_the_machine_and_where_workers_sit() {
     assert_eq!(picture["workers"].as_array().map(Vec::len), Some(2), "{picture}");
 }
 
+/// A half-mounted volume must not turn a gateway into the demo of the embedded default.
+#[test]
+fn a_default_file_that_cannot_be_read_is_not_an_absent_one() {
+    let dir = TempDir::new().unwrap();
+    std::os::unix::fs::symlink("nowhere.json", dir.path().join("zproxy.json")).unwrap();
+
+    let checked = run(dir.path(), &["check"]);
+
+    assert_eq!(checked.code, Some(3), "{checked:?}");
+    assert!(checked.stderr.contains("zproxy.json: cannot be read"), "{checked:?}");
+}
+
+/// Neither a pipe that nobody writes to nor a device without an end can hold up a start.
+#[test]
+fn files_that_never_end_are_refused() {
+    let dir = TempDir::new().unwrap();
+    let made = std::process::Command::new("mkfifo").arg(dir.path().join("pipe.wasm")).status();
+    assert!(made.unwrap().success());
+    std::os::unix::fs::symlink("/dev/zero", dir.path().join("zero.wasm")).unwrap();
+    let config = json!({ "admin": null, "plugins_dir": "." });
+    file(dir.path(), "zproxy.json", &config);
+
+    let plugins = run(dir.path(), &["check"]);
+    let config = run(dir.path(), &["check", "--config", "/dev/zero"]);
+
+    assert_eq!(plugins.code, Some(5), "{plugins:?}");
+    assert_eq!(plugins.stderr.matches("not a regular file").count(), 2, "{plugins:?}");
+    assert_eq!(config.code, Some(3), "{config:?}");
+    assert!(config.stderr.contains("larger than"), "{config:?}");
+}
+
+#[test]
+fn a_variable_that_says_nothing_is_wrong_usage() {
+    let dir = TempDir::new().unwrap();
+    let binary = env!("CARGO_BIN_EXE_zproxy");
+    let started = |name: &str, value: &std::ffi::OsStr| {
+        let mut command = std::process::Command::new(binary);
+        let output = command.current_dir(dir.path()).env(name, value).output().unwrap();
+        (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    let odd = std::os::unix::ffi::OsStrExt::from_bytes(b"\xff");
+
+    for (name, value) in [("ZPROXY_LOG", "verbose".as_ref()), ("ZPROXY_PLUGINS", odd)] {
+        let (code, stderr) = started(name, value);
+        assert_eq!(code, Some(2), "{name}: {stderr}");
+        assert!(stderr.contains(name), "{stderr}");
+    }
+}
+
+/// What `run` would refuse `check` refuses, at the same place.
+#[test]
+fn an_access_log_that_cannot_be_written_is_told_with_place_and_cure() {
+    let dir = TempDir::new().unwrap();
+    let mut config = saying("hello");
+    config["access_log"] = json!({ "path": "logs/access.log" });
+    file(dir.path(), "zproxy.json", &config);
+
+    for command in ["check", "run"] {
+        let run = run(dir.path(), &[command]);
+        assert_eq!(run.code, Some(3), "{command}: {run:?}");
+        assert!(run.stderr.contains("zproxy.json:1:"), "{command}: {run:?}");
+        assert!(run.stderr.contains("access_log.path: there is no folder"), "{command}: {run:?}");
+    }
+    std::fs::create_dir(dir.path().join("logs")).unwrap();
+    assert_eq!(run(dir.path(), &["check"]).code, Some(0));
+    assert!(!dir.path().join("logs/access.log").exists());
+}
+
+/// Both families on one port, as many configurations have it.
+#[test]
+fn a_port_is_shared_by_ipv4_and_ipv6() {
+    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let mut config = saying("hello");
+    config["listeners"] = json!([
+        { "address": format!("0.0.0.0:{free}") },
+        { "address": format!("[::]:{free}") },
+    ]);
+
+    let gateway = Launch::config(config).start();
+
+    for listener in 0..2 {
+        let mut client = gateway.connect_to(listener);
+        client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+        assert_eq!(client.response().text(), "hello");
+    }
+}
+
 /// stdout carries data only: a closed one must not make a panic of it.
 #[test]
 fn a_reader_that_goes_away_is_no_panic() {
@@ -224,4 +329,17 @@ fn a_reader_that_goes_away_is_no_panic() {
 
     let stderr = String::from_utf8(shell.unwrap().stderr).unwrap();
     assert!(!stderr.contains("panicked"), "{stderr}");
+}
+
+#[test]
+fn a_closed_stderr_changes_no_exit_code() {
+    let dir = TempDir::new().unwrap();
+    file(dir.path(), "zproxy.json", &json!({ "routes": vec![json!({}); 20_000] }));
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_zproxy"));
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+
+    let status = command.arg("check").current_dir(dir.path()).stderr(writer).status();
+
+    assert_eq!(status.unwrap().code(), Some(3));
 }

@@ -77,6 +77,78 @@ fn a_draining_gateway_is_alive_and_not_ready() {
     assert_eq!(gateway.exit_code(), 0);
 }
 
+/// A restart on a Unix socket: the old gateway drains while the new one serves.
+#[test]
+fn a_gateway_that_ends_leaves_the_socket_of_the_next_one_alone() {
+    let dir = tempfile::TempDir::new().unwrap();
+    let socket = format!("unix:{}", dir.path().join("socket").display());
+    let (upstream, go) = held();
+    let listen = json!({ "listeners": [{ "address": socket }] });
+    let mut old = Gateway::to_with(&upstream, listen.clone());
+    let mut client = old.connect();
+    client.send("GET /held HTTP/1.1\r\nHost: a\r\n\r\n");
+    upstream_has(&upstream, 1);
+
+    old.signal(Signal::TERM);
+    eventually("the end of accepting", || (!dir.path().join("socket").exists()).then_some(()));
+    let upstream = Upstream::answering("new");
+    let new = Gateway::to_with(&upstream, listen);
+    go.send(()).unwrap();
+    assert_eq!(client.response().text(), "done");
+    assert_eq!(old.exit_code(), 0);
+
+    assert_eq!(new.get("/").text(), "new");
+}
+
+/// A count that goes down looks like a restart, and up again like all requests at once.
+#[test]
+fn what_a_worker_has_counted_is_not_forgotten_when_it_ends() {
+    let (upstream, go) = held();
+    // Dealt out in turn, so that both workers count something.
+    let workers = json!({ "count": 2, "pin": false, "acceptors": "dedicated" });
+    let mut gateway = Gateway::to_with(&upstream, json!({ "workers": workers }));
+    let mut client = gateway.connect();
+    client.send("GET /held HTTP/1.1\r\nHost: a\r\n\r\n");
+    upstream_has(&upstream, 1);
+    for _ in 0..4 {
+        gateway.connect().send("bad\r\n\r\n");
+    }
+    gateway.counts("zproxy_connections_accepted_total", &[], 5.0);
+
+    gateway.signal(Signal::TERM);
+    eventually("the end of a worker", || {
+        gateway.admin("/workers").text().contains("\"ended\"").then_some(())
+    });
+
+    let metrics = gateway.metrics();
+    let accepted = metrics.sum("zproxy_connections_accepted_total", &[]);
+    assert!(accepted >= 5.0, "{accepted}");
+    assert!(metrics.sum("zproxy_connections", &[]) <= 2.0);
+    go.send(()).unwrap();
+    assert_eq!(client.response().text(), "done");
+    assert_eq!(gateway.exit_code(), 0);
+}
+
+/// Log files are rotated whatever the gateway is doing.
+#[test]
+fn a_draining_gateway_still_opens_its_logs_anew() {
+    let (upstream, go) = held();
+    let mut gateway = Gateway::to_with(&upstream, json!({ "access_log": { "path": "log" } }));
+    let mut client = gateway.connect();
+    client.send("GET /held HTTP/1.1\r\nHost: a\r\n\r\n");
+    upstream_has(&upstream, 1);
+    gateway.signal(Signal::TERM);
+    eventually("readiness to end", || (gateway.admin("/readyz").status() == 503).then_some(()));
+
+    std::fs::rename(gateway.dir.path().join("log"), gateway.dir.path().join("log.1")).unwrap();
+    gateway.signal(Signal::USR1);
+
+    eventually("a new log", || gateway.dir.path().join("log").exists().then_some(()));
+    go.send(()).unwrap();
+    assert_eq!(client.response().text(), "done");
+    assert_eq!(gateway.exit_code(), 0);
+}
+
 #[test]
 fn idle_connections_do_not_hold_up_a_drain() {
     let upstream = Upstream::answering("hello");

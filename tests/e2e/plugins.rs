@@ -338,6 +338,52 @@ fn a_config_that_a_plugin_refuses_is_refused_in_the_plugins_words() {
     );
 }
 
+/// One place for one mistake: where the configuration was written, however many routes take it, and
+/// even when none does yet.
+#[test]
+fn a_refused_configuration_is_told_once_with_its_place_and_cure() {
+    let dir = plugins_dir(&["header-stamp"]);
+    let route = |path: &str| json!({ "path": path, "respond": {}, "middleware": ["header-stamp"] });
+    for routes in [json!([route("/a"), route("/b")]), json!([])] {
+        let config = json!({
+            "plugins_dir": dir.path(),
+            "middleware": { "header-stamp": { "nme": "edge-1" } },
+            "routes": routes,
+        });
+        let text = serde_json::to_string_pretty(&config).unwrap();
+        std::fs::write(dir.path().join("zproxy.json"), &text).unwrap();
+
+        let run = run(dir.path(), &["check", "--format", "json"]);
+
+        assert_eq!(run.code, Some(5), "{run:?}");
+        let report: Value = serde_json::from_str(&run.stdout).unwrap();
+        let [problem] = report["problems"].as_array().unwrap().as_slice() else {
+            panic!("{report}")
+        };
+        let line = text.lines().position(|line| line.contains("\"header-stamp\": {")).unwrap() + 1;
+        assert_eq!(problem["file"], "zproxy.json");
+        assert_eq!(problem["path"], "middleware.header-stamp");
+        assert_eq!(problem["line"], line, "{problem}\n{text}");
+        assert!(problem["message"].as_str().unwrap().contains("nme"), "{problem}");
+        assert!(problem["cure"].is_string() && problem["column"].is_u64(), "{problem}");
+    }
+}
+
+/// Nobody can name such a plugin, so nobody needs it.
+#[test]
+fn a_file_with_an_odd_name_is_told_and_does_not_stop_a_start() {
+    let dir = TempDir::new().unwrap();
+    std::fs::write(dir.path().join("my plugin.wasm"), "").unwrap();
+    let config = json!({ "plugins_dir": dir.path() });
+    let gateway = Launch::config(config.clone()).start();
+    gateway.logs("my plugin.wasm");
+
+    std::fs::write(dir.path().join("zproxy.json"), config.to_string()).unwrap();
+    let checked = run(dir.path(), &["check"]);
+    assert_eq!(checked.code, Some(5), "{checked:?}");
+    assert!(checked.stderr.contains("my plugin.wasm"), "{checked:?}");
+}
+
 /// Everything that is wrong is told at once, and `--format json` too.
 #[test]
 fn all_bad_plugins_are_told_at_once() {

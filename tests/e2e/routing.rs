@@ -110,6 +110,8 @@ fn a_method_that_no_route_takes_gets_a_405_with_allow() {
         { "name": "read", "path": "/things", "methods": ["GET"] },
         { "name": "write", "path": "/things", "methods": ["POST", "PUT"] },
         { "name": "odd", "path": "/odd", "methods": ["PROPFIND"] },
+        // It must not take what the routes above refuse: they may have a guard in their chain.
+        { "name": "rest", "path": "/" },
     ]));
 
     assert_eq!(ask(&gateway, "GET", "a", "/things").text(), "read");

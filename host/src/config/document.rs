@@ -5,9 +5,11 @@
 //!
 //! Not here: what the values mean.
 
+use std::collections::HashMap;
+
 use serde_json::{Map, Number, Value};
 
-use super::problem::{At, Origin, Problem, Problems, Report, Step};
+use super::problem::{At, Origin, Problem, Problems, Report, Step, shorten};
 
 /// Levels of lists and objects. Far more than a configuration needs, and few enough for every
 /// recursive reader, here and in plugins.
@@ -137,6 +139,34 @@ impl Node {
     }
 }
 
+/// A string that was replaced, which may be a secret now.
+pub(super) struct Replaced {
+    /// As it is in the file.
+    pub(super) written: String,
+    /// What it stands for.
+    pub(super) value: String,
+}
+
+impl Replaced {
+    /// `text`, about this value, without the value: a report is read by more people than a secret.
+    fn hide(&self, text: String) -> String {
+        let value = shorten(&self.value);
+        let written = shorten(&self.written);
+        // Messages quote a value or a part of it in backticks, cures write it as JSON.
+        let hidden = text.split('`').enumerate().map(|(index, part)| {
+            let quoted = index % 2 == 1 && !part.is_empty();
+            if quoted && (value.contains(part) && !written.contains(part)) {
+                written.clone()
+            } else if value.len() >= 4 {
+                part.replace(&value, &written)
+            } else {
+                part.to_owned()
+            }
+        });
+        hidden.collect::<Vec<_>>().join("`")
+    }
+}
+
 /// A configuration on its way to being checked.
 pub(super) struct Document<'a> {
     /// Name of the file, for messages.
@@ -145,6 +175,8 @@ pub(super) struct Document<'a> {
     pub(super) text: &'a str,
     /// Names of the flags and variables that [`Origin::Override`] counts.
     pub(super) overrides: Vec<String>,
+    /// Strings that are not as they were written.
+    pub(super) replaced: HashMap<At, Replaced>,
     /// The outermost value.
     pub(super) root: Node,
 }
@@ -173,7 +205,12 @@ impl Document<'_> {
                     }
                     Origin::Nowhere => (self.file, None, None),
                 };
-                let (path, message, cure) = (found.at.to_string(), found.message, found.cure);
+                let (path, mut message, mut cure) =
+                    (found.at.to_string(), found.message, found.cure);
+                if let Some(replaced) = self.replaced.get(&found.at) {
+                    message = replaced.hide(message);
+                    cure = replaced.hide(cure);
+                }
                 Problem { file: file.into(), line, column, path, message, cure }
             })
             .collect();

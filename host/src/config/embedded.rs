@@ -5,6 +5,7 @@
 //!
 //! Not here: when it is used (`main`).
 
+use std::collections::HashMap;
 use std::fmt::Write;
 
 use serde_json::json;
@@ -42,6 +43,7 @@ pub fn load_embedded(
         file: EMBEDDED,
         text: "",
         overrides: Vec::new(),
+        replaced: HashMap::new(),
         root: Node::empty(Origin::Nowhere),
     };
     overrides.apply(&mut glimpse, &mut Report::default());
@@ -120,6 +122,9 @@ fn page(plugins: &[String], address: &str) -> String {
         line(format!("Plugins: {}", plugins.join(", ")));
     }
     line("\nTry".into());
+    if curl.ends_with(":PORT") {
+        line("  (PORT is in the gateway's log: `listening on …`)".into());
+    }
     line(format!("  {curl}/echo"));
     for plugin in plugins {
         line(format!("  {curl}/try/{plugin}/hello"));
@@ -144,7 +149,11 @@ fn curl(address: &str) -> String {
         }
         Ok(Address::Tcp(socket)) if socket.ip().is_unspecified() => {
             let ip = if socket.is_ipv4() { "127.0.0.1" } else { "[::1]" };
-            format!("curl -i http://{ip}:{}", socket.port())
+            curl(&format!("{ip}:{}", socket.port()))
+        }
+        // Which one was chosen is not known before the gateway listens.
+        Ok(Address::Tcp(socket)) if socket.port() == 0 => {
+            format!("curl -i http://{}:PORT", address.trim_end_matches(":0"))
         }
         _ => format!("curl -i http://{address}"),
     }

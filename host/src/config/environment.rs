@@ -8,6 +8,8 @@ use std::fs;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
+use rustix::fs::{Access, AtFlags};
+
 /// What a configuration reads besides its own text.
 pub trait Environment {
     /// The value of an environment variable; `None` when it is not set.
@@ -27,6 +29,12 @@ pub trait Environment {
 
     /// Whether `path` leads to a regular file.
     fn is_file(&self, path: &Path) -> bool;
+
+    /// Whether the file at `path` could be written, or made if there is none. Makes nothing.
+    ///
+    /// # Errors
+    /// Why not; [`io::ErrorKind::NotFound`] when its folder is not there.
+    fn can_append(&self, path: &Path) -> io::Result<()>;
 }
 
 /// The process's own environment and files.
@@ -59,6 +67,22 @@ impl Environment for System {
     fn is_file(&self, path: &Path) -> bool {
         path.is_file()
     }
+
+    fn can_append(&self, path: &Path) -> io::Result<()> {
+        let may = |path: &Path, access| {
+            // With the rights of the process, not those of whoever started it.
+            Ok(rustix::fs::accessat(rustix::fs::CWD, path, access, AtFlags::EACCESS)?)
+        };
+        match fs::metadata(path) {
+            Ok(found) if found.is_dir() => Err(io::ErrorKind::IsADirectory.into()),
+            Ok(_) => may(path, Access::WRITE_OK),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+                may(folder.unwrap_or(Path::new(".")), Access::WRITE_OK | Access::EXEC_OK)
+            }
+            Err(error) => Err(error),
+        }
+    }
 }
 
 /// The reason in an I/O error, without the number that the system gives it.
@@ -67,6 +91,7 @@ pub(super) fn reason(error: &io::Error) -> String {
         io::ErrorKind::NotFound => "it does not exist".into(),
         io::ErrorKind::PermissionDenied => "permission denied".into(),
         io::ErrorKind::NotADirectory => "it is not a folder".into(),
+        io::ErrorKind::IsADirectory => "it is a folder".into(),
         _ => error.to_string(),
     }
 }
@@ -86,5 +111,21 @@ mod tests {
         let device = System.read(Path::new("/dev/zero"), 4).unwrap_err();
         assert_eq!(device.to_string(), "not a regular file");
         assert_eq!(System.list(folder.path()).unwrap(), [file]);
+    }
+
+    #[test]
+    fn whether_a_file_can_be_made_is_found_out_without_making_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let can = |path: &Path| System.can_append(path).map_err(|error| error.kind());
+        let file = folder.path().join("log");
+
+        assert_eq!(can(&file), Ok(()));
+        assert!(!file.exists());
+        fs::write(&file, "").unwrap();
+        assert_eq!(can(&file), Ok(()));
+        assert_eq!(can(Path::new("log-beside-the-process")), Ok(()));
+        assert_eq!(can(folder.path()), Err(io::ErrorKind::IsADirectory));
+        assert_eq!(can(&folder.path().join("none/log")), Err(io::ErrorKind::NotFound));
+        assert_eq!(can(&file.join("log")), Err(io::ErrorKind::NotADirectory));
     }
 }

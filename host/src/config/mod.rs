@@ -34,6 +34,8 @@ mod suggest;
 #[cfg(test)]
 mod tests;
 
+use std::collections::HashMap;
+
 use serde_json::Value;
 
 use document::{Document, Node};
@@ -65,7 +67,8 @@ pub fn load(
     let mut report = Report::default();
     let text = parse::decode(text, file)?;
     let root = parse::parse(text, file, &mut report)?;
-    let mut document = Document { file, text, overrides: Vec::new(), root };
+    let mut document =
+        Document { file, text, overrides: Vec::new(), replaced: HashMap::new(), root };
     if !matches!(document.root.content, document::Content::Object(_)) {
         let message = "the configuration must be an object";
         report.problem_from(&At::default(), document.root.origin, message, "write `{ … }`");
@@ -87,45 +90,34 @@ pub fn check(
 ) -> Result<Settings, Problems> {
     let mut report = Report::default();
     let root = Node::from_value(&to_value(config), Origin::Nowhere);
-    let document = Document { file: "", text: "", overrides: Vec::new(), root };
+    let document =
+        Document { file: "", text: "", overrides: Vec::new(), replaced: HashMap::new(), root };
     if let Some(at) = first_nul(&document.root, &At::default()) {
         report.problem(&at, "contains a NUL character", "remove it");
     }
     finish(document, environment, native, report).map(|(_, settings)| settings)
 }
 
-/// A problem that was found after the checks, with its place in the file: a plugin refuses the
-/// configuration at `path`, such as [`ChainItem::at`].
+/// Problems that were found after the checks, with their places in the file: a plugin refuses the
+/// configuration at a path such as [`ChainItem::at`].
 ///
-/// `text`, `file` and `overrides` are those of the load. A file that has changed since gives a
-/// problem without a place, never another error.
+/// `text`, `file` and `overrides` are those of the load. A text that cannot be read gives problems
+/// without places, never other ones.
 #[must_use]
-pub fn problem_at(
-    text: &[u8],
-    file: &str,
-    overrides: &Overrides,
-    path: &str,
-    message: &str,
-    cure: &str,
-) -> Problem {
+pub fn place(text: &[u8], file: &str, overrides: &Overrides, problems: Problems) -> Problems {
     let mut ignored = Report::default();
-    let mut report = Report::default();
-    let at = overrides::path(path).map(At).unwrap_or_default();
-    report.problem(&at, message, cure);
     let text = parse::decode(text, file).unwrap_or_default();
     let root = parse::parse(text, file, &mut ignored);
     let root = root.unwrap_or_else(|_| Node::empty(Origin::Nowhere));
-    let mut document = Document { file, text, overrides: Vec::new(), root };
+    let mut document =
+        Document { file, text, overrides: Vec::new(), replaced: HashMap::new(), root };
     overrides.apply(&mut document, &mut ignored);
-    let found = document.problems(report).0.into_iter().next();
-    found.unwrap_or_else(|| Problem {
-        file: file.into(),
-        line: None,
-        column: None,
-        path: path.into(),
-        message: message.into(),
-        cure: cure.into(),
-    })
+    let mut report = Report::default();
+    for Problem { path, message, cure, .. } in problems.0 {
+        let at = overrides::path(&path).map(At).unwrap_or_default();
+        report.problem(&at, message, cure);
+    }
+    document.problems(report)
 }
 
 impl Config {

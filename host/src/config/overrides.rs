@@ -133,12 +133,15 @@ fn set_parsed(root: &mut Node, steps: &[Step], text: &str, origin: Origin, repor
     set(root, steps, value, origin, report);
 }
 
-/// Puts `value` at `steps`, making the objects on the way there.
+/// Puts `value` at `steps`, making the objects and lists on the way there.
 fn set(root: &mut Node, steps: &[Step], value: Node, origin: Origin, report: &mut Report) {
     let mut node = root;
     for (depth, step) in steps.iter().enumerate() {
         if matches!(node.content, Content::Null) {
-            node.content = Content::Object(Vec::new());
+            node.content = match step {
+                Step::Key(_) => Content::Object(Vec::new()),
+                Step::Index(_) => Content::List(Vec::new()),
+            };
             node.origin = origin;
         }
         let next = match (&mut node.content, step) {

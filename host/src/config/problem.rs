@@ -12,12 +12,18 @@ use std::fmt;
 
 use serde::Serialize;
 
+use super::suggest;
+
 /// Characters of a value that a message repeats.
 const QUOTED_CHARS_MAX: usize = 80;
 
 /// Problems of one report. Nobody mends more at once, and a file made by a broken program must
 /// not make its own report endless.
 const FINDINGS_MAX: usize = 1000;
+
+/// Words that are compared with all that they could have been meant to be. It takes up to some
+/// milliseconds each.
+const SUGGESTIONS_MAX: usize = 100;
 
 /// One thing that is wrong with a configuration.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -35,6 +41,21 @@ pub struct Problem {
     pub message: String,
     /// How to write it.
     pub cure: String,
+}
+
+impl Problem {
+    /// A problem with the value at `path`, whose place in the file is not known yet.
+    #[must_use]
+    pub fn at(path: &str, message: impl Into<String>, cure: impl Into<String>) -> Self {
+        Self {
+            file: String::new(),
+            line: None,
+            column: None,
+            path: path.to_owned(),
+            message: message.into(),
+            cure: cure.into(),
+        }
+    }
 }
 
 impl fmt::Display for Problem {
@@ -180,6 +201,8 @@ pub(super) struct Report {
     pub(super) findings: Vec<Finding>,
     /// How many more there were.
     pub(super) omitted: usize,
+    /// Words that were looked for among others.
+    suggestions: usize,
     /// Paths of values that were refused.
     broken: HashSet<At>,
     /// Paths above broken ones.
@@ -219,6 +242,20 @@ impl Report {
     /// The value, or nothing and a problem.
     pub(super) fn take<T>(&mut self, at: &At, result: Result<T, Refusal>) -> Option<T> {
         result.map_err(|(message, cure)| self.problem(at, message, cure)).ok()
+    }
+
+    /// The candidate that `written` was most likely meant to be; none after the first hundred, so
+    /// that a huge file is checked in time.
+    pub(super) fn closest<'c>(
+        &mut self,
+        written: &str,
+        candidates: impl IntoIterator<Item = &'c str>,
+    ) -> Option<&'c str> {
+        if self.suggestions == SUGGESTIONS_MAX {
+            return None;
+        }
+        self.suggestions += 1;
+        suggest::closest(written, candidates)
     }
 
     /// Marks the value at `at` as refused.

@@ -15,7 +15,9 @@ static SCHEMA: LazyLock<Value> = LazyLock::new(build);
 /// The JSON Schema (draft 2020-12) of the configuration file.
 #[must_use]
 pub fn schema() -> Value {
-    SCHEMA.clone()
+    let mut schema = SCHEMA.clone();
+    allow_replacements(&mut schema);
+    schema
 }
 
 /// The schema, borrowed.
@@ -81,11 +83,32 @@ fn settle(schema: &mut Value) {
     if !required.is_empty() {
         object.insert("required".into(), required.into());
     }
-    for (keyword, below) in object {
+    for_each_below(object, settle);
+}
+
+/// Lets `${…}` stand where a number or a boolean is expected, as a load does.
+fn allow_replacements(schema: &mut Value) {
+    let Some(object) = schema.as_object_mut() else { return };
+    let kind = object.get("type").and_then(Value::as_str);
+    if matches!(kind, Some("integer" | "number" | "boolean")) {
+        let mut plain = serde_json::Map::new();
+        for keyword in ["type", "minimum", "maximum"] {
+            plain.extend(object.remove(keyword).map(|value| (keyword.to_owned(), value)));
+        }
+        let replaced = serde_json::json!({ "type": "string", "pattern": r"^\$\{[^}]*\}$" });
+        object.insert("anyOf".into(), vec![Value::from(plain), replaced].into());
+        return;
+    }
+    for_each_below(object, allow_replacements);
+}
+
+/// Shows every schema directly below `schema` to `visit`.
+fn for_each_below(schema: &mut serde_json::Map<String, Value>, visit: fn(&mut Value)) {
+    for (keyword, below) in schema {
         match (keyword.as_str(), below) {
-            ("properties" | "$defs", Value::Object(named)) => named.values_mut().for_each(settle),
-            ("anyOf" | "oneOf", Value::Array(listed)) => listed.iter_mut().for_each(settle),
-            ("items" | "additionalProperties", one) => settle(one),
+            ("properties" | "$defs", Value::Object(named)) => named.values_mut().for_each(visit),
+            ("anyOf" | "oneOf", Value::Array(listed)) => listed.iter_mut().for_each(visit),
+            ("items" | "additionalProperties", one) => visit(one),
             _ => {}
         }
     }
@@ -130,6 +153,19 @@ mod tests {
 
         assert_eq!(text.matches("\"null\"").count(), 2, "{text}");
         assert!(!text.contains("\"x-"), "{text}");
+    }
+
+    /// The manual promises that a number can come from a variable, and editors go by the schema.
+    #[test]
+    fn a_replacement_may_stand_for_numbers_and_booleans() {
+        let schema = schema();
+        let replacement = serde_json::json!({ "type": "string", "pattern": r"^\$\{[^}]*\}$" });
+
+        let port = &schema["properties"]["listen_port"];
+        let number = serde_json::json!({ "type": "integer", "minimum": 0, "maximum": 65535 });
+        assert_eq!(port["anyOf"], serde_json::json!([number, replacement]));
+        assert_eq!(schema["$defs"]["PlacedWorkers"]["properties"]["pin"]["anyOf"][1], replacement);
+        assert!(port["description"].is_string());
     }
 
     #[test]

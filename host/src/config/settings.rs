@@ -27,6 +27,8 @@ pub struct Settings {
     pub plugins: Vec<Plugin>,
     /// Every `*.wasm` file in it is a plugin as well.
     pub plugins_dir: Option<PathBuf>,
+    /// Files in `plugins_dir` whose names cannot name a plugin.
+    pub misnamed: Vec<PathBuf>,
     /// What a peer may stretch, and how far.
     pub limits: Limits,
     /// Peers whose forwarding headers are believed.
@@ -55,6 +57,8 @@ pub struct Listener {
     pub address: Address,
     /// Connections that the kernel holds before they are accepted.
     pub backlog: u32,
+    /// Whether `[::]` leaves IPv4 alone, since another listener has the port there.
+    pub only_v6: bool,
 }
 
 /// How many workers, and where.
@@ -233,7 +237,7 @@ pub struct ChainItem {
     pub config: Arc<str>,
     /// What happens to a request when the plugin fails.
     pub on_error: OnError,
-    /// JSON path of the item, for messages about its config.
+    /// JSON path of what wrote its config, or of the item itself: for messages.
     pub at: Arc<str>,
 }
 
@@ -255,6 +259,11 @@ pub struct Plugin {
     pub source: PluginSource,
     /// What an instance may use.
     pub limits: PluginLimits,
+    /// JSON path of what leads to its file, for messages; empty when nothing does.
+    pub at: Arc<str>,
+    /// What chains take that give no configuration, and the JSON path of it, when it was written
+    /// and the plugin is not switched off.
+    pub config: Option<(Arc<str>, Arc<str>)>,
 }
 
 /// Where a plugin comes from.
@@ -301,6 +310,8 @@ pub struct Limits {
 pub struct Admin {
     /// Where it listens.
     pub address: Address,
+    /// As [`Listener::only_v6`].
+    pub only_v6: bool,
     /// Required as `Authorization: Bearer` when set.
     pub token: Option<Arc<str>>,
 }

@@ -10,9 +10,9 @@
 use serde_json::{Number, Value};
 
 use super::document::{Content, Member, Node};
+use super::later;
 use super::problem::{At, Origin, Report, quote, shorten};
 use super::schema::{alternatives, resolve, words};
-use super::{later, suggest};
 
 /// Checks `node` against `root`, the schema, and makes it readable.
 pub(super) fn check(node: &mut Node, root: &Value, report: &mut Report) {
@@ -45,7 +45,8 @@ impl Walker<'_> {
         match &mut node.content {
             Content::Text { text, .. } if !words.is_empty() => {
                 if !words.contains(&text.as_str()) {
-                    let (message, mut cure) = wrong_word(text, &words, name.unwrap_or_default());
+                    let (message, mut cure) =
+                        wrong_word(text, &words, name.unwrap_or_default(), self.report);
                     if choices.len() > 1 {
                         cure = self.any_of(&choices, text);
                     }
@@ -60,8 +61,14 @@ impl Walker<'_> {
     }
 
     fn number(&mut self, node: &mut Node, schema: &Value, at: &At) {
-        let Content::Number(number) = &node.content else { return };
         let whole = schema.get("type").is_some_and(|kind| kind == "integer");
+        if let Content::Number(number) = &mut node.content
+            && whole
+            && let Some(integer) = as_integer(number)
+        {
+            *number = integer;
+        }
+        let Content::Number(number) = &node.content else { return };
         if whole && number.is_f64() {
             let message = format!("must be a whole number, not `{number}`");
             return self.refuse(node, schema, at, message, range(schema));
@@ -136,7 +143,7 @@ impl Walker<'_> {
         let message = format!("{} is not a key here", quote(key));
         if let Some(comes) = later::key(object, key) {
             self.report.problem_from(at, member.origin, later::refusal(at, comes), "remove it");
-        } else if let Some(close) = suggest::closest(key, known().map(String::as_str)) {
+        } else if let Some(close) = self.report.closest(key, known().map(String::as_str)) {
             let cure = format!("did you mean `{close}`?");
             self.report.problem_from(at, member.origin, message, cure);
         } else {
@@ -341,12 +348,12 @@ fn smallest(root: &Value, schema: &Value, origin: Origin) -> Node {
     Node::new(origin, content)
 }
 
-fn wrong_word(text: &str, words: &[&str], kind: &str) -> (String, String) {
+fn wrong_word(text: &str, words: &[&str], kind: &str, report: &mut Report) -> (String, String) {
     if let Some(comes) = later::value(kind, text) {
         return (later::refusal(text, comes), format!("write {}", list_words(words)));
     }
     let message = format!("{} is not known here", quote(text));
-    match suggest::closest(text, words.iter().copied()) {
+    match report.closest(text, words.iter().copied()) {
         Some(close) => (message, format!("did you mean \"{close}\"?")),
         None => (message, format!("write {}", list_words(words))),
     }
@@ -367,6 +374,12 @@ fn range(schema: &Value) -> String {
         (None, Some(high)) => format!("write {number} of at most {high}"),
         (None, None) => format!("write {number}"),
     }
+}
+
+/// A whole number that was written with a point, such as `8080.0`, which JSON Schema takes as well.
+fn as_integer(number: &Number) -> Option<Number> {
+    let float = number.as_f64().filter(|float| number.is_f64() && float.fract() == 0.0)?;
+    format!("{float:.0}").parse::<i64>().ok().map(Number::from)
 }
 
 /// Whether `left` is greater than `right`, exactly for whole numbers.

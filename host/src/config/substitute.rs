@@ -2,9 +2,10 @@
 //!
 //! Replaced text is not looked at again, so a secret may contain `${`. Keys are never replaced.
 
+use std::collections::HashMap;
 use std::path::Path;
 
-use super::document::{Content, Document, Node};
+use super::document::{Content, Document, Node, Replaced};
 use super::environment::{Environment, reason};
 use super::problem::{At, Refusal, Report, quote, shorten};
 
@@ -17,7 +18,7 @@ pub(super) fn substitute(
     environment: &dyn Environment,
     report: &mut Report,
 ) {
-    visit(&mut document.root, environment, &At::default(), report);
+    visit(&mut document.root, environment, &At::default(), &mut document.replaced, report);
 }
 
 /// `text` in a form that [`substitute`] turns back into `text`.
@@ -25,10 +26,20 @@ pub(super) fn escape(text: &str) -> String {
     text.replace("${", "$${")
 }
 
-fn visit(node: &mut Node, environment: &dyn Environment, at: &At, report: &mut Report) {
+fn visit(
+    node: &mut Node,
+    environment: &dyn Environment,
+    at: &At,
+    secrets: &mut HashMap<At, Replaced>,
+    report: &mut Report,
+) {
     match &mut node.content {
         Content::Text { text, replaced } => match replace(text, environment) {
             Ok((new, whole)) => {
+                if new != *text {
+                    let written = std::mem::take(text);
+                    secrets.insert(at.clone(), Replaced { written, value: new.clone() });
+                }
                 *text = new;
                 *replaced = whole;
                 if text.contains('\0') {
@@ -46,12 +57,12 @@ fn visit(node: &mut Node, environment: &dyn Environment, at: &At, report: &mut R
         },
         Content::List(elements) => {
             for (index, element) in elements.iter_mut().enumerate() {
-                visit(element, environment, &at.index(index), report);
+                visit(element, environment, &at.index(index), secrets, report);
             }
         }
         Content::Object(members) => {
             for member in members {
-                visit(&mut member.node, environment, &at.key(&member.key), report);
+                visit(&mut member.node, environment, &at.key(&member.key), secrets, report);
             }
         }
         Content::Null | Content::Bool(_) | Content::Number(_) => {}
@@ -74,7 +85,13 @@ fn replace(text: &str, environment: &dyn Environment) -> Result<(String, bool), 
                 let message = format!("{} has no end", quote(here));
                 return Err((message, "close it with `}`; for the text itself write `$${`".into()));
             };
-            new.push_str(&look_up(&after[..end], environment)?);
+            let inner = &after[..end];
+            if inner.contains("${") {
+                // Its `}` would end both, and the rest become a part of the value.
+                let message = format!("{} holds another `${{`", quote(&here[..end + 3]));
+                return Err((message, "write the default as plain text".into()));
+            }
+            new.push_str(&look_up(inner, environment)?);
             rest = &after[end + 1..];
             whole = dollar == 0 && rest.is_empty() && here.len() == text.len();
         } else {

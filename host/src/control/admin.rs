@@ -63,7 +63,11 @@ impl AdminServer {
     ///
     /// The address cannot be bound.
     pub fn bind(admin: &config::Admin) -> anyhow::Result<AdminSocket> {
-        let listener = config::Listener { address: admin.address.clone(), backlog: 128 };
+        let listener = config::Listener {
+            address: admin.address.clone(),
+            backlog: 128,
+            only_v6: admin.only_v6,
+        };
         let (address, sockets) = listen::bind(&listener, 1).context("admin")?;
         let listening = sockets.into_iter().next().context("admin: no socket")?;
         Ok(AdminSocket { address, listening, token: admin.token.clone() })
@@ -106,10 +110,6 @@ impl Drop for AdminServer {
             && thread.join().is_err()
         {
             log::error!(target: "admin", "the admin thread panicked");
-        }
-        if let Address::Unix(path) = &self.address {
-            // Somebody may have cleaned up already.
-            let _ = std::fs::remove_file(path);
         }
     }
 }
@@ -229,7 +229,7 @@ async fn answer(admin: &Admin, request: &Request<Incoming>) -> Answer {
         "/info" => json(StatusCode::OK, &running.info()),
         "/routes" => json(StatusCode::OK, &running.routes()),
         "/plugins" => json(StatusCode::OK, &running.plugins(&running.reports().await)),
-        _ => json(StatusCode::OK, &running.workers_json(&running.reports().await)),
+        _ => json(StatusCode::OK, &running.workers_json(&running.answers().await)),
     }
 }
 

@@ -21,16 +21,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize};
 use std::time::{Duration, Instant};
 
-use anyhow::Context as _;
-
-use crate::config::{self, Acceptors, Address, Config, Problems, Settings, System};
+use crate::config::{self, Acceptors, Address, Config, Problem, Problems, Settings, System};
 use crate::plugin::{Middleware, PluginEngine};
 use crate::telemetry::AccessLog;
 use crate::worker::listen::{self, Listening};
 use crate::worker::topology::Machine;
 use crate::worker::{Acceptor, Shared, Worker, placement};
 use running::Running;
-use snapshot::{Bad, Natives, PluginProblems};
+use snapshot::{Bad, Natives};
 
 /// Why a gateway did not start.
 #[derive(Debug, thiserror::Error)]
@@ -38,9 +36,10 @@ pub enum StartError {
     /// The configuration is wrong; nothing was touched.
     #[error("{0}")]
     Config(Problems),
-    /// A plugin is wrong, or refuses its configuration.
+    /// A plugin is wrong, or refuses its configuration; [`config::place`] finds the places in the
+    /// file.
     #[error("{0}")]
-    Plugin(PluginProblems),
+    Plugin(Problems),
     /// An address cannot be bound.
     #[error("{0:#}")]
     Bind(anyhow::Error),
@@ -89,8 +88,37 @@ pub struct Gateway {
     acceptors: Vec<Acceptor>,
     admin: Option<admin::AdminServer>,
     addresses: Vec<Address>,
-    socket_files: Vec<PathBuf>,
+    files: SocketFiles,
+    admin_files: SocketFiles,
     drain_timeout: Duration,
+}
+
+/// Paths of bound Unix sockets, which go with their listener.
+///
+/// They go before accepting ends: the next gateway may bind the same path as soon as nobody answers
+/// there, and its socket is not ours to remove.
+#[derive(Default)]
+struct SocketFiles(Vec<PathBuf>);
+
+impl SocketFiles {
+    fn add(&mut self, address: &Address) {
+        if let Address::Unix(path) = address {
+            self.0.push(path.clone());
+        }
+    }
+
+    fn remove(&mut self) {
+        for path in self.0.drain(..) {
+            // Somebody may have cleaned up already.
+            let _ = std::fs::remove_file(path);
+        }
+    }
+}
+
+impl Drop for SocketFiles {
+    fn drop(&mut self) {
+        self.remove();
+    }
 }
 
 impl GatewayBuilder {
@@ -178,7 +206,7 @@ impl Gateway {
     /// Lets the requests that are here end and takes no more. Does not wait.
     pub fn begin_drain(&mut self) {
         self.running.begin_drain();
-        self.remove_sockets();
+        self.files.remove();
         self.stop_acceptors();
         // Only now, when the last accepted connection is in a mailbox.
         self.running.drain_workers();
@@ -211,13 +239,6 @@ impl Gateway {
     }
 
     /// Removes the files of Unix sockets, once: from then on the paths may be another gateway's.
-    fn remove_sockets(&mut self) {
-        for path in self.socket_files.drain(..) {
-            // Somebody may have cleaned up already.
-            let _ = std::fs::remove_file(path);
-        }
-    }
-
     fn stop_acceptors(&mut self) {
         for acceptor in &self.acceptors {
             acceptor.stop();
@@ -235,12 +256,11 @@ impl Gateway {
 
 impl Drop for Gateway {
     fn drop(&mut self) {
-        self.running.begin_drain();
-        self.stop_acceptors();
+        self.begin_drain();
         self.running.stop_workers();
         // Then the admin server, which asks the workers.
+        self.admin_files.remove();
         self.admin = None;
-        self.remove_sockets();
     }
 }
 
@@ -251,9 +271,7 @@ impl Drop for Gateway {
 /// A plugin cannot be loaded, or refuses a configuration.
 pub fn check(settings: Settings) -> Result<(), StartError> {
     let engine = PluginEngine::new().map_err(StartError::Other)?;
-    snapshot::build(settings, &engine, &Natives::new(), Bad::AllRefused)
-        .map(drop)
-        .map_err(StartError::Plugin)
+    snapshot::build(settings, &engine, &Natives::new(), Bad::AllRefused).map(drop)
 }
 
 fn start(settings: Settings, natives: &Natives, tolerant: bool) -> Result<Gateway, StartError> {
@@ -264,30 +282,28 @@ fn start(settings: Settings, natives: &Natives, tolerant: bool) -> Result<Gatewa
         log::warn!(target: "control", "{warning}");
     }
     let engine = PluginEngine::new().map_err(StartError::Other)?;
-    let snapshot = Arc::new(
-        snapshot::build(
-            settings,
-            &engine,
-            natives,
-            if tolerant { Bad::Answers } else { Bad::Refused },
-        )
-        .map_err(StartError::Plugin)?,
-    );
+    let bad = if tolerant { Bad::Answers } else { Bad::Refused };
+    let snapshot = Arc::new(snapshot::build(settings, &engine, natives, bad)?);
     let settings = &snapshot.settings;
-    let access_log = AccessLog::open(&settings.access_log)
-        .context("access_log.path cannot be opened")
-        .map_err(StartError::Other)?;
+    let access_log = AccessLog::open(&settings.access_log).map_err(|error| {
+        let message = format!("cannot be opened: {error}");
+        let cure = "give a file that can be written, \"stdout\" or \"off\"";
+        StartError::Config(Problems(vec![Problem::at("access_log.path", message, cure)]))
+    })?;
     let dedicated = settings.workers.acceptors == Acceptors::Dedicated;
     let copies = if dedicated { 1 } else { places.len() };
+    let mut files = SocketFiles::default();
     let mut bound = Vec::new();
     for listener in &settings.listeners {
         bound.push(listen::bind(listener, copies).map_err(StartError::Bind)?);
+        files.add(&listener.address);
     }
-    let admin_socket = settings
-        .admin
-        .as_ref()
-        .map(|admin| admin::AdminServer::bind(admin).map_err(StartError::Bind))
-        .transpose()?;
+    let mut admin_files = SocketFiles::default();
+    let mut admin_socket = None;
+    if let Some(admin) = &settings.admin {
+        admin_socket = Some(admin::AdminServer::bind(admin).map_err(StartError::Bind)?);
+        admin_files.add(&admin.address);
+    }
     let addresses: Vec<Address> = bound.iter().map(|(address, _)| address.clone()).collect();
     let mut sockets = deal_out(bound, places.len(), dedicated);
     let shared = Arc::new(Shared {
@@ -329,12 +345,7 @@ fn start(settings: Settings, natives: &Natives, tolerant: bool) -> Result<Gatewa
         .transpose()
         .map_err(StartError::Other)?;
     running.set_ready();
-    let socket_files = addresses.iter().filter_map(|address| match address {
-        Address::Unix(path) => Some(path.clone()),
-        Address::Tcp(_) => None,
-    });
-    let socket_files = socket_files.collect();
-    Ok(Gateway { running, acceptors, admin, addresses, socket_files, drain_timeout })
+    Ok(Gateway { running, acceptors, admin, addresses, files, admin_files, drain_timeout })
 }
 
 /// How this binary was built.

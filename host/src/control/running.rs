@@ -3,6 +3,7 @@
 //! Not here: starting one (`control`), answering the admin's requests (`admin`).
 
 use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -22,9 +23,6 @@ use crate::upstream::balance::Balancer;
 use crate::worker::topology::Machine;
 use crate::worker::{Message, Shared, Worker};
 
-/// A read takes at most a buffer, so a head must end within one.
-const HEAD_BYTES_MAX: usize = 192 * 1024;
-
 /// How long a scrape waits for workers. A worker is busy with one plugin call for at most
 /// `time_ms_max`.
 const REPORT_WAIT: Duration = Duration::from_secs(1);
@@ -36,6 +34,8 @@ pub struct Running {
     listeners: Vec<String>,
     workers: Mutex<Vec<Worker>>,
     shared: Arc<Shared>,
+    /// What was last heard from each worker.
+    last: Mutex<BTreeMap<usize, Report>>,
     access_log: Option<Arc<AccessLog>>,
     ready: AtomicBool,
     draining: AtomicBool,
@@ -58,6 +58,7 @@ impl Running {
             listeners: listeners.iter().map(Address::to_string).collect(),
             workers: Mutex::new(workers),
             shared,
+            last: Mutex::default(),
             access_log,
             ready: AtomicBool::new(false),
             draining: AtomicBool::new(false),
@@ -118,8 +119,25 @@ impl Running {
         }
     }
 
-    /// Asks every worker for its counts. One that does not answer in time is left out.
+    /// What every worker has counted. Of one that is busy or has ended it is what was last heard: a
+    /// count that went down would look like a restart.
     pub async fn reports(&self) -> Vec<Report> {
+        let answers = self.answers().await;
+        let workers = self.workers();
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        for answer in answers {
+            last.insert(answer.worker, answer);
+        }
+        for worker in workers.iter().filter(|worker| worker.has_ended()) {
+            if let Some(report) = last.get_mut(&worker.placement.worker) {
+                clear_gauges(report);
+            }
+        }
+        last.values().cloned().collect()
+    }
+
+    /// Asks every worker for its counts. One that does not answer in time is left out.
+    pub async fn answers(&self) -> Vec<Report> {
         let (sender, receiver, mut missing) = {
             let workers = self.workers();
             let (sender, receiver) = bounded(workers.len().max(1));
@@ -282,6 +300,18 @@ impl Running {
     }
 }
 
+/// Takes out of a report what a worker no longer has when it has ended.
+fn clear_gauges(report: &mut Report) {
+    report.counts.utilisation = 0.0;
+    for listener in &mut report.counts.listeners {
+        (listener.active, listener.idle) = (0, 0);
+    }
+    report.connections.iter_mut().flatten().for_each(|server| *server = (0, 0));
+    for plugin in &mut report.plugins {
+        (plugin.instances, plugin.memory_bytes) = (0, 0);
+    }
+}
+
 /// Makes what a worker lends its requests; to be called on the worker's own thread.
 pub(super) fn make_context(
     worker: usize,
@@ -311,7 +341,7 @@ pub(super) fn make_context(
     });
     let limits = &settings.limits;
     let head_limits = HeadLimits {
-        bytes_max: limits.header_bytes_max.min(HEAD_BYTES_MAX),
+        bytes_max: limits.header_bytes_max,
         fields_max: limits.headers_max,
         target_bytes_max: limits.uri_bytes_max,
     };

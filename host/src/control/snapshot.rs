@@ -6,38 +6,27 @@
 //! Not here: the snapshot itself (`proxy::context`).
 
 use std::collections::{HashMap, HashSet};
-use std::fmt;
 use std::sync::Arc;
 
-use crate::config::{PluginSource, Settings, Target};
+use super::StartError;
+use crate::config::{Environment as _, PluginSource, Problem, Problems, Settings, System, Target};
 use crate::plugin::chain::make_native;
+use crate::plugin::load::COMPONENT_BYTES_MAX;
 use crate::plugin::{ChainPlan, LinkPlan, NativeFactory, PlanSource, Plugin, PluginEngine};
 use crate::proxy::{RoutePlan, Snapshot};
-use crate::route::Router;
-use crate::route::pattern::PatternError;
 use crate::route::rewrite::{Redirect, Rewrite};
+use crate::route::{PatternError, Router};
 
 /// Native middleware by name.
 pub type Natives = HashMap<String, Arc<NativeFactory>>;
-
-/// Why plugins could not be made ready: one line for each reason.
-#[derive(Debug)]
-pub struct PluginProblems(pub Vec<String>);
-
-impl fmt::Display for PluginProblems {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.join("\n").fmt(f)
-    }
-}
-
-impl std::error::Error for PluginProblems {}
 
 /// What a bad plugin does to the start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Bad {
     /// It refuses the start if a route needs it.
     Refused,
-    /// It refuses the start even if no route needs it.
+    /// It refuses the start even if no route needs it, and so does a configuration that no route
+    /// uses.
     AllRefused,
     /// Routes that need it say why it is bad.
     Answers,
@@ -63,14 +52,14 @@ impl Source {
 ///
 /// # Errors
 ///
-/// A plugin cannot be loaded, or refuses a configuration that a route gives it.
+/// A plugin cannot be loaded, or refuses a configuration that a route gives it. Problems have paths
+/// and no positions.
 pub fn build(
-    settings: Settings,
+    mut settings: Settings,
     engine: &Arc<PluginEngine>,
     natives: &Natives,
     bad: Bad,
-) -> Result<Snapshot, PluginProblems> {
-    let mut settings = settings;
+) -> Result<Snapshot, StartError> {
     let mut problems = Vec::new();
     let used: HashSet<usize> =
         settings.routes.iter().flat_map(|route| &route.chain).map(|item| item.plugin).collect();
@@ -84,7 +73,7 @@ pub fn build(
                 let problem = format!("plugin `{}`: {problem}", plugin.name);
                 // A file that nobody uses hurts nobody.
                 if bad == Bad::AllRefused || (bad == Bad::Refused && used.contains(&index)) {
-                    problems.push(problem.clone());
+                    problems.push(Problem::at(&plugin.at, &problem, LOAD_CURE));
                 } else {
                     log::error!(target: "plugin", "{problem}");
                 }
@@ -92,32 +81,43 @@ pub fn build(
             }
         })
         .collect();
+    for path in &settings.misnamed {
+        let problem = format!("the file name of {} cannot name a plugin", path.display());
+        let cure = "rename it: letters, digits, `-`, `_` and `.`, at most 64";
+        if bad == Bad::AllRefused {
+            problems.push(Problem::at("plugins_dir", problem, cure));
+        } else {
+            log::error!(target: "plugin", "{problem}; {cure}");
+        }
+    }
+    let mut probed = Probed::default();
     let mut plans = Vec::new();
     for route in &mut settings.routes {
         let mut links = Vec::new();
         for item in &route.chain {
             let name = &settings.plugins[item.plugin].name;
-            let ready = sources[item.plugin].as_ref().map_err(Clone::clone).and_then(|source| {
-                probe(source, &item.config).map_err(|problem| {
-                    let problem = format!("{}: plugin `{name}`: {problem}", item.at);
-                    if bad == Bad::Answers {
-                        log::error!(target: "plugin", "{problem}");
-                    } else {
-                        problems.push(problem.clone());
-                    }
-                    problem
-                })?;
-                Ok(source)
-            });
-            let source = match ready {
+            let source = match &sources[item.plugin] {
                 Ok(source) => source,
                 Err(problem) => {
                     if bad == Bad::Answers {
-                        route.target = explain(&problem);
+                        route.target = explain(problem);
                     }
                     continue;
                 }
             };
+            let (result, first) = probed.probe(item.plugin, name, source, &item.config);
+            if let Err(problem) = result {
+                match (bad, first) {
+                    (Bad::Answers, _) => {
+                        log::error!(target: "plugin", "{}: {problem}", item.at);
+                        route.target = explain(problem);
+                    }
+                    (_, true) => problems.push(Problem::at(&item.at, problem, CONFIG_CURE)),
+                    // One mistake, however many routes it is in.
+                    (_, false) => {}
+                }
+                continue;
+            }
             links.push(LinkPlan {
                 plugin: source.clone().into_plan(),
                 name: Arc::clone(name),
@@ -127,35 +127,80 @@ pub fn build(
         }
         plans.push((links, route.request_timeout, route.body_bytes_max));
     }
-    problems.dedup();
-    if !problems.is_empty() {
-        return Err(PluginProblems(problems));
+    if bad == Bad::AllRefused {
+        for (index, plugin) in settings.plugins.iter().enumerate() {
+            let (Ok(source), Some((config, at))) = (&sources[index], &plugin.config) else {
+                continue;
+            };
+            if let (Err(problem), true) = probed.probe(index, &plugin.name, source, config) {
+                problems.push(Problem::at(at, problem, CONFIG_CURE));
+            }
+        }
     }
-    let invalid = |error: &dyn fmt::Display| PluginProblems(vec![error.to_string()]);
-    let router = Router::new(&settings.routes).map_err(|error| invalid(&error))?;
+    if !problems.is_empty() {
+        return Err(StartError::Plugin(Problems(problems)));
+    }
+    let router = Router::new(&settings.routes)
+        .map_err(|error| refused(error.index, &error.problem.to_string()))?;
     let plans = plans
         .into_iter()
         .enumerate()
         .map(|(index, (links, request_timeout, body_bytes_max))| {
             let route = &settings.routes[index];
             let parameters = router.parameters(index);
+            let redirect = match &route.target {
+                Target::Redirect { to, .. } => Some(Redirect::new(to, parameters)),
+                _ => None,
+            };
+            let refused = |error: PatternError| refused(index, &error.to_string());
             Ok(RoutePlan {
                 chain: ChainPlan { links },
-                rewrite: Rewrite::new(&route.rewrite, parameters)?,
-                redirect: match &route.target {
-                    Target::Redirect { to, .. } => Some(Redirect::new(to, parameters)?),
-                    _ => None,
-                },
+                rewrite: Rewrite::new(&route.rewrite, parameters).map_err(refused)?,
+                redirect: redirect.transpose().map_err(refused)?,
                 request_timeout: request_timeout.unwrap_or(settings.limits.request_timeout),
                 body_bytes_max: body_bytes_max
                     .or(settings.limits.body_bytes_max)
                     .unwrap_or(u64::MAX),
             })
         })
-        .collect::<Result<Vec<_>, PatternError>>()
-        .map_err(|error| invalid(&error))?;
+        .collect::<Result<Vec<_>, StartError>>()?;
     let plugins = sources.into_iter().map(|source| source.map(Source::into_plan)).collect();
     Ok(Snapshot { settings, router, plans, plugins })
+}
+
+/// How to mend a plugin that does not load.
+const LOAD_CURE: &str = "build it with the SDK of this version, or remove it";
+
+/// How to mend a configuration that a plugin refuses.
+const CONFIG_CURE: &str = "mend the plugin's configuration";
+
+/// A route that the router cannot use, which the checks of the configuration should have found.
+fn refused(route: usize, message: &str) -> StartError {
+    let problem = Problem::at(&format!("routes[{route}]"), message, "mend the route");
+    StartError::Config(Problems(vec![problem]))
+}
+
+/// Configurations that have been tried, by plugin. Trying one makes an instance, so each is tried
+/// once however many routes use it.
+#[derive(Default)]
+struct Probed(HashMap<(usize, Arc<str>), Result<(), String>>);
+
+impl Probed {
+    /// Tries a configuration; also says whether this was the first time.
+    fn probe(
+        &mut self,
+        index: usize,
+        name: &str,
+        source: &Source,
+        config: &Arc<str>,
+    ) -> (Result<(), &str>, bool) {
+        let mut first = false;
+        let result = self.0.entry((index, Arc::clone(config))).or_insert_with(|| {
+            first = true;
+            probe(source, config).map_err(|problem| format!("plugin `{name}`: {problem}"))
+        });
+        (result.as_ref().copied().map_err(String::as_str), first)
+    }
 }
 
 /// What a route answers whose plugin is bad.
@@ -174,7 +219,8 @@ fn load(
 ) -> Result<Source, String> {
     match &plugin.source {
         PluginSource::File(path) => {
-            let bytes = std::fs::read(path)
+            let bytes = System
+                .read(path, COMPONENT_BYTES_MAX)
                 .map_err(|error| format!("cannot read {}: {error}", path.display()))?;
             let loaded = engine.load(&plugin.name, &bytes, &plugin.limits);
             loaded.map(Source::Wasm).map_err(|error| format!("{}: {error}", path.display()))

@@ -13,6 +13,9 @@ use std::rc::Rc;
 /// One read takes at most this much.
 const BUFFER_BYTES: usize = 256 * 1024;
 
+// A read takes at most a buffer, so every head that is allowed must end within one.
+const _: () = assert!(crate::config::HEAD_BYTES_MAX < BUFFER_BYTES);
+
 /// Free buffers kept. More are needed only while many peers are slow at once.
 const FREE_MAX: usize = 16;
 

@@ -38,7 +38,7 @@ use super::instance::Live;
 use crate::config::PluginLimits;
 
 /// The largest component that is compiled. A JavaScript or Python plugin has 12 to 18 MB.
-const COMPONENT_BYTES_MAX: usize = 64 * 1024 * 1024;
+pub const COMPONENT_BYTES_MAX: usize = 64 * 1024 * 1024;
 
 /// Time for compiling. A JavaScript or Python plugin takes up to 11 s of one CPU; a file made to be
 /// slow, with functions of megabytes, takes minutes.

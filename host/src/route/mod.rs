@@ -8,7 +8,10 @@
 //!    the end of a prefix. So an exact path comes first, then the longest literal prefix;
 //! 3. by `priority`, then by order in the file.
 //!
-//! A route that does not take the method is passed over; 405 is the answer only if all are.
+//! Routes with the same host, path and kind of match share the methods: the first that takes the
+//! request's is taken. If none does the answer is 405, although a less specific route might take it:
+//! what guards a path guards it for every method.
+//!
 //! `{name}` takes one segment that is not empty, `{*rest}` what is left after its slash, maybe
 //! nothing. A prefix ends at a border between segments: `/api`, also written `/api/`, takes
 //! `/api`, `/api/` and `/api/x`, and not `/apix`.
@@ -76,7 +79,7 @@ pub enum Found {
         /// Where its parameters are in the path.
         params: Params,
     },
-    /// Routes for this host and path, none for this method.
+    /// Routes for this host and path, none of the most specific for this method.
     MethodNotAllowed {
         /// The value of `Allow`.
         allow: String,
@@ -176,19 +179,12 @@ impl Router {
         if !path.starts_with('/') {
             return Found::None;
         }
-        let wanted = Method::of(method);
-        let mut found = None;
-        let mut matched = false;
         let mut params = Params::default();
-        self.matching(host, path, &mut params, &mut |list| {
-            matched = true;
-            found = list.iter().copied().find(|index| self.routes[*index].methods.allow(wanted));
-            found.is_some()
-        });
-        match found {
-            Some(index) => Found::Route { index, params },
-            None if matched => Found::MethodNotAllowed { allow: self.allow(host, path) },
-            None => Found::None,
+        let Some(list) = self.most_specific(host, path, &mut params) else { return Found::None };
+        let wanted = Method::of(method);
+        match list.iter().find(|index| self.routes[**index].methods.allow(wanted)) {
+            Some(index) => Found::Route { index: *index, params },
+            None => Found::MethodNotAllowed { allow: self.allow(list) },
         }
     }
 
@@ -197,38 +193,33 @@ impl Router {
         self.routes.get(index).map_or(&[], |route| &route.parameters)
     }
 
-    /// The methods of all routes for this host and path.
-    fn allow(&self, host: Option<&str>, path: &str) -> String {
+    /// The methods of all these routes.
+    fn allow(&self, list: &[usize]) -> String {
         let mut allow = Allow::default();
-        self.matching(host, path, &mut Params::default(), &mut |list| {
-            for index in list {
-                allow.add(&self.routes[*index].methods);
-            }
-            false
-        });
+        for index in list {
+            allow.add(&self.routes[*index].methods);
+        }
         allow.value()
     }
 
-    /// Shows `visit` all routes for this host and path, first choice first, until it says true;
-    /// `params` are then those of the last shown.
-    fn matching(
+    /// The routes of the most specific pattern that fits host and path, first choice first.
+    fn most_specific(
         &self,
         host: Option<&str>,
         path: &str,
         params: &mut Params,
-        visit: &mut impl FnMut(&[usize]) -> bool,
-    ) {
+    ) -> Option<&[usize]> {
         if !self.trees.is_empty() {
             let mut buffer = [0; HOST_BYTES_MAX];
             if let Some(host) = host.and_then(|host| host::canonical(host, &mut buffer)) {
                 for tree in self.trees_for(host) {
-                    if tree.walk(path, params, visit) {
-                        return;
+                    if let Some(list) = tree.find(path, params) {
+                        return Some(list);
                     }
                 }
             }
         }
-        self.any_host.walk(path, params, visit);
+        self.any_host.find(path, params)
     }
 
     fn trees_for(&self, host: &str) -> impl Iterator<Item = &Tree> {

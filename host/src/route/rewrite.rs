@@ -272,7 +272,16 @@ fn normal_literal(path: &str) -> Result<String, PatternError> {
 ///
 /// `https://{tenant}.example.com/` is fine: whatever the tenant, the domain is ours.
 /// `https://example.com{rest}` is not: the rest could be `.evil.example`.
+/// Nor is `{rest}` in front of everything, which could be a whole URL.
 fn guard_authority(parts: &mut [Part], parameters: &[Box<str>]) -> Result<(), PatternError> {
+    let name = |index: usize| parameters.get(index).map(ToString::to_string).unwrap_or_default();
+    match parts.first() {
+        Some(Part::Parameter(index)) => return Err(PatternError::Authority(name(*index))),
+        Some(Part::Query { mark: false }) => {
+            return Err(PatternError::Authority("query".to_owned()));
+        }
+        _ => {}
+    }
     let mut inside = false;
     for place in 0..parts.len() {
         let (before, after) = parts.split_at_mut(place + 1);
@@ -291,8 +300,7 @@ fn guard_authority(parts: &mut [Part], parameters: &[Box<str>]) -> Result<(), Pa
             part @ Part::Parameter(_) if inside => {
                 let Part::Parameter(index) = *part else { return Ok(()) };
                 if !matches!(after.first(), Some(Part::Literal(text)) if text.starts_with('.')) {
-                    let name = parameters.get(index).map(ToString::to_string);
-                    return Err(PatternError::Authority(name.unwrap_or_default()));
+                    return Err(PatternError::Authority(name(index)));
                 }
                 *part = Part::HostParameter(index);
             }
@@ -456,6 +464,9 @@ mod tests {
         let refused = |to| Redirect::new(to, &["a".into()]).unwrap_err();
         assert_eq!(refused("https://ex.com{a}"), PatternError::Authority("a".into()));
         assert_eq!(refused("https://{a}/"), PatternError::Authority("a".into()));
+        assert_eq!(refused("{a}"), PatternError::Authority("a".into()));
+        assert_eq!(refused("{a}/x"), PatternError::Authority("a".into()));
+        assert_eq!(refused("{query}"), PatternError::Authority("query".into()));
         assert_eq!(refused("//{host}{a}"), PatternError::Authority("a".into()));
         assert_eq!(refused("https://ex.com{query}"), PatternError::Authority("query".into()));
         assert_eq!(refused("/{nobody}"), PatternError::Unknown("nobody".into()));

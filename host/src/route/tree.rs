@@ -80,57 +80,48 @@ impl Tree {
         known
     }
 
-    /// Shows `visit` every list of routes that match `path`, the most specific first, until it
-    /// says true; `params` are then those of the list. `path` begins with `/`.
-    pub(super) fn walk(
-        &self,
-        path: &str,
-        params: &mut Params,
-        visit: &mut impl FnMut(&[usize]) -> bool,
-    ) -> bool {
-        self.walk_from(&self.nodes[0], path.as_bytes(), Some(1), params, visit)
+    /// The routes of the most specific pattern that fits `path`, first choice first, and their
+    /// `params`. `path` begins with `/`.
+    pub(super) fn find(&self, path: &str, params: &mut Params) -> Option<&[usize]> {
+        self.find_from(&self.nodes[0], path.as_bytes(), Some(1), params)
     }
 
     /// `from` is where the next segment begins, `None` when there is none.
-    fn walk_from(
-        &self,
-        node: &Node,
+    fn find_from<'t>(
+        &'t self,
+        node: &'t Node,
         path: &[u8],
         from: Option<usize>,
         params: &mut Params,
-        visit: &mut impl FnMut(&[usize]) -> bool,
-    ) -> bool {
+    ) -> Option<&'t [usize]> {
         let Some(from) = from else {
-            return offer(&node.exact, visit) || offer(&node.prefix, visit);
+            return some(&node.exact).or_else(|| some(&node.prefix));
         };
         let slash = memchr(b'/', &path[from..]).map(|length| from + length);
         let end = slash.unwrap_or(path.len());
         let next = slash.map(|slash| slash + 1);
         if let Some(child) = node.literals.get(&path[from..end])
-            && self.walk_from(&self.nodes[child], path, next, params, visit)
+            && let Some(list) = self.find_from(&self.nodes[child], path, next, params)
         {
-            return true;
+            return Some(list);
         }
         if let (Some(child), true) = (node.parameter, end > from) {
             params.push(from, end);
-            if self.walk_from(&self.nodes[child], path, next, params, visit) {
-                return true;
+            if let Some(list) = self.find_from(&self.nodes[child], path, next, params) {
+                return Some(list);
             }
             params.pop();
         }
-        if !node.wildcard.is_empty() {
+        if let Some(list) = some(&node.wildcard) {
             params.push(from, path.len());
-            if visit(&node.wildcard) {
-                return true;
-            }
-            params.pop();
+            return Some(list);
         }
-        offer(&node.prefix, visit)
+        some(&node.prefix)
     }
 }
 
-fn offer(list: &[usize], visit: &mut impl FnMut(&[usize]) -> bool) -> bool {
-    !list.is_empty() && visit(list)
+fn some(list: &[usize]) -> Option<&[usize]> {
+    Some(list).filter(|list| !list.is_empty())
 }
 
 /// Children of a node by their segment.

@@ -301,6 +301,7 @@ fn number_field(record: &AccessRecord<'_>, name: &str) -> Option<u64> {
         "bytes_out" => done.bytes_out,
         "duration_us" => micros(done.duration),
         "attempts" => u64::from(record.attempts),
+        "upstream_us" => micros(done.upstream_wait?),
         _ => return None,
     })
 }

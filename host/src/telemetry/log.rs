@@ -17,14 +17,15 @@ struct Stderr(Sink);
 static LOG: OnceLock<Stderr> = OnceLock::new();
 
 /// Sends log lines to stderr from now on. A second call changes nothing.
-pub fn start(level: Option<&str>) {
+pub fn start(level: LevelFilter) {
+    if LOG.get().is_some() {
+        return;
+    }
     let open = || Ok(Box::new(std::io::stderr()) as Box<dyn std::io::Write + Send>);
     let Ok(sink) = Sink::start("log", Box::new(open)) else { return };
-    let log = LOG.get_or_init(|| Stderr(sink));
-    // Already set when this is the second call.
-    let _ = log::set_logger(log);
-    let level = level.and_then(|level| level.parse().ok()).unwrap_or(LevelFilter::Info);
-    log::set_max_level(level);
+    if log::set_logger(LOG.get_or_init(|| Stderr(sink))).is_ok() {
+        log::set_max_level(level);
+    }
 }
 
 /// Waits until all lines so far are written, but not for ever.

@@ -39,7 +39,7 @@ pub enum Listening {
 pub fn bind(listener: &Listener, count: usize) -> anyhow::Result<(Address, Vec<Listening>)> {
     match &listener.address {
         Address::Tcp(address) => {
-            let bound = bind_tcp(*address, listener.backlog, count);
+            let bound = bind_tcp(*address, listener, count);
             let (address, sockets) =
                 bound.with_context(|| format!("cannot listen on {address}"))?;
             Ok((Address::Tcp(address), sockets))
@@ -55,20 +55,20 @@ pub fn bind(listener: &Listener, count: usize) -> anyhow::Result<(Address, Vec<L
 
 fn bind_tcp(
     address: SocketAddr,
-    backlog: u32,
+    listener: &Listener,
     count: usize,
 ) -> anyhow::Result<(SocketAddr, Vec<Listening>)> {
     // With SO_REUSEPORT two gateways of one user would share a port without noticing. A socket
     // without it finds out whether somebody is there.
-    let probe = tcp_socket(address)?;
+    let probe = tcp_socket(address, listener.only_v6)?;
     probe.bind(&address.into())?;
     let bound = probe.local_addr()?.as_socket().ok_or_else(|| anyhow!("not an IP socket"))?;
     drop(probe);
     let sockets = (0..count.max(1)).map(|_| {
-        let socket = tcp_socket(bound)?;
+        let socket = tcp_socket(bound, listener.only_v6)?;
         socket.set_reuse_port(true)?;
         socket.bind(&bound.into())?;
-        socket.listen(i32::try_from(backlog).unwrap_or(i32::MAX))?;
+        socket.listen(i32::try_from(listener.backlog).unwrap_or(i32::MAX))?;
         // Accepted sockets inherit both.
         socket.set_tcp_nodelay(true)?;
         if let Err(error) = sys::set_tcp_defer_accept(&socket, DEFER_ACCEPT_SECONDS) {
@@ -79,12 +79,12 @@ fn bind_tcp(
     Ok((bound, sockets.collect::<io::Result<_>>()?))
 }
 
-fn tcp_socket(address: SocketAddr) -> io::Result<Socket> {
+fn tcp_socket(address: SocketAddr, only_v6: bool) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_reuse_address(true)?;
     socket.set_nonblocking(true)?;
     if address.is_ipv6() {
-        socket.set_only_v6(false)?;
+        socket.set_only_v6(only_v6)?;
     }
     Ok(socket)
 }

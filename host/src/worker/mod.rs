@@ -172,6 +172,14 @@ impl Worker {
     }
 }
 
+impl Drop for Worker {
+    /// A start that fails later leaves no worker behind.
+    fn drop(&mut self) {
+        self.send(Message::Stop);
+        self.join();
+    }
+}
+
 fn run(
     placement: Placement,
     snapshot: &Arc<Snapshot>,
@@ -459,6 +467,12 @@ impl Acceptor {
         {
             log::error!(target: "worker", "an acceptor panicked");
         }
+    }
+}
+
+impl Drop for Acceptor {
+    fn drop(&mut self) {
+        self.stop();
     }
 }
 

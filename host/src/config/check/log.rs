@@ -2,14 +2,18 @@
 //!
 //! Not here: writing it (`telemetry`).
 
+use std::io;
+use std::path::Path;
+
 use super::pattern::{placeholders, short_enough};
 use super::route::is_field_name;
+use crate::config::environment::{Environment, reason};
 use crate::config::file::AccessLogConfig;
 use crate::config::problem::{At, Refusal, Report, quote};
 use crate::config::settings::{AccessLog, AccessLogFormat, AccessLogPath};
-use crate::config::suggest;
+use crate::config::{later, suggest};
 
-/// Fields of a line, in the order of the JSON object.
+/// Places of a template, in the order of the JSON object.
 const FIELDS: &[&str] = &[
     "ts",
     "request_id",
@@ -24,17 +28,24 @@ const FIELDS: &[&str] = &[
     "bytes_in",
     "bytes_out",
     "duration_us",
-    "phases",
+    "upstream_us",
     "route",
     "upstream",
     "server",
     "attempts",
-    "cache",
-    "plugins",
 ];
 
+/// Fields that lines will have: (field, what comes later).
+const LATER: &[(&str, &str)] =
+    &[("cache", "the response cache comes later"), ("plugins", "what each plugin did comes later")];
+
 /// Turns the written access log into the one that runs.
-pub(super) fn check(log: &AccessLogConfig, at: &At, report: &mut Report) -> AccessLog {
+pub(super) fn check(
+    log: &AccessLogConfig,
+    at: &At,
+    environment: &dyn Environment,
+    report: &mut Report,
+) -> AccessLog {
     let mut redact = Vec::new();
     for (index, name) in log.redact.iter().enumerate() {
         if is_field_name(name) {
@@ -45,7 +56,9 @@ pub(super) fn check(log: &AccessLogConfig, at: &At, report: &mut Report) -> Acce
         }
     }
     AccessLog {
-        path: report.take(&at.key("path"), path(&log.path)).unwrap_or(AccessLogPath::Off),
+        path: report
+            .take(&at.key("path"), path(&log.path, environment))
+            .unwrap_or(AccessLogPath::Off),
         format: report
             .take(&at.key("format"), format(&log.format))
             .unwrap_or(AccessLogFormat::Json),
@@ -54,7 +67,7 @@ pub(super) fn check(log: &AccessLogConfig, at: &At, report: &mut Report) -> Acce
     }
 }
 
-fn path(text: &str) -> Result<AccessLogPath, Refusal> {
+fn path(text: &str, environment: &dyn Environment) -> Result<AccessLogPath, Refusal> {
     match text {
         "off" => Ok(AccessLogPath::Off),
         "stdout" => Ok(AccessLogPath::Stdout),
@@ -62,7 +75,17 @@ fn path(text: &str) -> Result<AccessLogPath, Refusal> {
             let message = format!("{} is not a place for the access log", quote(text));
             Err((message, "write \"stdout\", \"off\" or the path of a file".into()))
         }
-        file => Ok(AccessLogPath::File(file.into())),
+        file => match environment.can_append(Path::new(file)) {
+            Ok(()) => Ok(AccessLogPath::File(file.into())),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                let message = format!("there is no folder for the file {}", quote(file));
+                Err((message, "make the folder, or give another path".into()))
+            }
+            Err(error) => {
+                let message = format!("cannot write the file {}: {}", quote(file), reason(&error));
+                Err((message, "give a file that the gateway may write".into()))
+            }
+        },
     }
 }
 
@@ -97,6 +120,14 @@ fn check_fields(template: &str) -> Result<(), Refusal> {
         let name = place.split('}').next().unwrap_or_default();
         if name.strip_prefix("request_header.").is_some_and(is_field_name) {
             known.push(name);
+        }
+        if let Some((_, comes)) = LATER.iter().find(|(later, _)| *later == name) {
+            let message = later::refusal(format_args!("{{{name}}}"), comes);
+            return Err((message, "remove it".into()));
+        }
+        if name == "phases" {
+            let message = "`{phases}` has several values".into();
+            return Err((message, "write the one that you mean: `{upstream_us}`".into()));
         }
     }
     placeholders(template, &known, "a field of the access log")

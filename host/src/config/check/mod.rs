@@ -5,7 +5,8 @@
 //!
 //! Not here: positions in the file (`document`), shapes of values (`structure`).
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -38,24 +39,26 @@ pub(super) fn settings(
     report: &mut Report,
 ) -> Settings {
     let root = At::default();
-    let listeners = listeners(config, report);
-    let admin = admin(config, report);
+    let mut listeners = listeners(config, report);
+    let mut admin = admin(config, report);
     distinct(config, &listeners, admin.as_ref(), report);
+    part_families(&mut listeners, admin.as_mut());
     let mut upstreams = upstream::Upstreams::check(&config.upstreams, report);
     let mut plugins = plugin::Plugins::check(config, environment, native, report);
     let routes = route::check(&config.routes, &mut upstreams, &mut plugins, report);
-    plugins.look_for_unused(report);
+    plugins.finish(report);
     Settings {
         listeners: listeners.into_iter().map(|(listener, _)| listener).collect(),
         workers: workers(&config.workers),
         upstreams: upstreams.list,
         routes,
         plugins: plugins.list,
+        misnamed: plugins.misnamed,
         plugins_dir: config.plugins_dir.as_ref().map(PathBuf::from),
         limits: limits(&config.limits, report),
         trusted_proxies: trusted_proxies(&config.trusted_proxies, report),
         admin,
-        access_log: log::check(&config.access_log, &root.key("access_log"), report),
+        access_log: log::check(&config.access_log, &root.key("access_log"), environment, report),
         drain_timeout: milliseconds(config.drain_timeout_ms),
     }
 }
@@ -68,7 +71,7 @@ fn listeners(config: &Config, report: &mut Report) -> Vec<(Listener, At)> {
     for (index, listener) in config.listeners.iter().enumerate() {
         let at = root.key("listeners").index(index).key("address");
         if let Some(address) = report.take(&at, address::listen(&listener.address)) {
-            listeners.push((Listener { address, backlog: listener.backlog }, at));
+            listeners.push((Listener { address, backlog: listener.backlog, only_v6: false }, at));
         }
     }
     if let Some(tls) = &config.tls
@@ -84,7 +87,8 @@ fn listeners(config: &Config, report: &mut Report) -> Vec<(Listener, At)> {
         let key = if config.listen_address.is_some() { "listen_address" } else { "listen_port" };
         let at = root.key(key);
         if let Some(ip) = report.take(&at, address::listen_ip(written)) {
-            listeners.push((Listener { address: Address::Tcp((ip, port).into()), backlog }, at));
+            let address = Address::Tcp((ip, port).into());
+            listeners.push((Listener { address, backlog, only_v6: false }, at));
         }
     }
     listeners
@@ -122,6 +126,29 @@ fn distinct(
     }
 }
 
+/// `[::]` takes the clients of IPv4 too, unless somebody else listens for them on that port.
+fn part_families(listeners: &mut [(Listener, At)], mut admin: Option<&mut Admin>) {
+    let addresses = listeners.iter().map(|(listener, _)| &listener.address);
+    let addresses = addresses.chain(admin.as_deref().map(|admin| &admin.address));
+    let v4: HashSet<u16> = addresses
+        .filter_map(|address| match address {
+            Address::Tcp(SocketAddr::V4(address)) => Some(address.port()),
+            Address::Tcp(SocketAddr::V6(_)) | Address::Unix(_) => None,
+        })
+        .filter(|port| *port != 0)
+        .collect();
+    let shared = |address: &Address| match address {
+        Address::Tcp(SocketAddr::V6(address)) => v4.contains(&address.port()),
+        Address::Tcp(SocketAddr::V4(_)) | Address::Unix(_) => false,
+    };
+    for (listener, _) in listeners {
+        listener.only_v6 = shared(&listener.address);
+    }
+    if let Some(admin) = &mut admin {
+        admin.only_v6 = shared(&admin.address);
+    }
+}
+
 fn admin(config: &Config, report: &mut Report) -> Option<Admin> {
     let at = At::default().key("admin");
     let admin = config.admin.as_ref()?;
@@ -142,7 +169,7 @@ fn admin(config: &Config, report: &mut Report) -> Option<Admin> {
         report.incomplete(&at, message, cure);
     }
     let token = admin.token.as_deref().map(Into::into);
-    Some(Admin { address, token })
+    Some(Admin { address, only_v6: false, token })
 }
 
 /// RFC 6750 §2.1: what can follow `Bearer`.
@@ -174,13 +201,20 @@ fn workers(config: &WorkersConfig) -> Workers {
 }
 
 fn limits(limits: &LimitsConfig, report: &mut Report) -> Limits {
-    if limits.uri_bytes_max > limits.header_bytes_max {
+    let at = At::default().key("limits");
+    // A limit that was refused is not the one that was meant.
+    if limits.uri_bytes_max > limits.header_bytes_max
+        && !report.is_broken(&at.key("header_bytes_max"))
+    {
         let message = format!(
             "`{}` is more than `header_bytes_max`, which is `{}`",
             limits.uri_bytes_max, limits.header_bytes_max
         );
-        let at = At::default().key("limits").key("uri_bytes_max");
-        report.problem(&at, message, "lower it, or raise `limits.header_bytes_max`");
+        report.problem(
+            &at.key("uri_bytes_max"),
+            message,
+            "lower it, or raise `limits.header_bytes_max`",
+        );
     }
     Limits {
         connections_max: limits.connections_max,

@@ -16,7 +16,6 @@ use crate::config::environment::{Environment, reason};
 use crate::config::file::{ChainItemConfig, Config, OnErrorConfig, PluginConfig};
 use crate::config::problem::{At, Report, quote};
 use crate::config::settings::{ChainItem, OnError, Plugin, PluginLimits, PluginSource};
-use crate::config::suggest;
 
 /// Everything that chains can name, growing while chains are checked.
 pub(super) struct Plugins<'a> {
@@ -25,6 +24,8 @@ pub(super) struct Plugins<'a> {
     by_name: HashMap<String, usize>,
     /// Components in the plugins folder.
     files: BTreeMap<String, PathBuf>,
+    /// Files there whose names cannot name a plugin.
+    pub(super) misnamed: Vec<PathBuf>,
     /// Whether `files` is all there is.
     files_known: bool,
     /// Names of middleware that the program brings along.
@@ -39,6 +40,8 @@ pub(super) struct Plugins<'a> {
 #[derive(Default)]
 struct Defaults<'a> {
     config: Option<&'a Map<String, Value>>,
+    /// Where `config` is.
+    at: At,
     on_error: OnErrorConfig,
     disabled: bool,
     /// The entry in `middleware`, if there is one.
@@ -57,6 +60,7 @@ impl<'a> Plugins<'a> {
             list: Vec::new(),
             by_name: HashMap::new(),
             files: BTreeMap::new(),
+            misnamed: Vec::new(),
             files_known: true,
             native: native.iter().map(|name| normal(name)).collect(),
             defaults: HashMap::new(),
@@ -69,7 +73,8 @@ impl<'a> Plugins<'a> {
         plugins.check_middleware(config, report);
         for (name, path) in plugins.files.clone() {
             if !plugins.by_name.contains_key(&name) {
-                plugins.add(&name, PluginSource::File(path), &PluginConfig::default());
+                let at = At::default().key("plugins_dir");
+                plugins.add(&name, PluginSource::File(path), &PluginConfig::default(), &at);
             }
         }
         plugins
@@ -98,8 +103,8 @@ impl<'a> Plugins<'a> {
             let stem = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
             let name = normal(&stem);
             if !is_name(&name) {
-                let message = format!("the file {} cannot name a plugin", quote(&stem));
-                report.problem(&at, message, NAME_CURE);
+                // No chain can name it, so it hurts nobody.
+                self.misnamed.push(path);
             } else if let Some(other) = self.files.insert(name, path.clone()) {
                 let (one, two) = (other.display().to_string(), path.display().to_string());
                 let message = format!("{} and {} are one name", quote(&one), quote(&two));
@@ -132,6 +137,7 @@ impl<'a> Plugins<'a> {
             }
             let defaults = Defaults {
                 config: entry.config.as_ref(),
+                at: at.key("config"),
                 on_error: entry.on_error,
                 ..Defaults::default()
             };
@@ -149,9 +155,14 @@ impl<'a> Plugins<'a> {
                 None => self.source(&name),
             };
             match source {
-                Some(source) => _ = self.add(&name, source, entry),
+                Some(source) => {
+                    let written = entry.path.is_some();
+                    let at =
+                        if written { at.key("path") } else { At::default().key("plugins_dir") };
+                    self.add(&name, source, entry, &at);
+                }
                 None if self.files_known => {
-                    let (message, cure) = self.missing(&name);
+                    let (message, cure) = self.missing(&name, report);
                     report.incomplete(&at, message, cure);
                 }
                 None => {}
@@ -181,6 +192,7 @@ impl<'a> Plugins<'a> {
             }
             if !entry.config.is_empty() {
                 defaults.config = Some(&entry.config);
+                defaults.at = at.clone();
             }
             defaults.disabled = !entry.enabled;
             defaults.middleware = Some(at);
@@ -213,9 +225,14 @@ impl<'a> Plugins<'a> {
         if disabled || place.is_some_and(|place| !place.enabled) {
             return None;
         }
-        let config = place.and_then(|place| place.config.as_ref());
-        let config = config.or_else(|| defaults.and_then(|defaults| defaults.config));
-        let config = config.map_or_else(|| "{}".into(), text);
+        let own = place.and_then(|place| place.config.as_ref());
+        let config =
+            match (own, defaults.and_then(|defaults| Some((defaults.config?, &defaults.at)))) {
+                (Some(config), _) => Some((config, at.key("config"))),
+                (None, default) => default.map(|(config, at)| (config, at.clone())),
+            };
+        let (config, config_at) =
+            config.map_or_else(|| ("{}".into(), at.clone()), |(config, at)| (text(config), at));
         let on_error = place.and_then(|place| place.on_error);
         let on_error = on_error.or_else(|| defaults.map(|defaults| defaults.on_error));
         let plugin = self.index(&name, &name_at, report)?;
@@ -223,7 +240,7 @@ impl<'a> Plugins<'a> {
             OnErrorConfig::Closed => OnError::Closed,
             OnErrorConfig::Open => OnError::Open,
         };
-        Some(ChainItem { plugin, config, on_error, at: at.to_string().into() })
+        Some(ChainItem { plugin, config, on_error, at: config_at.to_string().into() })
     }
 
     /// The index of the plugin `name`, made if it can be found.
@@ -232,12 +249,12 @@ impl<'a> Plugins<'a> {
             return Some(*index);
         }
         if let Some(source) = self.source(name) {
-            return Some(self.add(name, source, &PluginConfig::default()));
+            return Some(self.add(name, source, &PluginConfig::default(), &At::default()));
         }
         // An entry of `plugins` that leads nowhere has been reported, and so has the folder.
         let entry = self.defaults.get(name).is_some_and(|entry| entry.middleware.is_none());
         if !entry && self.files_known {
-            let (message, cure) = self.missing(name);
+            let (message, cure) = self.missing(name, report);
             report.problem(at, message, cure);
         }
         None
@@ -250,10 +267,10 @@ impl<'a> Plugins<'a> {
         file.or_else(|| native.then_some(PluginSource::Native))
     }
 
-    fn missing(&self, name: &str) -> (String, String) {
+    fn missing(&self, name: &str, report: &mut Report) -> (String, String) {
         let message = format!("there is no plugin {}", quote(name));
         let known = self.by_name.keys().chain(self.files.keys()).chain(&self.native);
-        if let Some(close) = suggest::closest(name, known.map(String::as_str)) {
+        if let Some(close) = report.closest(name, known.map(String::as_str)) {
             return (message, format!("did you mean `{close}`?"));
         }
         if !is_name(name) {
@@ -265,21 +282,31 @@ impl<'a> Plugins<'a> {
         (message, cure)
     }
 
-    fn add(&mut self, name: &str, source: PluginSource, entry: &PluginConfig) -> usize {
+    fn add(&mut self, name: &str, source: PluginSource, entry: &PluginConfig, at: &At) -> usize {
         let limits = PluginLimits {
             memory_bytes_max: entry.limits.memory_bytes_max,
             time_max: Duration::from_millis(entry.limits.time_ms_max.into()),
         };
         let index = self.list.len();
-        self.list.push(Plugin { name: name.into(), source, limits });
+        let at = at.to_string().into();
+        self.list.push(Plugin { name: name.into(), source, limits, at, config: None });
         self.by_name.insert(name.into(), index);
         index
     }
 
-    /// Reports defaults that no chain uses because their name is mistyped.
+    /// Gives every plugin the configuration that chains take by default. Reports defaults that no
+    /// chain uses because their name is mistyped.
     ///
     /// Others are allowed to wait for a route: the original's files list all middleware.
-    pub(super) fn look_for_unused(&self, report: &mut Report) {
+    pub(super) fn finish(&mut self, report: &mut Report) {
+        for (name, defaults) in &self.defaults {
+            if let (Some(index), Some(config), false) =
+                (self.by_name.get(name), defaults.config, defaults.disabled)
+                && let Some(plugin) = self.list.get_mut(*index)
+            {
+                plugin.config = Some((text(config), defaults.at.to_string().into()));
+            }
+        }
         let mut unused: Vec<_> = self.defaults.iter().collect();
         unused.sort_by_key(|(name, _)| *name);
         for (name, defaults) in unused {
@@ -288,7 +315,7 @@ impl<'a> Plugins<'a> {
                 continue;
             }
             let known = self.by_name.keys().chain(&self.used).map(String::as_str);
-            if let Some(close) = suggest::closest(name, known) {
+            if let Some(close) = report.closest(name, known) {
                 let message = format!("there is no plugin {}", quote(name));
                 report.problem(at, message, format!("did you mean `{close}`?"));
             }

@@ -33,12 +33,33 @@ const OWN_FIELDS: &[&str] = &[
     "upgrade",
 ];
 
+/// Routes of one identity that are compared with another one, so that a huge file is checked in time.
+const RIVALS_MAX: usize = 64;
+
 /// Upstreams that one route may split its requests among.
 const SHARES_MAX: usize = 1000;
 
-/// What two routes must not have in common: hosts, shape of the path, kind of match, methods
-/// and priority.
-type Identity = (Vec<String>, String, bool, Vec<String>, i32);
+/// What routes that match the same requests have in common: hosts, shape of the path, kind of match.
+type Identity = (Vec<String>, String, bool);
+
+/// A route among those of one identity.
+struct Rival<'a> {
+    route: &'a RouteConfig,
+    at: At,
+}
+
+impl Rival<'_> {
+    /// Whether this route, which comes first in the file, leaves the other no request.
+    fn hides(&self, other: &RouteConfig) -> bool {
+        let takes = |method: &String| {
+            self.route.methods.contains(method)
+                || method == "HEAD" && self.route.methods.iter().any(|taken| taken == "GET")
+        };
+        let all = self.route.methods.is_empty()
+            || !other.methods.is_empty() && other.methods.iter().all(takes);
+        all && self.route.priority >= other.priority
+    }
+}
 
 /// Checks all routes.
 pub(super) fn check(
@@ -48,7 +69,7 @@ pub(super) fn check(
     report: &mut Report,
 ) -> Vec<Route> {
     let mut names = Names::given(written, report);
-    let mut seen: HashMap<Identity, At> = HashMap::new();
+    let mut seen: HashMap<Identity, Vec<Rival<'_>>> = HashMap::new();
     let mut routes = Vec::new();
     for (index, route) in written.iter().enumerate() {
         let at = At::default().key("routes").index(index);
@@ -58,10 +79,14 @@ pub(super) fn check(
         let pattern = report.take(&path_at, pattern::path(&route.path));
         if let Some(pattern) = &pattern
             && !report.is_broken(&path_at)
-            && let Some(other) = seen.insert(identity(route, pattern), at.clone())
         {
-            let message = format!("matches the same requests as `{other}`, which comes first");
-            report.problem(&at, message, "remove one of both, or give one a higher `priority`");
+            let rivals = seen.entry(identity(route, pattern)).or_default();
+            if let Some(other) = rivals.iter().take(RIVALS_MAX).find(|rival| rival.hides(route)) {
+                let message =
+                    format!("matches the same requests as `{}`, which comes first", other.at);
+                report.problem(&at, message, "remove one of both, or give one a higher `priority`");
+            }
+            rivals.push(Rival { route, at: at.clone() });
         }
         let pattern = pattern.unwrap_or_default();
         let target = target(route, &pattern, upstreams, &at, report);
@@ -134,15 +159,14 @@ impl Names {
 }
 
 fn identity(route: &RouteConfig, pattern: &PathPattern<'_>) -> Identity {
-    let sorted = |words: &[String], fold: fn(&str) -> String| {
-        let mut words: Vec<_> = words.iter().map(|word| fold(word)).collect();
-        words.sort_unstable();
-        words
-    };
-    let hosts = sorted(&route.hosts, |host| host.trim_end_matches('.').to_ascii_lowercase());
-    let methods = sorted(&route.methods, str::to_owned);
+    let fold = |host: &String| host.trim_end_matches('.').to_ascii_lowercase();
+    let mut hosts: Vec<_> = route.hosts.iter().map(fold).collect();
+    hosts.sort_unstable();
     let exact = route.matching == MatchConfig::Exact;
-    (hosts, pattern.shape.clone(), exact, methods, route.priority)
+    let shape = &pattern.shape;
+    // The prefixes `/a` and `/a/` are one.
+    let shape = if exact { shape } else { shape.strip_suffix('/').unwrap_or(shape) };
+    (hosts, shape.to_owned(), exact)
 }
 
 fn hosts(written: &[String], at: &At, report: &mut Report) -> Vec<HostPattern> {
@@ -167,6 +191,9 @@ fn methods(written: &[String], at: &At, report: &mut Report) -> Vec<String> {
         if method != &upper && METHODS.contains(&upper.as_str()) {
             let message = format!("{} is not a method: upper and lower case differ", quote(method));
             report.problem(&at, message, format!("write \"{upper}\""));
+        } else if method == "CONNECT" {
+            let message = "`CONNECT` asks for a tunnel to anywhere, which this gateway never makes";
+            report.problem(&at, message, "remove it");
         } else if method == "*" {
             report.problem(&at, "`*` is not a method", "leave `methods` out for any method");
         } else if !is_field_name(method) {
@@ -279,8 +306,13 @@ fn location(to: &str, known: &[&str]) -> Result<(), Refusal> {
         let message = format!("{} holds a space or an unusual character", quote(to));
         return Err((message, "write it percent-encoded, a space as `%20`".into()));
     }
-    let start = to.starts_with(['/', '{']) || to.contains("://");
-    if !start {
+    let url = to.split_once("://").is_some_and(|(scheme, _)| !scheme.contains('{'));
+    if !url && !to.starts_with('/') && !to.starts_with("{path}") {
+        if to.starts_with('{') {
+            // `{rest}` could be `https://evil.example`.
+            let message = format!("{} would let the client choose where to be sent", quote(to));
+            return Err((message, format!("write {}", json(&format!("/{to}")))));
+        }
         let message = format!("{} is neither a URL nor a path", quote(to));
         return Err((
             message,

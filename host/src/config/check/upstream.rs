@@ -9,7 +9,6 @@ use super::milliseconds;
 use crate::config::file::{BalanceConfig, ServerConfig, UpstreamConfig};
 use crate::config::problem::{At, Refusal, Report, quote};
 use crate::config::settings::{Balance, Server, Upstream, UpstreamKind};
-use crate::config::suggest;
 
 /// The built-in upstream.
 const ECHO: &str = "echo";
@@ -59,17 +58,17 @@ impl Upstreams {
             let servers = vec![Server { address, weight: 1 }];
             return Some(self.add(with_defaults(&url, UpstreamKind::Servers(servers))));
         }
-        let (message, cure) = self.unknown(text);
+        let (message, cure) = self.unknown(text, report);
         report.problem(at, message, cure);
         None
     }
 
-    fn unknown(&self, text: &str) -> Refusal {
+    fn unknown(&self, text: &str, report: &mut Report) -> Refusal {
         let message = format!("{} is not an upstream", quote(text));
         // URLs are upstreams too, but nobody means one by a name.
         let names = self.by_name.keys().map(String::as_str).filter(|name| is_name(name));
         let names = || [ECHO].into_iter().chain(names.clone().filter(|name| *name != ECHO));
-        if let Some(close) = suggest::closest(text, names()) {
+        if let Some(close) = report.closest(text, names()) {
             return (message, format!("did you mean `{close}`?"));
         }
         if text.starts_with("unix:") {
@@ -126,11 +125,15 @@ fn check_one(name: &str, written: &UpstreamConfig, at: &At, report: &mut Report)
     let balance = match (written.balance, weighted) {
         (Some(BalanceConfig::Weighted), _) | (None, Some(_)) => Balance::Weighted,
         (Some(BalanceConfig::RoundRobin) | None, None) => Balance::RoundRobin,
-        (Some(BalanceConfig::RoundRobin), Some(weight)) => {
+        // Written like this, and not put in the place of another one that was refused.
+        (Some(BalanceConfig::RoundRobin), Some(weight))
+            if !report.is_broken(&at.key("balance")) =>
+        {
             let message = "the weight has no effect with `balance` \"round-robin\"";
             report.problem(&weight, message, "write \"weighted\", or remove the weight");
             Balance::RoundRobin
         }
+        (Some(BalanceConfig::RoundRobin), Some(_)) => Balance::RoundRobin,
     };
     Upstream {
         name: name.into(),

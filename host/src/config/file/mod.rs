@@ -139,19 +139,23 @@ impl Default for Config {
     }
 }
 
+/// The largest message head that a configuration may allow: a head ends within one buffer of a
+/// connection, and the rest of the buffer is for what follows it.
+pub const HEAD_BYTES_MAX: usize = 192 * 1024;
+
 /// What clients may stretch, and how far.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 #[schemars(rename = "Limits")]
 pub struct LimitsConfig {
-    /// Client connections of the whole gateway. At this many, new ones wait in the backlog
-    /// of the kernel.
+    /// Client connections of the whole gateway. At this many, a new one gets a 503 with
+    /// `Retry-After` and is closed.
     #[schemars(range(min = 1, max = 100_000_000))]
     pub connections_max: usize,
 
     /// Size of a message head, request or status line included, in bytes. A larger request
     /// gets a 431, a larger response from an upstream becomes a 502.
-    #[schemars(range(min = 1024, max = 262_144))]
+    #[schemars(range(min = 1024, max = HEAD_BYTES_MAX))]
     pub header_bytes_max: usize,
 
     /// Field lines in a message head. A request with more gets a 431.
@@ -160,7 +164,7 @@ pub struct LimitsConfig {
 
     /// Size of a request target (path and query), in bytes; at most `header_bytes_max`. A
     /// longer one gets a 414.
-    #[schemars(range(min = 16, max = 262_144))]
+    #[schemars(range(min = 16, max = HEAD_BYTES_MAX))]
     pub uri_bytes_max: usize,
 
     /// Size of a request body, in bytes; not limited when left out. A larger one gets a 413. A
@@ -233,7 +237,8 @@ pub struct AccessLogConfig {
 
     /// `"json"`: one object per line; `"combined"`: the Combined Log Format of Apache and
     /// nginx; anything else is a template such as `{client} {method} {path} {status}`, whose
-    /// places are named as the JSON fields, or `{request_header.NAME}`.
+    /// places are named as the JSON fields (`{upstream_us}` for the one in `phases`), or
+    /// `{request_header.NAME}`.
     pub format: String,
 
     /// Share of the requests that leave a line, from 0 to 1.

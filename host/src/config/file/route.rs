@@ -36,8 +36,9 @@ pub struct RouteConfig {
     #[serde(rename = "match")]
     pub matching: MatchConfig,
 
-    /// Allowed methods; any when left out. HEAD is allowed where GET is. A request with
-    /// another one gets a 405 when no other route takes it.
+    /// Allowed methods; any when left out. HEAD is allowed where GET is. Routes with the same
+    /// host, path and `match` may each take some; a request with a method that none of them takes
+    /// gets a 405, also when a less specific route would take it.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(min = 1), extend("examples" = [["GET", "POST"]]))]
     pub methods: Vec<String>,
@@ -133,8 +134,8 @@ impl Default for SplitConfig {
 #[serde(deny_unknown_fields, default)]
 #[schemars(rename = "Redirect")]
 pub struct RedirectConfig {
-    /// Value of `Location`: a URL or a path. `{path}`, `{query}`, `{host}` and the parameters
-    /// of the route's path are filled in.
+    /// Value of `Location`: a URL or a path. `{path}`, `{query}`, `{host}` (without its port) and
+    /// the parameters of the route's path are filled in.
     #[schemars(example = "https://{host}{path}", extend("x-required" = true))]
     pub to: String,
 

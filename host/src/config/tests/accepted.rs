@@ -52,8 +52,8 @@ fn the_short_form_is_the_full_form_in_few_words() {
     assert_eq!(
         chain,
         [
-            (0, r#"{"jwt_secret":"se\"cret"}"#, "routes[0].middleware[0]"),
-            (1, r#"{"requests_per_minute":60}"#, "routes[0].middleware[1]"),
+            (0, r#"{"jwt_secret":"se\"cret"}"#, "middleware.jwt"),
+            (1, r#"{"requests_per_minute":60}"#, "middleware.rate-limit"),
         ]
     );
 }
@@ -202,7 +202,7 @@ fn a_route_has_everything_that_was_written() {
         }, {
             "path": "/old", "redirect": {"to": "https://{host}/new{path}", "status": 308},
         }, {
-            "path": "/old", "methods": ["GET"],
+            "path": "/old", "methods": ["GET"], "priority": 1,
             "respond": {"status": 503, "headers": {"Retry-After": "5"}, "body": "later"},
         }, {
             "path": "/old", "hosts": ["h"], "respond": {},
@@ -335,6 +335,61 @@ fn a_string_that_is_one_replacement_may_be_a_number_or_boolean() {
     assert_eq!(config.plugins["native-one"].config.as_ref().unwrap()["n"], "7");
 }
 
+/// JSON Schema takes `8080.0` for an integer, and so do editors that check a file with ours.
+#[test]
+fn a_whole_number_may_be_written_with_a_point() {
+    let (config, _) =
+        Fake::default().load(r#"{"listen_port": 8080.0, "limits": {"headers_max": 1e2}}"#).unwrap();
+
+    assert_eq!((config.listen_port, config.limits.headers_max), (Some(8080), 100));
+}
+
+/// `[::]` takes IPv4 as well, so that two such listeners on one port could not both be bound.
+#[test]
+fn a_port_can_be_shared_by_both_families() {
+    let listeners = |text: &str| {
+        let list = settings(&format!(r#"{{"listeners": [{text}]}}"#)).listeners;
+        list.iter().map(|listener| listener.only_v6).collect::<Vec<_>>()
+    };
+
+    assert_eq!(
+        listeners(r#"{"address": "0.0.0.0:80"}, {"address": "[::]:80"}, {"address": "[::]:81"}"#),
+        [false, true, false]
+    );
+    // The default admin listener is on 127.0.0.1:9901.
+    assert_eq!(listeners(r#"{"address": "[::]:9901"}"#), [true]);
+    assert_eq!(listeners(r#"{"address": "0.0.0.0:0"}, {"address": "[::]:0"}"#), [false, false]);
+}
+
+/// `check` tries them even if no route uses them.
+#[test]
+fn plugins_keep_the_configuration_that_was_written_for_them() {
+    let fake = Fake::default().file("/p/a.wasm", "").file("/p/b.wasm", "").file("/p/c.wasm", "");
+
+    let (_, settings) = fake
+        .load(
+            r#"{"plugins_dir": "/p", "plugins": {"a": {"config": {"x": 1}}},
+                "middleware": {"B": {"y": 2}, "c": {"z": 3, "enabled": false}}}"#,
+        )
+        .unwrap();
+
+    let written: Vec<_> = settings.plugins.iter().map(|plugin| plugin.config.clone()).collect();
+    let a = Some((r#"{"x":1}"#.into(), "plugins.a.config".into()));
+    let b = Some((r#"{"y":2}"#.into(), "middleware.B".into()));
+    assert_eq!(written, [a, b, None]);
+}
+
+/// No chain can name such a file; a start that it would refuse is worse.
+#[test]
+fn a_file_that_cannot_name_a_plugin_is_none() {
+    let fake = Fake::default().file("/odd/my plugin.wasm", "").file("/odd/good.wasm", "");
+
+    let (_, settings) = fake.load(r#"{"plugins_dir": "/odd"}"#).unwrap();
+
+    assert_eq!(settings.plugins.len(), 1);
+    assert_eq!(settings.misnamed, [Path::new("/odd/my plugin.wasm")]);
+}
+
 #[test]
 fn admin_can_be_off_moved_and_guarded() {
     for (text, expected) in [
@@ -382,6 +437,7 @@ fn flags_override_the_file() {
         "middleware.jwt.jwt_secret=a=b",
         "upstreams[\"a.b\"].servers=[\"h:1\"]",
         "access_log.path=${env:LOG}",
+        "trusted_proxies[0]=10.0.0.1",
     ] {
         overrides.set(argument).unwrap();
     }
@@ -400,6 +456,7 @@ fn flags_override_the_file() {
     assert_eq!(config.middleware["jwt"].config["jwt_secret"], "a=b");
     assert_eq!(&*settings.upstreams[0].name, "a.b");
     assert_eq!(settings.access_log.path, AccessLogPath::Stdout);
+    assert_eq!(config.trusted_proxies, ["10.0.0.1"]);
     assert_eq!(settings.plugins_dir, Some("/p".into()));
 }
 

@@ -52,6 +52,20 @@ fn without_plugins_there_is_the_echo() {
     assert!(matches!(settings.upstreams[0].kind, UpstreamKind::Echo));
 }
 
+/// The page is made before the port is chosen.
+#[test]
+fn a_port_that_is_not_known_yet_is_not_shown_as_0() {
+    let mut overrides = Overrides::default();
+    overrides.listen("--listen", "127.0.0.1:0");
+
+    let (_, settings) = load_embedded(&overrides, &Fake::default(), &[]).unwrap();
+
+    let Target::Respond { body, .. } = &settings.routes[0].target else { panic!() };
+    let page = std::str::from_utf8(body).unwrap();
+    assert!(page.contains("curl -i http://127.0.0.1:PORT/echo\n"), "{page}");
+    assert!(page.contains("listening on"), "{page}");
+}
+
 #[test]
 fn a_flag_replaces_a_plugins_demo_configuration() {
     let fake = Fake::default().file("/p/jwt.wasm", "");

@@ -246,6 +246,23 @@ fn targets_of_routes_are_cured() {
             ],
         ),
         (
+            r#""redirect": {"to": "{id}"}"#,
+            &["3:20: routes[0].redirect.to: `{id}` would let the client choose where to be sent; \
+                 write \"/{id}\""],
+        ),
+        (
+            r#""redirect": {"to": "{query}"}"#,
+            &[
+                "3:20: routes[0].redirect.to: `{query}` would let the client choose where to be sent; \
+                 write \"/{query}\"",
+            ],
+        ),
+        (
+            r#""methods": ["CONNECT"], "respond": {}"#,
+            &["3:13: routes[0].methods[0]: `CONNECT` asks for a tunnel to anywhere, which this \
+                 gateway never makes; remove it"],
+        ),
+        (
             r#""redirect": {"to": "example.com"}"#,
             &["3:20: routes[0].redirect.to: `example.com` is neither a URL nor a path; write \
                  \"https://example.com\" or \"/example.com\""],
@@ -364,12 +381,19 @@ fn conditions_and_rewrites_of_routes_are_cured() {
 {"path": "/{b}", "hosts": ["b", "a"], "match": "exact", "respond": {}},
 {"path": "/{b}", "hosts": ["b", "a"], "methods": ["PUT"], "respond": {}},
 {"path": "/{b}", "hosts": ["b", "a"], "priority": 1, "respond": {}},
-{"path": ["/{b}"], "hosts": ["b", "a"], "respond": {}}]}"#,
+{"path": ["/{b}"], "hosts": ["b", "a"], "respond": {}},
+{"path": "/c/", "methods": ["GET", "PUT"], "respond": {}},
+{"path": "/c", "methods": ["HEAD", "PUT"], "respond": {}},
+{"path": "/c", "match": "exact", "methods": ["PUT"], "respond": {}}]}"#,
             &[
                 "3:1: routes[1]: matches the same requests as `routes[0]`, which comes first; remove one \
                  of both, or give one a higher `priority`",
                 "3:48: routes[1].name: another route has the name `x`; give each route its own name",
+                "5:1: routes[3]: matches the same requests as `routes[0]`, which comes first; remove one \
+                 of both, or give one a higher `priority`",
                 "7:10: routes[5].path: must be a string, not a list; write \"/api/users\"",
+                "9:1: routes[7]: matches the same requests as `routes[6]`, which comes first; remove one \
+                 of both, or give one a higher `priority`",
             ],
         ),
         (
@@ -413,13 +437,6 @@ fn plugins_are_found_or_the_way_to_them_is_told() {
             &[
                 "1:17: plugins_dir: `/two/a-b.wasm` and `/two/a_b.wasm` are one name; remove one of both: \
                  `-` and `_` are equal",
-            ],
-        ),
-        (
-            r#"{"plugins_dir": "/odd"}"#,
-            &[
-                "1:17: plugins_dir: the file `my plugin` cannot name a plugin; use letters, digits, `-`, \
-                 `_` and `.`, at most 64, and no `.` in front",
             ],
         ),
         (
@@ -499,6 +516,40 @@ fn limits_logs_and_proxies_are_cured() {
             &[
                 "1:27: access_log.format: the template holds a line break; remove it: each line gets one",
             ],
+        ),
+        (
+            r#"{"access_log": {"format": "{plugins}"}}"#,
+            &["1:27: access_log.format: `{plugins}` is not supported by this version: what each \
+                 plugin did comes later; remove it"],
+        ),
+        (
+            r#"{"access_log": {"format": "{phases}"}}"#,
+            &[
+                "1:27: access_log.format: `{phases}` has several values; write the one that you mean: \
+                 `{upstream_us}`",
+            ],
+        ),
+        (
+            r#"{"access_log": {"path": "/none/z.log"}}"#,
+            &["1:25: access_log.path: there is no folder for the file `/none/z.log`; make the \
+                 folder, or give another path"],
+        ),
+        (
+            r#"{"access_log": {"path": "/locked/z.log"}}"#,
+            &["1:25: access_log.path: cannot write the file `/locked/z.log`: permission denied; \
+                 give a file that the gateway may write"],
+        ),
+        (
+            r#"{"limits": {"header_bytes_max": 262144}}"#,
+            &[
+                "1:33: limits.header_bytes_max: `262144` is out of range; write a whole number from \
+                 1024 to 196608",
+            ],
+        ),
+        (
+            r#"{"upstreams": {"a": {"balance": "p2c", "servers": [{"address": "a:1", "weight": 2}]}}}"#,
+            &["1:33: upstreams.a.balance: `p2c` is not supported by this version: this balancing \
+                 comes later; write \"round-robin\" or \"weighted\""],
         ),
         (
             r#"{"access_log": {"format": "main"}}"#,

@@ -65,6 +65,14 @@ impl Environment for Fake {
     fn is_file(&self, path: &Path) -> bool {
         path.to_str().is_some_and(|path| self.files.contains_key(path))
     }
+
+    fn can_append(&self, path: &Path) -> io::Result<()> {
+        match path.parent().and_then(Path::to_str) {
+            Some("/none") => Err(io::ErrorKind::NotFound.into()),
+            Some("/locked") => Err(io::ErrorKind::PermissionDenied.into()),
+            _ => Ok(()),
+        }
+    }
 }
 
 fn settings(text: &str) -> Settings {

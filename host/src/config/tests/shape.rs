@@ -327,9 +327,21 @@ fn replacements_that_fail_are_placed_and_cured() {
             ],
         ),
         (
+            r#"{"listen_address": "${env:A:-${env:B:-x}}"}"#,
+            &[
+                "1:20: listen_address: `${env:A:-${env:B:-x}` holds another `${`; write the default \
+                 as plain text",
+            ],
+        ),
+        (
+            r#"{"routes": [{"path": "/", "upstream": "${env:LINES}"}]}"#,
+            &["1:39: routes[0].upstream: `${env:LINES}` is not an upstream; declare it in \
+                 `upstreams`, or use one of `echo`"],
+        ),
+        (
             r#"{"listen_address": "${env:LINES}"}"#,
             &[
-                "1:20: listen_address: `a\\nb` is not an IP address; write one like \"127.0.0.1\", \"0.0.0.0\" or \"::\"",
+                "1:20: listen_address: `${env:LINES}` is not an IP address; write one like \"127.0.0.1\", \"0.0.0.0\" or \"::\"",
             ],
         ),
     ]);
@@ -395,7 +407,8 @@ fn what_a_plugin_refuses_has_a_place_too() {
     overrides.set("routes[1].middleware=[\"jwt\"]").unwrap();
     let text = b"{\"routes\": [{},\n {\"middleware\": [\"x\"]}]}";
     let at = |text: &[u8], path: &str| {
-        problem_at(text, "z.json", &overrides, path, "no secret", "give one").to_string()
+        let problem = Problem::at(path, "no secret", "give one");
+        place(text, "z.json", &overrides, Problems(vec![problem])).to_string()
     };
 
     let flag = at(text, "routes[1].middleware[0]");
