@@ -156,6 +156,88 @@ fn a_put_that_a_dying_connection_swallowed_is_repeated_with_its_body() {
     assert_eq!(seen, expected.map(|(target, body)| (target.to_owned(), body.as_bytes().to_vec())));
 }
 
+/// What the client pipelined behind a body is not part of it, however much it is.
+#[test]
+fn a_repeated_body_is_followed_by_what_the_client_pipelined() {
+    let upstream = closing_on_the_second();
+    let gateway = Gateway::to_with(&upstream, one_worker());
+    assert_eq!(gateway.get("/1").text(), "hello");
+    let mut client = gateway.connect();
+    let pad = "x".repeat(12_000);
+    let next = |name: &str| format!("GET {name} HTTP/1.1\r\nHost: a\r\nX: {pad}\r\n\r\n");
+
+    client.send(format!(
+        "PUT /2 HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nhello{}{}",
+        next("/3"),
+        next("/4")
+    ));
+
+    for _ in 0..3 {
+        assert_eq!(client.response().text(), "hello");
+    }
+    let puts: Vec<_> =
+        upstream.requests().into_iter().filter(|request| request.method() == "PUT").collect();
+    assert_eq!(puts.len(), 2);
+    assert!(puts.iter().all(|put| put.text() == "hello"));
+    assert_eq!(upstream.last_request().target(), "/4");
+}
+
+/// Too long to be kept: the client learns at once, and nothing is sent without its body.
+#[test]
+fn a_long_body_that_a_dying_connection_swallowed_is_a_502() {
+    let upstream = closing_on_the_second();
+    let gateway = Gateway::to_with(&upstream, one_worker());
+    assert_eq!(gateway.get("/1").text(), "hello");
+
+    let body = "x".repeat(20_000);
+    let mut client = gateway.connect();
+    let answer = client
+        .exchange(format!("PUT /2 HTTP/1.1\r\nHost: a\r\nContent-Length: 20000\r\n\r\n{body}"));
+
+    assert_eq!(answer.status(), 502, "{answer:?}");
+    assert_eq!(upstream.connections(), 1);
+}
+
+/// As long as nothing has been taken of the body, there is nothing that a second try would lack.
+#[test]
+fn a_put_whose_body_is_still_to_come_is_repeated() {
+    let upstream = Upstream::start(|connection| {
+        connection.request()?;
+        connection.answer("hello")?;
+        // Reads one more head, and leaves.
+        connection.request_head().map(drop)
+    });
+    let gateway = Gateway::to_with(&upstream, one_worker());
+    assert_eq!(gateway.get("/1").text(), "hello");
+    let mut client = gateway.connect();
+
+    client.send("PUT /2 HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\n");
+    eventually("the second connection", || (upstream.connections() == 2).then_some(()));
+    client.send("hello");
+
+    assert_eq!(client.response().text(), "hello");
+    assert_eq!(upstream.last_request().text(), "hello");
+}
+
+/// An interim answer shows that the upstream had the request.
+#[test]
+fn a_request_with_an_interim_answer_is_not_repeated() {
+    let upstream = Upstream::start(|connection| {
+        connection.request()?;
+        connection.answer("hello")?;
+        connection.request()?;
+        connection.try_send("HTTP/1.1 103 Early Hints\r\n\r\n")
+    });
+    let gateway = Gateway::to_with(&upstream, one_worker());
+    assert_eq!(gateway.get("/1").text(), "hello");
+    let mut client = gateway.connect();
+
+    assert_eq!(client.exchange("GET /2 HTTP/1.1\r\nHost: a\r\n\r\n").status(), 103);
+
+    assert_eq!(client.response().status(), 502);
+    assert_eq!(upstream.connections(), 1);
+}
+
 /// RFC 9110 §9.2.2: an order placed twice is worse than an order not placed.
 #[test]
 fn a_post_that_a_dying_connection_swallowed_is_not_repeated() {

@@ -3,7 +3,7 @@
 //! The body follows while the response is waited for: an upstream may answer before it has read
 //! everything (RFC 9110 §10.1.1, RFC 9112 §9.3). A pooled connection that turns out dead is replaced
 //! when the request can be repeated safely (RFC 9110 §9.2.2): it is idempotent, no byte of a
-//! response has come, and all of its body is still at hand.
+//! response has come, and what has been taken of its body is still at hand.
 //!
 //! Cancel safety: none. Dropping the future closes the upstream connection, with the [`Lease`].
 //!
@@ -20,7 +20,7 @@ use super::relay::{Lanes, Pump, PumpError};
 use crate::error::RequestError;
 use crate::http::body::{BodyReader, Form};
 use crate::http::connection::{consume, poll_fill};
-use crate::http::parse::{self, HeadLimits, RequestFacts, ResponseFacts};
+use crate::http::parse::{self, Framing, HeadLimits, RequestFacts, ResponseFacts};
 use crate::http::{Connection, Version, write};
 use crate::io::{Buffer, Reader, Writer};
 use crate::plugin::Exchange;
@@ -29,7 +29,7 @@ use crate::upstream::{Lease, Upstream};
 /// Interim responses that an upstream may send before the final one.
 const INTERIM_MAX: usize = 16;
 
-/// A body up to this size is kept until the response begins, so that the request can be repeated.
+/// So much of a body is kept until the response begins, so that the request can be repeated.
 const REPLAY_BYTES_MAX: usize = 16 * 1024;
 
 /// An upstream's response whose head has arrived.
@@ -89,14 +89,16 @@ impl Forward<'_> {
         attempts: &mut u32,
     ) -> Result<Answered, RequestError> {
         let context = self.context;
-        let mut fresh = false;
         let idempotent = exchange.request.method.is_idempotent();
+        let sure = !(idempotent && self.is_body_at_hand(client));
+        let mut fresh = false;
         loop {
             *attempts += 1;
             let now = context.clock.now();
-            let mut lease = self.upstream.lend(!idempotent, fresh, &client.timer, now).await?;
+            let mut lease = self.upstream.lend(sure, fresh, &client.timer, now).await?;
             let mut upload = self.upload(&context.head_limits);
-            let replay = self.replay(client, idempotent && lease.reused);
+            let perhaps_again = idempotent && lease.reused;
+            let kept = if perhaps_again { self.keep(client) } else { Vec::new() };
             {
                 let mut out = context.out.borrow_mut();
                 out.clear();
@@ -105,8 +107,9 @@ impl Forward<'_> {
                 let lanes = context.lanes(timer, self.times.idle);
                 upload.begin(&out, &mut connection.inbox, &lanes)?;
             }
-            let repeatable = idempotent && lease.reused && upload.is_finished();
-            let answered = self.converse(exchange, client, &mut lease, &mut upload).await;
+            let mut heard = false;
+            let answered =
+                self.converse(exchange, client, &mut lease, &mut upload, &mut heard).await;
             match answered {
                 Ok(facts) => {
                     let sent = upload.written();
@@ -114,13 +117,12 @@ impl Forward<'_> {
                     let upload = (!done).then_some(upload);
                     return Ok(Answered { lease, facts, upload, sent });
                 }
-                Err(RequestError::Closed)
-                    if repeatable && lease.connection.inbox.is_none() && *attempts < 3 =>
-                {
+                Err(RequestError::Closed) if perhaps_again && !heard => {
+                    let Some(body) = kept.get(..upload.received()) else {
+                        return Err(RequestError::Closed);
+                    };
+                    put_back(&mut client.connection.inbox, body);
                     fresh = true;
-                    if let Some(replay) = replay {
-                        client.connection.inbox = Some(replay);
-                    }
                 }
                 Err(error) => return Err(error),
             }
@@ -132,21 +134,37 @@ impl Forward<'_> {
         Pump::new(body, false)
     }
 
-    /// A copy of the received bytes, for a request that may have to be repeated.
-    fn replay(&self, client: &Client, wanted: bool) -> Option<Buffer> {
-        let inbox = client.connection.inbox.as_ref().filter(|_| wanted)?;
-        let small = inbox.len() <= REPLAY_BYTES_MAX;
-        (small && self.facts.framing != parse::Framing::None)
-            .then(|| Buffer::copy_of(inbox.filled()))
+    /// Whether all of the body is received and short enough to be kept.
+    fn is_body_at_hand(&self, client: &Client) -> bool {
+        match self.facts.framing {
+            Framing::None => true,
+            Framing::Length(length) => {
+                let here = client.connection.inbox.as_ref().map_or(0, Buffer::len);
+                length <= here.min(REPLAY_BYTES_MAX) as u64
+            }
+            // Only reading it would tell.
+            Framing::Chunked | Framing::UntilClose => false,
+        }
     }
 
-    /// Sends what there is to send until the final response head is here.
+    /// A copy of the beginning of the body, for a request that may have to be repeated.
+    fn keep(&self, client: &Client) -> Vec<u8> {
+        let inbox = client.connection.inbox.as_ref();
+        let inbox = inbox.filter(|_| self.facts.framing != Framing::None);
+        inbox.map_or_else(Vec::new, |inbox| {
+            inbox.filled()[..inbox.len().min(REPLAY_BYTES_MAX)].to_vec()
+        })
+    }
+
+    /// Sends what there is to send until the final response head is here. `heard` says whether a byte
+    /// of a response has come.
     async fn converse(
         &self,
         exchange: &mut Exchange,
         client: &mut Client,
         lease: &mut Lease,
         upload: &mut Pump,
+        heard: &mut bool,
     ) -> Result<ResponseFacts, RequestError> {
         client.timer.arm(self.times.client_idle);
         let mut talk = Talk { forward: self, uploading: true, watching: true, searched: 0 };
@@ -168,9 +186,10 @@ impl Forward<'_> {
                     };
                     talk.poll(cx, exchange, upload, ways, &lanes)
                 })
-                .await?
+                .await
             };
-            match event {
+            *heard |= event.is_ok() || lease.connection.inbox.is_some();
+            match event? {
                 Event::Head(facts) => return Ok(facts),
                 Event::Interim => self.pass_interim(exchange, client).await?,
             }
@@ -308,6 +327,15 @@ impl Talk<'_> {
             100 | 102..200 => Ok(Some(Event::Interim)),
             _ => Ok(Some(Event::Head(facts))),
         }
+    }
+}
+
+/// Puts bytes that were taken from `inbox` back in front of what is there.
+fn put_back(inbox: &mut Option<Buffer>, bytes: &[u8]) {
+    if !bytes.is_empty() {
+        let rest = inbox.take();
+        let all = [bytes, rest.as_ref().map_or(&[], Buffer::filled)].concat();
+        *inbox = Some(Buffer::copy_of(&all));
     }
 }
 

@@ -71,6 +71,8 @@ pub struct Pump {
     pending: Option<Buffer>,
     /// All of the body has been read and framed.
     finished: bool,
+    /// Bytes taken from the sender.
+    received: usize,
     /// Bytes written, head included.
     written: u64,
 }
@@ -79,7 +81,7 @@ impl Pump {
     /// A pump for the body that `reader` follows.
     pub fn new(reader: BodyReader, to_chunks: bool) -> Self {
         let finished = reader.is_done();
-        Self { reader, to_chunks, pending: None, finished, written: 0 }
+        Self { reader, to_chunks, pending: None, finished, received: 0, written: 0 }
     }
 
     /// Puts a message head, and what is there of the body, on its way as one run.
@@ -107,6 +109,11 @@ impl Pump {
     /// Whether it is the receiver who is waited for.
     pub fn waits_for_receiver(&self) -> bool {
         self.pending.is_some()
+    }
+
+    /// Bytes of the body taken from the sender so far, as they came.
+    pub fn received(&self) -> usize {
+        self.received
     }
 
     /// Bytes written so far, head included.
@@ -184,6 +191,7 @@ impl Pump {
         tail.clear();
         let step = self.reader.advance(buffer.filled(), pieces, tail)?;
         self.finished = step.done;
+        self.received += step.consumed;
         if step.consumed < buffer.len() {
             *inbox = Some(Buffer::copy_of(&buffer.filled()[step.consumed..]));
             buffer.truncate(step.consumed);
