@@ -36,14 +36,23 @@ pub enum Form {
 enum State {
     Length(u64),
     UntilClose,
-    Size { digits: u8, size: u64 },
-    Extension { size: u64 },
-    SizeLf { size: u64 },
+    Size {
+        digits: u8,
+        size: u64,
+    },
+    Extension {
+        size: u64,
+    },
+    SizeLf {
+        size: u64,
+    },
     Data(u64),
     DataCr,
     DataLf,
     Trailers(Vec<u8>),
     Done,
+    /// For good: what comes after an error has no known place in the body.
+    Failed(RequestError),
 }
 
 /// Follows one body through the bytes of its connection.
@@ -104,14 +113,9 @@ impl BodyReader {
         }
     }
 
-    /// Bytes of content so far.
-    pub fn content_bytes(&self) -> u64 {
-        self.content_bytes
-    }
-
     /// Looks at the next bytes. What is to be forwarded is added to `pieces` as ranges of `bytes`, in
     /// order; neighbours are one piece. `tail` receives what follows the pieces and is not among
-    /// `bytes` as it stands: the end of a chunked body with its checked trailers.
+    /// `bytes` as it stands: the end of a chunked body with its checked trailers. An error is final.
     pub fn advance(
         &mut self,
         bytes: &[u8],
@@ -120,7 +124,9 @@ impl BodyReader {
     ) -> Result<Step, RequestError> {
         let mut position = 0;
         while position < bytes.len() && !self.is_done() {
-            position = self.step(bytes, position, pieces, tail)?;
+            position = self.step(bytes, position, pieces, tail).inspect_err(|error| {
+                self.state = State::Failed(*error);
+            })?;
         }
         Ok(Step { consumed: position, done: self.is_done() })
     }
@@ -144,6 +150,7 @@ impl BodyReader {
         };
         let next = match &mut self.state {
             State::Done => return Ok(position),
+            State::Failed(error) => return Err(*error),
             State::UntilClose => {
                 add(pieces, position..bytes.len());
                 self.count(rest.len() as u64)?;
@@ -276,5 +283,26 @@ fn add(pieces: &mut Vec<Range<usize>>, piece: Range<usize>) {
     match pieces.last_mut() {
         Some(last) if last.end == piece.start => last.end = piece.end,
         _ => pieces.push(piece),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Whoever goes on after an error would read chunks where there are none.
+    #[test]
+    fn an_error_is_final() {
+        let limits = HeadLimits { bytes_max: 1024, fields_max: 10, target_bytes_max: 100 };
+        for (framing, bad) in [(Framing::Chunked, &b"1Z"[..]), (Framing::Length(9), b"123456")] {
+            let mut reader = BodyReader::new(framing, Form::Same, 5, &limits);
+            let mut advance = |bytes| reader.advance(bytes, &mut Vec::new(), &mut Vec::new());
+
+            let error = advance(bad).unwrap_err();
+
+            for next in [&b"0\r\n"[..], b"789", b"\r\n"] {
+                assert_eq!(advance(next), Err(error), "{framing:?}");
+            }
+        }
     }
 }

@@ -141,6 +141,7 @@ pub async fn upstream(
     let to_chunks = framing == Framing::Chunked && answer.framing == Framing::UntilClose;
     let mut download = Pump::new(reader, to_chunks);
     client.timer.limit(None);
+    let mut failed = false;
     let begun = {
         let lanes = context.lanes(&client.timer, times.idle);
         let mut out = context.out.borrow_mut();
@@ -151,7 +152,9 @@ pub async fn upstream(
     };
     let result = match begun {
         Ok(()) => {
-            duplex(context, client, &mut lease.connection, &mut upload, &mut download, times).await
+            let server = &mut lease.connection;
+            let sending = (&mut upload, &mut failed);
+            duplex(context, client, server, sending, &mut download, times).await
         }
         Err(error) => Err(PumpError::Bad(error)),
     };
@@ -164,7 +167,7 @@ pub async fn upstream(
         });
         return Delivered { after: After::Close, written, broken, received: 0 };
     }
-    let complete = upload.is_none();
+    let complete = upload.is_none() && !failed;
     if answer.keep_alive && complete {
         lease.give_back(context.clock.now());
     }
@@ -176,11 +179,13 @@ pub async fn upstream(
 }
 
 /// Both directions at once, until the response has been written to its end.
+///
+/// An upload that has ended is taken away; `failed` says that it did not end well.
 async fn duplex(
     context: &Context,
     client: &mut Client,
     server: &mut Connection,
-    upload: &mut Option<Pump>,
+    (upload, failed): (&mut Option<Pump>, &mut bool),
     download: &mut Pump,
     times: Times,
 ) -> Result<(), PumpError> {
@@ -193,9 +198,13 @@ async fn duplex(
     poll_fn(|cx| {
         if let Some(pump) = upload {
             match pump.poll(cx, &mut from_client, client_inbox, &mut to_server, &lanes) {
-                Poll::Ready(Ok(())) => *upload = None,
-                // The response may still arrive whole; the connections end with it.
-                Poll::Ready(Err(_)) | Poll::Pending => {}
+                Poll::Pending => {}
+                // After an error the response may still arrive whole; the connections end with it.
+                // What follows in a malformed body must not be read as if it were its continuation.
+                Poll::Ready(ended) => {
+                    *upload = None;
+                    *failed = ended.is_err();
+                }
             }
         }
         match download.poll(cx, &mut from_server, server_inbox, &mut to_client, &lanes) {
