@@ -275,7 +275,28 @@ fn response(
             sanitize_reply(context, &mut exchange);
             (exchange, Answer::Local)
         }
-        answer => (exchange, answer),
+        Answer::Upstream(answered, times) => {
+            if progress.upstream_status != Some(exchange.response.status) {
+                fit_length(&mut exchange, answered.facts.framing);
+            }
+            (exchange, Answer::Upstream(answered, times))
+        }
+        Answer::Local => (exchange, Answer::Local),
+    }
+}
+
+/// A plugin has changed the status of an upstream's response, and with it what `Content-Length` may
+/// say of a body that is not there (RFC 9110 §8.6).
+fn fit_length(exchange: &mut Exchange, framing: Framing) {
+    if framing != Framing::None {
+        return;
+    }
+    let response = &mut exchange.response;
+    if response.status == 204 {
+        response.fields.remove_known(Name::ContentLength);
+    } else if !response.is_bodiless() && exchange.request.method != Method::Head {
+        response.fields.remove_known(Name::ContentLength);
+        response.fields.push("Content-Length", b"0");
     }
 }
 
