@@ -3,7 +3,7 @@
 //! Not here: bytes of bodies, and sockets (`proxy`, `connection`).
 
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::rc::Rc;
 
 use crate::http::{EditError, RequestHead, RequestMark, ResponseHead, ResponseMark};
 
@@ -38,7 +38,7 @@ pub struct Exchange {
     /// `http` or `https`.
     pub scheme: &'static str,
     /// Name of the route.
-    pub route: Option<Arc<str>>,
+    pub route: Option<Rc<str>>,
     notes: Vec<(String, Vec<u8>)>,
 }
 

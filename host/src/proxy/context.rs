@@ -63,6 +63,8 @@ pub struct Context {
     pub instances: Instances,
     /// One for each route.
     pub chains: Vec<Chain>,
+    /// Likewise; the worker's own, because counting those who hold them is writing.
+    pub route_names: Vec<Rc<str>>,
     /// In the order of the settings.
     pub upstreams: Vec<Upstream>,
     /// Shares of the routes that split their requests.

@@ -325,7 +325,7 @@ fn find_route(
             {
                 progress.routed = Some(head.path().into());
             }
-            exchange.route = Some(context.settings().routes[index].name.clone());
+            exchange.route = context.route_names.get(index).cloned();
             Ok(index)
         }
         Found::MethodNotAllowed { allow } => {
