@@ -8,6 +8,7 @@
 pub mod balance;
 pub mod connect;
 pub mod echo;
+pub mod names;
 
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
@@ -156,12 +157,7 @@ impl Upstream {
         Err(last)
     }
 
-    async fn dial(
-        &self,
-        server: &Server,
-        timer: &Timer,
-        now: Instant,
-    ) -> Result<Connection, RequestError> {
+    async fn dial(&self, server: &Server, timer: &Timer) -> Result<Connection, RequestError> {
         let dialer = match &server.target {
             Target::Echo => {
                 return echo::connect().map(Connection::new).map_err(|_| RequestError::Connect);
@@ -169,7 +165,7 @@ impl Upstream {
             Target::Dial(dialer) => dialer,
         };
         timer.arm(self.settings.connect_timeout);
-        let mut connecting = pin!(dialer.connect(now));
+        let mut connecting = pin!(dialer.connect());
         let stream = poll_fn(|cx| {
             if timer.is_due() {
                 return Poll::Ready(Err(RequestError::ConnectTimeout));
