@@ -133,7 +133,7 @@ pub enum EditError {
     #[error("edits exceed 64 KiB")]
     TooLarge,
     /// Not a request target in origin form.
-    #[error("a path must begin with `/` and hold visible ASCII only")]
+    #[error("a path must begin with `/` and hold visible ASCII other than `#` only")]
     Path,
     /// Outside of 200 to 599.
     #[error("a status must be 200 to 599")]
@@ -184,6 +184,13 @@ pub fn is_token(name: &[u8]) -> bool {
 pub fn is_value(value: &[u8]) -> bool {
     // No early exit, so that the compiler makes vector code of it.
     value.iter().fold(true, |good, byte| good & (*byte >= 0x20 || *byte == b'\t') & (*byte != 0x7f))
+}
+
+/// Whether a field is of the `X-Forwarded-*` family, also with the `_` that servers which hand
+/// fields over as environment variables cannot tell from `-`.
+pub fn is_forwarding(name: &[u8]) -> bool {
+    let [b'x' | b'X', b'-' | b'_', rest @ ..] = name else { return false };
+    rest.get(..9).is_some_and(|start| start.eq_ignore_ascii_case(b"forwarded"))
 }
 
 pub(super) const TOKEN: [bool; 256] = {
@@ -278,6 +285,12 @@ impl Fields {
     pub fn known(&self, name: Name) -> impl DoubleEndedIterator<Item = &[u8]> {
         debug_assert!(name != Name::Other, "`Other` is no name");
         self.kept().filter(move |line| line.name == name).map(|line| self.value_of(line))
+    }
+
+    /// Where the value of the first field of a known name is, removed or not.
+    pub(super) fn first_at(&self, name: Name) -> Option<(u32, u32)> {
+        let line = self.lines.iter().find(|line| line.name == name)?;
+        Some((line.value_start, line.value_end))
     }
 
     /// All values of a name joined with `separator`; borrowed when there is only one.

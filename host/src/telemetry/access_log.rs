@@ -5,7 +5,8 @@
 //!
 //! Fields, in JSON: `ts request_id trace_id client method host path protocol status flags bytes_in
 //! bytes_out duration_us phases{upstream_us} route upstream server attempts`. What does not apply is
-//! left out. Bytes that are not UTF-8 appear as U+FFFD; control characters are escaped, so that
+//! left out. `method`, `host`, `path` and `protocol` are the client's own, before a rewrite or a plugin
+//! changed them. Bytes that are not UTF-8 appear as U+FFFD; control characters are escaped, so that
 //! nothing a client sends can look like another line.
 
 use std::cell::RefCell;
@@ -28,7 +29,7 @@ const BATCH_BYTES: usize = 16 * 1024;
 pub struct AccessRecord<'a> {
     /// What was counted.
     pub finished: &'a Finished,
-    /// The request, as it was sent on.
+    /// The request: as it was received, and with the fields that it was sent on with.
     pub request: &'a RequestHead,
     /// Who asked.
     pub client: Option<IpAddr>,
@@ -44,7 +45,7 @@ pub struct AccessRecord<'a> {
     pub trace_id: Option<&'a [u8]>,
     /// Milliseconds since 1970.
     pub wall_ms: u64,
-    /// Connections used upstream.
+    /// Attempts upstream, connections that did not come about included.
     pub attempts: u32,
 }
 
@@ -218,7 +219,8 @@ fn combined(out: &mut Vec<u8>, record: &AccessRecord<'_>) {
     let client = text_field(record, "client").unwrap_or_else(|| "-".to_owned());
     let _ = write!(out, "{client} - - [{}] \"", date::clf_time(record.wall_ms));
     let head = record.request;
-    let line = format!("{} {} {}", head.method_name(), head.target(), head.version.as_str());
+    let line =
+        format!("{} {} {}", head.method_name(), head.received_target(), head.version.as_str());
     escape(out, line.as_bytes());
     let _ = write!(out, "\" {} {} \"", record.finished.status, record.finished.bytes_out);
     escape(out, head.fields.get("referer").unwrap_or(b"-"));
@@ -270,8 +272,8 @@ fn text_field(record: &AccessRecord<'_>, name: &str) -> Option<String> {
         "client" => record.client.map(|client| client.to_string()),
         // A head that could not be read has none.
         "method" => Some(head.method_name()).filter(|name| !name.is_empty()).map(str::to_owned),
-        "host" => head.authority().map(str::to_owned),
-        "path" => Some(head.target()).filter(|path| !path.is_empty()).map(str::to_owned),
+        "host" => head.received_authority().map(str::to_owned),
+        "path" => Some(head.received_target()).filter(|path| !path.is_empty()).map(str::to_owned),
         "protocol" => Some(head.version.as_str().to_owned()),
         "flags" => record.flags.map(str::to_owned),
         "route" => record.route.map(str::to_owned),
