@@ -371,6 +371,95 @@ fn an_answer_that_does_not_come_in_time_becomes_a_504() {
     eventually("the end of the connection", || (upstream.ended() == 1).then_some(()));
 }
 
+/// A server after the other, each with its own time to connect: the request's own ends it all.
+#[test]
+fn the_time_for_a_request_holds_for_all_servers_together() {
+    let holes: Vec<_> = (0..4).map(|_| full_backlog()).collect();
+    let servers: Vec<String> = holes.iter().map(|(address, _)| address.to_string()).collect();
+    let gateway = Gateway::start(json!({
+        "upstreams": { "holes": { "servers": servers, "timeouts": { "connect_ms": 2000 } } },
+        "routes": [{ "path": "/", "upstream": "holes" }],
+        "limits": { "request_timeout_ms": 500 },
+    }));
+    let start = Instant::now();
+
+    let answer = gateway.get("/");
+
+    assert_eq!(answer.status(), 504, "{answer:?}");
+    assert!(start.elapsed() < Duration::from_millis(1900), "{:?}", start.elapsed());
+}
+
+/// The limit is on silence, not on the whole: a body that keeps coming may take its time.
+#[test]
+fn an_upload_that_trickles_is_not_cut() {
+    let upstream = Upstream::echoing();
+    let gateway = Gateway::to_with(
+        &upstream,
+        json!({
+            "upstreams": { "test": { "timeouts": { "response_ms": 800 } } },
+            "limits": { "request_timeout_ms": 800 },
+        }),
+    );
+    let mut client = gateway.connect();
+
+    client.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\n");
+    for _ in 0..10 {
+        std::thread::sleep(Duration::from_millis(150));
+        client.send("x");
+    }
+
+    assert_eq!(client.response().text(), "xxxxxxxxxx");
+}
+
+/// The client does what it is told: it waits. It is the upstream that does not answer.
+#[test]
+fn an_upstream_that_does_not_say_continue_in_time_becomes_a_504() {
+    for beginning in ["", "HTTP/1.1 200 OK\r\n"] {
+        let upstream = Upstream::start(move |connection| {
+            connection.request_head()?;
+            connection.try_send(beginning)?;
+            let _ = connection.take_some();
+            Ok(())
+        });
+        let gateway = Gateway::to_with(
+            &upstream,
+            json!({ "upstreams": { "test": { "timeouts": { "response_ms": 300 } } } }),
+        );
+        let mut client = gateway.connect();
+
+        let answer = client.exchange(
+            "PUT / HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 9\r\n\r\n",
+        );
+
+        assert_eq!(answer.status(), 504, "{answer:?}");
+        assert!(answer.field("proxy-status").unwrap().contains("error=http_response_timeout"));
+    }
+}
+
+/// Told to go on, the client has its own time again.
+#[test]
+fn a_client_that_was_told_to_go_on_is_waited_for() {
+    let upstream = Upstream::start(|connection| {
+        let head = connection.request_head()?;
+        connection.try_send("HTTP/1.1 100 Continue\r\n\r\n")?;
+        connection.rest_of(head)?;
+        connection.answer("thanks")
+    });
+    let gateway = Gateway::to_with(
+        &upstream,
+        json!({ "upstreams": { "test": { "timeouts": { "response_ms": 300 } } } }),
+    );
+    let mut client = gateway.connect();
+
+    let go_on = client
+        .exchange("PUT / HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 4\r\n\r\n");
+    assert_eq!(go_on.status(), 100);
+    assert!(client.is_silent(Duration::from_millis(700)));
+    client.send("body");
+
+    assert_eq!(client.response().text(), "thanks");
+}
+
 /// A byte now and then is not an answer.
 #[test]
 fn an_answer_whose_head_trickles_becomes_a_504() {
@@ -451,7 +540,9 @@ fn a_route_has_its_own_time_for_a_request() {
         }
     });
     let gateway = Gateway::start(json!({
-        "upstreams": { "slow": { "servers": [upstream.address()] } },
+        "upstreams": {
+            "slow": { "servers": [upstream.address()], "timeouts": { "response_ms": 500 } },
+        },
         "routes": [
             { "path": "/hasty", "upstream": "slow", "timeouts": { "request_ms": 200 } },
             { "path": "/patient", "upstream": "slow", "timeouts": { "request_ms": 20000 } },

@@ -62,6 +62,8 @@ pub struct BodyReader {
     form: Form,
     extension_bytes: usize,
     content_bytes: u64,
+    /// What was seen besides content.
+    framing_bytes: u64,
     content_max: u64,
     trailer_limits: HeadLimits,
 }
@@ -89,6 +91,7 @@ impl BodyReader {
             form,
             extension_bytes: 0,
             content_bytes: 0,
+            framing_bytes: 0,
             content_max,
             trailer_limits: *limits,
         }
@@ -113,6 +116,11 @@ impl BodyReader {
         }
     }
 
+    /// Bytes of the body so far, as they came.
+    pub fn received(&self) -> u64 {
+        self.content_bytes + self.framing_bytes
+    }
+
     /// Looks at the next bytes. What is to be forwarded is added to `pieces` as ranges of `bytes`, in
     /// order; neighbours are one piece. `tail` receives what follows the pieces and is not among
     /// `bytes` as it stands: the end of a chunked body with its checked trailers. An error is final.
@@ -123,11 +131,13 @@ impl BodyReader {
         tail: &mut Vec<u8>,
     ) -> Result<Step, RequestError> {
         let mut position = 0;
+        let content_before = self.content_bytes;
         while position < bytes.len() && !self.is_done() {
             position = self.step(bytes, position, pieces, tail).inspect_err(|error| {
                 self.state = State::Failed(*error);
             })?;
         }
+        self.framing_bytes += position as u64 - (self.content_bytes - content_before);
         Ok(Step { consumed: position, done: self.is_done() })
     }
 

@@ -40,7 +40,7 @@ pub struct RoutePlan {
     pub rewrite: Rewrite,
     /// `to` of a redirect.
     pub redirect: Option<Redirect>,
-    /// From the end of a request to the head of its response; the upstream's may be shorter.
+    /// From the head of a request to that of its response.
     pub request_timeout: Duration,
     /// Largest request body.
     pub body_bytes_max: u64,

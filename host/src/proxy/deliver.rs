@@ -7,6 +7,7 @@
 
 use std::future::poll_fn;
 use std::task::Poll;
+use std::time::Instant;
 
 use super::context::Context;
 use super::forward::{Answered, Times};
@@ -31,8 +32,21 @@ pub struct Delivered {
     pub written: u64,
     /// The response did not reach the client whole.
     pub broken: Option<&'static str>,
-    /// Bytes read from the client since its head, for a tunnel.
+    /// Bytes read from the client meanwhile.
     pub received: u64,
+    /// When that was done.
+    pub ended: Instant,
+}
+
+impl Delivered {
+    fn new(context: &Context, after: After, written: u64, received: u64) -> Self {
+        Self { after, written, broken: None, received, ended: context.clock.now() }
+    }
+
+    /// The client left before there was anything to send.
+    pub fn nothing(context: &Context) -> Self {
+        Self { broken: Some("client left"), ..Self::new(context, After::Abort, 0, 0) }
+    }
 }
 
 /// Sends a response that is all in the exchange.
@@ -75,16 +89,18 @@ pub async fn local(
     timer.arm(context.idle_timeout());
     let written = message.len() as u64;
     if connection.write_all(&message, timer).await.is_err() {
-        let broken = Some("client left");
-        return Delivered { after: After::Close, written: 0, broken, received: 0 };
+        return Delivered::nothing(context);
     }
+    let mut received = 0;
     if after == After::KeepAlive
-        && let Some(rest) = rest
-        && drain(context, client, rest).await.is_err()
+        && let Some(mut rest) = rest
     {
-        after = After::Close;
+        if drain(context, client, &mut rest).await.is_err() {
+            after = After::Close;
+        }
+        received = rest.received();
     }
-    Delivered { after, written, broken: None, received: 0 }
+    Delivered::new(context, after, written, received)
 }
 
 /// What the client will still send of a body that nobody wants; `None` when nothing.
@@ -101,7 +117,7 @@ fn unread(context: &Context, facts: &RequestFacts, untouched: bool) -> Option<Bo
 async fn drain(
     context: &Context,
     client: &mut Client,
-    mut body: BodyReader,
+    body: &mut BodyReader,
 ) -> Result<(), RequestError> {
     let (mut pieces, mut tail) = (Vec::new(), Vec::new());
     let Client { connection, timer, .. } = client;
@@ -119,7 +135,21 @@ async fn drain(
     Ok(())
 }
 
-/// Sends an upstream's response, and the rest of the request's body meanwhile.
+/// A request's body that is still sent upstream while the response is delivered.
+struct Upload {
+    pump: Option<Pump>,
+    state: UploadState,
+}
+
+#[derive(PartialEq)]
+enum UploadState {
+    Open,
+    Whole,
+    Failed,
+}
+
+/// Sends an upstream's response, and the rest of the request's body meanwhile. An error means that
+/// nothing has been sent.
 pub async fn upstream(
     context: &Context,
     client: &mut Client,
@@ -127,8 +157,10 @@ pub async fn upstream(
     facts: &RequestFacts,
     answered: Answered,
     times: Times,
-) -> Delivered {
-    let Answered { mut lease, facts: answer, mut upload, .. } = answered;
+) -> Result<Delivered, RequestError> {
+    let Answered { mut lease, facts: answer, upload } = answered;
+    let state = if upload.is_some() { UploadState::Open } else { UploadState::Whole };
+    let mut upload = Upload { pump: upload, state };
     let http10 = exchange.request.version == Version::Http10;
     let (framing, form) = match answer.framing {
         Framing::Chunked if http10 => (Framing::UntilClose, Form::Content),
@@ -136,56 +168,50 @@ pub async fn upstream(
         framing => (framing, Form::Same),
     };
     let open = facts.keep_alive && framing != Framing::UntilClose && !context.draining.get();
-    let after = if open && upload.is_none() { After::KeepAlive } else { After::Close };
+    let after =
+        if open && upload.state == UploadState::Whole { After::KeepAlive } else { After::Close };
     let reader = BodyReader::new(answer.framing, form, u64::MAX, &context.response_limits);
     let to_chunks = framing == Framing::Chunked && answer.framing == Framing::UntilClose;
     let mut download = Pump::new(reader, to_chunks);
     client.timer.limit(None);
-    let mut failed = false;
-    let begun = {
+    {
         let lanes = context.lanes(&client.timer, times.idle);
         let mut out = context.out.borrow_mut();
         out.clear();
         let field = connection_field(exchange.request.version, after);
         write::response(&mut out, &mut exchange.response, framing, field);
-        download.begin(&out, &mut lease.connection.inbox, &lanes)
-    };
-    let result = match begun {
-        Ok(()) => {
-            let server = &mut lease.connection;
-            let sending = (&mut upload, &mut failed);
-            duplex(context, client, server, sending, &mut download, times).await
-        }
-        Err(error) => Err(PumpError::Bad(error)),
-    };
-    let written = download.written();
+        let begun = download.begin(&out, &mut lease.connection.inbox, &lanes);
+        begun.map_err(|_| RequestError::BadResponse("body"))?;
+    }
+    let server = &mut lease.connection;
+    let result = duplex(context, client, server, &mut upload, &mut download, times).await;
+    let received = upload.pump.as_ref().map_or(0, Pump::received);
+    let mut delivered = Delivered::new(context, after, download.written(), received);
     if let Err(error) = result {
-        let broken = Some(match error {
+        delivered.after = After::Abort;
+        delivered.broken = Some(match error {
             PumpError::Sink(_) => "client left",
             PumpError::Source => "upstream left",
             PumpError::Bad(_) => "malformed body from upstream",
         });
-        return Delivered { after: After::Close, written, broken, received: 0 };
+        if framing == Framing::UntilClose {
+            // An orderly end would be the end of the body.
+            client.connection.stream.reset_at_end();
+        }
+    } else if upload.state != UploadState::Whole {
+        delivered.after = After::Linger;
+    } else if answer.keep_alive {
+        lease.give_back(answer.bodiless, delivered.ended);
     }
-    let complete = upload.is_none() && !failed;
-    if answer.keep_alive && complete {
-        lease.give_back(context.clock.now());
-    }
-    let after = match after {
-        After::Close if !complete => After::Linger,
-        after => after,
-    };
-    Delivered { after, written, broken: None, received: 0 }
+    Ok(delivered)
 }
 
 /// Both directions at once, until the response has been written to its end.
-///
-/// An upload that has ended is taken away; `failed` says that it did not end well.
 async fn duplex(
     context: &Context,
     client: &mut Client,
     server: &mut Connection,
-    (upload, failed): (&mut Option<Pump>, &mut bool),
+    upload: &mut Upload,
     download: &mut Pump,
     times: Times,
 ) -> Result<(), PumpError> {
@@ -196,15 +222,13 @@ async fn duplex(
     let (mut from_server, mut to_server) = server.stream.split();
     let (client_inbox, server_inbox) = (&mut connection.inbox, &mut server.inbox);
     poll_fn(|cx| {
-        if let Some(pump) = upload {
+        if let Upload { pump: Some(pump), state: state @ UploadState::Open } = upload {
             match pump.poll(cx, &mut from_client, client_inbox, &mut to_server, &lanes) {
                 Poll::Pending => {}
                 // After an error the response may still arrive whole; the connections end with it.
                 // What follows in a malformed body must not be read as if it were its continuation.
-                Poll::Ready(ended) => {
-                    *upload = None;
-                    *failed = ended.is_err();
-                }
+                Poll::Ready(Ok(())) => *state = UploadState::Whole,
+                Poll::Ready(Err(_)) => *state = UploadState::Failed,
             }
         }
         match download.poll(cx, &mut from_server, server_inbox, &mut to_client, &lanes) {
@@ -257,6 +281,8 @@ pub async fn tunnel(
                     up_open = false;
                     let _ = to_server.poll_shutdown(cx);
                 }
+                // The server takes no more; its last words may be on their way.
+                Poll::Ready(Err(PumpError::Sink(_))) => up_open = false,
                 Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
                 Poll::Pending => {}
             }
@@ -275,14 +301,14 @@ pub async fn tunnel(
     })
     .await;
     let broken = result.err().map(|_| "tunnel broken");
-    let (written, received) = (down.written(), up.written());
-    Delivered { after: After::Close, written, broken, received }
+    let after = if broken.is_some() { After::Abort } else { After::Close };
+    Delivered { broken, ..Delivered::new(context, after, down.written(), up.received()) }
 }
 
 fn connection_field(version: Version, after: After) -> ConnectionField {
     match (version, after) {
         (Version::Http11, After::KeepAlive) => ConnectionField::Absent,
         (Version::Http10, After::KeepAlive) => ConnectionField::KeepAlive,
-        (_, After::Close | After::Linger) => ConnectionField::Close,
+        (_, After::Close | After::Linger | After::Abort) => ConnectionField::Close,
     }
 }

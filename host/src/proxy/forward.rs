@@ -5,6 +5,9 @@
 //! when the request can be repeated safely (RFC 9110 §9.2.2): it is idempotent, no byte of a
 //! response has come, and what has been taken of its body is still at hand.
 //!
+//! The time for a response runs from the head of the request, connecting included. While parts of a
+//! body arrive it begins anew with each, unless they are so few that it would never end.
+//!
 //! Cancel safety: none. Dropping the future closes the upstream connection, with the [`Lease`].
 //!
 //! Not here: which upstream (`proxy`), which server (`upstream`), the response's body (`deliver`).
@@ -12,7 +15,7 @@
 use std::future::poll_fn;
 use std::io;
 use std::task::{Context as TaskContext, Poll};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::Client;
 use super::context::Context;
@@ -21,8 +24,8 @@ use crate::error::RequestError;
 use crate::http::body::{BodyReader, Form};
 use crate::http::connection::{consume, poll_fill};
 use crate::http::parse::{self, Framing, HeadLimits, RequestFacts, ResponseFacts};
-use crate::http::{Connection, Version, write};
-use crate::io::{Buffer, Reader, Writer};
+use crate::http::{Connection, Name, ResponseHead, Version, write};
+use crate::io::{Buffer, Reader, Timer, Writer};
 use crate::plugin::Exchange;
 use crate::upstream::{Lease, Upstream};
 
@@ -31,6 +34,11 @@ const INTERIM_MAX: usize = 16;
 
 /// So much of a body is kept until the response begins, so that the request can be repeated.
 const REPLAY_BYTES_MAX: usize = 16 * 1024;
+
+/// An upload has this long, and a second more for each [`UPLOAD_BYTES_PER_SECOND`]. A client that sends
+/// slower only holds connections.
+const UPLOAD_GRACE: Duration = Duration::from_secs(60);
+const UPLOAD_BYTES_PER_SECOND: u64 = 100;
 
 /// An upstream's response whose head has arrived.
 #[derive(Debug)]
@@ -41,14 +49,26 @@ pub struct Answered {
     pub facts: ResponseFacts,
     /// The rest of the request's body, when the upstream answered before it had everything.
     pub upload: Option<Pump>,
-    /// Bytes sent upstream so far.
-    pub sent: u64,
+}
+
+/// How far a request has come upstream, also when it failed.
+#[derive(Debug, Default)]
+pub struct Journey {
+    /// Connections used, and those that did not come about.
+    pub attempts: u32,
+    /// The server that was asked last.
+    pub server: Option<usize>,
+    /// Bytes of the request's body, when no more of them are read.
+    pub received: u64,
 }
 
 /// Times that hold for one exchange.
 #[derive(Clone, Copy, Debug)]
 pub struct Times {
-    /// From the end of the request to the head of the response.
+    /// From the head of the request, or the part of its body that came last, to the head of the
+    /// response.
+    pub request: Duration,
+    /// From the end of the request to the head of the response, if that is shorter.
     pub response: Duration,
     /// Longest silence within a response or a tunnel.
     pub idle: Duration,
@@ -76,26 +96,27 @@ pub struct Forward<'a> {
     pub body_bytes_max: u64,
     /// Its times.
     pub times: Times,
+    /// When it began.
+    pub began: Instant,
 }
 
 impl Forward<'_> {
     /// Sends the request and waits for the head of its response, which is put into the exchange.
     ///
-    /// `attempts` counts connections used.
+    /// Sends the request again when that is safe.
     pub async fn send(
         &self,
         exchange: &mut Exchange,
         client: &mut Client,
-        attempts: &mut u32,
+        journey: &mut Journey,
     ) -> Result<Answered, RequestError> {
         let context = self.context;
+        client.timer.limit(Some(self.times.request));
         let idempotent = exchange.request.method.is_idempotent();
         let sure = !(idempotent && self.is_body_at_hand(client));
         let mut fresh = false;
         loop {
-            *attempts += 1;
-            let now = context.clock.now();
-            let mut lease = self.upstream.lend(sure, fresh, &client.timer, now).await?;
+            let mut lease = self.lend(client, sure, fresh, journey).await?;
             let mut upload = self.upload(&context.head_limits);
             let perhaps_again = idempotent && lease.reused;
             let kept = if perhaps_again { self.keep(client) } else { Vec::new() };
@@ -105,28 +126,62 @@ impl Forward<'_> {
                 write::request(&mut out, &mut exchange.request, self.facts.framing, self.upgrade);
                 let Client { connection, timer, .. } = &mut *client;
                 let lanes = context.lanes(timer, self.times.idle);
-                upload.begin(&out, &mut connection.inbox, &lanes)?;
+                if let Err(error) = upload.begin(&out, &mut connection.inbox, &lanes) {
+                    journey.received = upload.received();
+                    return Err(error);
+                }
             }
             let mut heard = false;
             let answered =
                 self.converse(exchange, client, &mut lease, &mut upload, &mut heard).await;
             match answered {
                 Ok(facts) => {
-                    let sent = upload.written();
                     let done = upload.is_finished() && !upload.waits_for_receiver();
-                    let upload = (!done).then_some(upload);
-                    return Ok(Answered { lease, facts, upload, sent });
+                    if done {
+                        journey.received = upload.received();
+                    }
+                    return Ok(Answered { lease, facts, upload: (!done).then_some(upload) });
                 }
-                Err(RequestError::Closed) if perhaps_again && !heard => {
-                    let Some(body) = kept.get(..upload.received()) else {
-                        return Err(RequestError::Closed);
-                    };
-                    put_back(&mut client.connection.inbox, body);
+                Err(RequestError::Closed)
+                    if perhaps_again && !heard && upload.received() <= kept.len() as u64 =>
+                {
+                    let taken = usize::try_from(upload.received()).unwrap_or(kept.len());
+                    put_back(&mut client.connection.inbox, &kept[..taken]);
                     fresh = true;
                 }
-                Err(error) => return Err(error),
+                Err(error) => {
+                    journey.received = upload.received();
+                    return Err(error);
+                }
             }
         }
+    }
+
+    /// A connection to the server whose turn it is, or to the next one that can be reached.
+    async fn lend(
+        &self,
+        client: &Client,
+        sure: bool,
+        fresh: bool,
+        journey: &mut Journey,
+    ) -> Result<Lease, RequestError> {
+        let upstream = self.upstream;
+        let mut failed = None;
+        for server in upstream.in_turn() {
+            let before = journey.server.replace(server);
+            if let (Some(before), Some(_)) = (before, failed) {
+                self.context.telemetry.server_failed(upstream.index, before);
+            }
+            journey.attempts += 1;
+            match upstream.lend(server, sure, fresh, &client.timer, self.began).await {
+                Ok(lease) => return Ok(lease),
+                Err(error) => failed = Some(error),
+            }
+            if client.timer.is_over() {
+                break;
+            }
+        }
+        Err(failed.unwrap_or(RequestError::Connect))
     }
 
     fn upload(&self, limits: &HeadLimits) -> Pump {
@@ -167,7 +222,14 @@ impl Forward<'_> {
         heard: &mut bool,
     ) -> Result<ResponseFacts, RequestError> {
         client.timer.arm(self.times.client_idle);
-        let mut talk = Talk { forward: self, uploading: true, watching: true, searched: 0 };
+        let mut talk = Talk {
+            forward: self,
+            uploading: true,
+            received: upload.received(),
+            waits_for_go: self.facts.expects_continue && upload.received() == 0,
+            watching: true,
+            searched: 0,
+        };
         for _ in 0..INTERIM_MAX {
             let event = {
                 let Client { connection, timer, .. } = &mut *client;
@@ -191,7 +253,12 @@ impl Forward<'_> {
             *heard |= event.is_ok() || lease.connection.inbox.is_some();
             match event? {
                 Event::Head(facts) => return Ok(facts),
-                Event::Interim => self.pass_interim(exchange, client).await?,
+                Event::Interim => {
+                    if exchange.response.status == 100 {
+                        talk.told_to_go_on(&client.timer);
+                    }
+                    self.pass_interim(exchange, client).await?;
+                }
             }
         }
         Err(RequestError::BadResponse("too many interim responses"))
@@ -228,6 +295,10 @@ struct Talk<'a> {
     forward: &'a Forward<'a>,
     /// The request has not been sent to its end.
     uploading: bool,
+    /// Bytes of its body so far.
+    received: u64,
+    /// Its body comes when the upstream says so, or when the client is tired of waiting for that.
+    waits_for_go: bool,
     /// The client may still leave.
     watching: bool,
     /// Bytes of the response known not to hold the end of its head.
@@ -249,8 +320,11 @@ impl Talk<'_> {
         }
         if self.uploading {
             match upload.poll(cx, client, client_inbox, upstream_writer, lanes) {
-                Poll::Pending => {}
-                Poll::Ready(Ok(())) => self.upload_ended(lanes),
+                Poll::Pending => self.upload_goes_on(upload, lanes),
+                Poll::Ready(Ok(())) => {
+                    self.upload_goes_on(upload, lanes);
+                    self.upload_ended(lanes);
+                }
                 // It may have answered all the same, and closed because it wants no more.
                 Poll::Ready(Err(PumpError::Sink(_))) => self.upload_ended(lanes),
                 Poll::Ready(Err(PumpError::Source)) => {
@@ -282,19 +356,51 @@ impl Talk<'_> {
         }
     }
 
+    fn upload_goes_on(&mut self, upload: &Pump, lanes: &Lanes<'_>) {
+        let Forward { context, times, began, .. } = self.forward;
+        let received = upload.received();
+        if received > self.received {
+            self.received = received;
+            self.waits_for_go = false;
+            let passed = context.clock.now().saturating_duration_since(*began);
+            lanes.timer.limit(Some(upload_time(times.request, received, passed)));
+        } else if self.waits_for_go && !upload.waits_for_receiver() {
+            lanes.timer.tighten(times.response);
+        }
+    }
+
+    /// The upstream has said 100 Continue.
+    fn told_to_go_on(&mut self, timer: &Timer) {
+        if self.waits_for_go {
+            self.waits_for_go = false;
+            timer.limit(Some(self.forward.times.request));
+            timer.arm(self.forward.times.client_idle);
+        }
+    }
+
     fn upload_ended(&mut self, lanes: &Lanes<'_>) {
         self.uploading = false;
         lanes.timer.disarm();
-        lanes.timer.limit(Some(self.forward.times.response));
+        lanes.timer.tighten(self.forward.times.response);
     }
 
     /// Who is to blame: a client that does not send, or an upstream that does not take or answer.
     fn timed_out(&self, upload: &Pump) -> RequestError {
-        if self.uploading && !upload.waits_for_receiver() {
+        let asked = self.waits_for_go || upload.waits_for_receiver() || self.searched > 0;
+        if self.uploading && !asked {
             RequestError::ClientTimeout
         } else {
             RequestError::ResponseTimeout
         }
+    }
+
+    /// RFC 9110 §7.8: a server switches to a protocol that the client has offered.
+    fn switches_as_asked(&self, response: &ResponseHead) -> bool {
+        self.forward.upgrade.is_some_and(|offered| {
+            let mut chosen = parse::list(&response.fields, Name::Upgrade);
+            chosen.next().is_some_and(|chosen| chosen.eq_ignore_ascii_case(offered))
+                && chosen.next().is_none()
+        })
     }
 
     /// Parses the head of the response when all of it is here.
@@ -321,13 +427,20 @@ impl Talk<'_> {
         consume(inbox, end);
         self.searched = 0;
         match exchange.response.status {
-            101 if self.forward.upgrade.is_none() => {
+            101 if !self.switches_as_asked(&exchange.response) => {
                 Err(RequestError::BadResponse("101 that nobody asked for"))
             }
             100 | 102..200 => Ok(Some(Event::Interim)),
             _ => Ok(Some(Event::Head(facts))),
         }
     }
+}
+
+/// How long an upload may go on after a part of it has arrived.
+fn upload_time(request: Duration, received: u64, passed: Duration) -> Duration {
+    let bought = Duration::from_secs(received / UPLOAD_BYTES_PER_SECOND);
+    let all = request.max(UPLOAD_GRACE).saturating_add(bought);
+    request.min(all.saturating_sub(passed))
 }
 
 /// Puts bytes that were taken from `inbox` back in front of what is there.
@@ -343,5 +456,22 @@ fn lost(error: &io::Error) -> RequestError {
     match error.kind() {
         io::ErrorKind::TimedOut => RequestError::ResponseTimeout,
         _ => RequestError::Closed,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_upload_may_take_long_and_not_for_ever() {
+        let seconds = Duration::from_secs;
+        let left = |received, passed| upload_time(seconds(30), received, seconds(passed));
+
+        assert_eq!(left(1, 10), seconds(30));
+        assert_eq!(left(1, 50), seconds(10), "the grace is over in ten seconds");
+        assert_eq!(left(1, 3600), Duration::ZERO);
+        assert_eq!(left(1 << 20, 3600), seconds(30), "slow, and far above the least");
+        assert_eq!(left(360_000, 3_640), seconds(20));
     }
 }

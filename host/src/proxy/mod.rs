@@ -26,12 +26,12 @@ pub mod reply;
 pub mod trace;
 
 use std::borrow::Cow;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use client::ClientFacts;
 pub use context::{Clock, Context, RoutePlan, Snapshot};
 use deliver::Delivered;
-use forward::{Answered, Forward, Times};
+use forward::{Answered, Forward, Journey, Times};
 use headers::Stamp;
 
 use crate::config::Target;
@@ -62,10 +62,12 @@ pub struct Client {
 pub enum After {
     /// Another request.
     KeepAlive,
-    /// Nothing; everything the client sent has been read.
+    /// Nothing. What was sent must arrive, also when the client has sent more than was read.
     Close,
     /// Nothing, and the client may still be sending.
     Linger,
+    /// Nothing, and there is nothing that would have to arrive.
+    Abort,
 }
 
 /// How far a request has come, for the response's way back and for the record.
@@ -77,11 +79,11 @@ struct Progress {
     routed: Option<Box<str>>,
     entered: usize,
     allow: Option<String>,
-    upstream: Option<(usize, usize)>,
+    /// Index of the upstream that the request went to.
+    upstream: Option<usize>,
     upstream_status: Option<u16>,
-    attempts: u32,
+    journey: Journey,
     error: Option<RequestError>,
-    sent: u64,
     waited: Option<Duration>,
     trace: Option<trace::Trace>,
     /// Something of the request's body has been read.
@@ -108,20 +110,16 @@ pub async fn handle(
     let mut progress = Progress::default();
     let protocol = tunnel_protocol(&exchange, facts);
     let (mut exchange, answer) =
-        request(context, client, exchange, facts, protocol.as_deref(), &mut progress).await;
+        request(context, client, exchange, facts, protocol.as_deref(), started, &mut progress)
+            .await;
     let mut answer = match answer {
         Ok(answer) => answer,
         Err(RequestError::ClientGone) => {
             exchange.response.assign(RequestError::ClientGone.status());
             progress.error = Some(RequestError::ClientGone);
-            let gone = Delivered {
-                after: After::Close,
-                written: 0,
-                broken: Some("client left"),
-                received: 0,
-            };
+            let gone = Delivered::nothing(context);
             record(context, client, &exchange, &progress, &gone, started);
-            return (exchange, After::Close);
+            return (exchange, gone.after);
         }
         Err(error) => {
             fail(context, &mut exchange, error, &mut progress);
@@ -138,7 +136,14 @@ pub async fn handle(
             deliver::tunnel(context, client, &mut exchange, answered, protocol, times).await
         }
         Answer::Upstream(answered, times) => {
-            deliver::upstream(context, client, &mut exchange, facts, answered, times).await
+            match deliver::upstream(context, client, &mut exchange, facts, answered, times).await {
+                Ok(delivered) => delivered,
+                // Nothing of it has been sent yet.
+                Err(error) => {
+                    fail(context, &mut exchange, error, &mut progress);
+                    deliver::local(context, client, &mut exchange, facts, !progress.touched).await
+                }
+            }
         }
     };
     record(context, client, &exchange, &progress, &delivered, started);
@@ -152,6 +157,7 @@ async fn request(
     mut exchange: Box<Exchange>,
     facts: &RequestFacts,
     protocol: Option<&[u8]>,
+    started: Instant,
     progress: &mut Progress,
 ) -> (Box<Exchange>, Result<Answer, RequestError>) {
     let index = match find_route(context, &mut exchange, progress) {
@@ -197,11 +203,16 @@ async fn request(
         return (exchange, Err(error));
     }
     let upstream = &context.upstreams[upstream];
+    // What the route says itself is about this upstream, and was meant.
+    let response = route.request_timeout.unwrap_or(upstream.settings.response_timeout);
     let times = Times {
-        response: plan.request_timeout.min(upstream.settings.response_timeout),
+        request: plan.request_timeout,
+        response,
         idle: route.idle_timeout.unwrap_or(upstream.settings.idle_timeout),
         client_idle: route.idle_timeout.unwrap_or(context.idle_timeout()),
     };
+    // Without a plugin no time worth reading a clock for has passed.
+    let began = if progress.entered > 0 { context.clock.now() } else { started };
     let forward = Forward {
         context,
         upstream,
@@ -209,17 +220,16 @@ async fn request(
         upgrade: protocol,
         body_bytes_max: plan.body_bytes_max,
         times,
+        began,
     };
     progress.touched = facts.framing != Framing::None;
-    let before = context.clock.now();
-    let answered = forward.send(&mut exchange, client, &mut progress.attempts).await;
-    progress.waited = Some(context.clock.now() - before);
+    progress.upstream = Some(upstream.index);
+    let answered = forward.send(&mut exchange, client, &mut progress.journey).await;
+    progress.waited = Some(context.clock.now().saturating_duration_since(began));
     client.timer.limit(None);
     match answered {
         Ok(answered) => {
-            progress.upstream = Some((upstream.index, answered.lease.server));
             progress.upstream_status = Some(exchange.response.status);
-            progress.sent = answered.sent;
             match headers::response_to_client(&mut exchange.response, &context.clock.date()) {
                 Ok(()) => (exchange, Ok(Answer::Upstream(answered, times))),
                 Err(error) => (exchange, Err(error)),
@@ -230,7 +240,6 @@ async fn request(
                 let name = &upstream.settings.name;
                 log::debug!(target: "upstream", "{name}: {error}");
             }
-            progress.upstream = Some((upstream.index, 0));
             (exchange, Err(error))
         }
     }
@@ -433,11 +442,18 @@ fn tunnel_protocol(exchange: &Exchange, facts: &RequestFacts) -> Option<Vec<u8>>
     parse::list(&exchange.request.fields, Name::Upgrade).next().map(<[u8]>::to_vec)
 }
 
-/// Answers bytes that are no request, before the connection is closed.
-pub async fn refuse(context: &Context, client: &mut Client, error: RequestError) {
+/// Answers bytes that are no request, before the connection is closed. What could be read of its head
+/// is in the exchange.
+pub async fn refuse(
+    context: &Context,
+    client: &mut Client,
+    mut exchange: Box<Exchange>,
+    error: RequestError,
+) {
     let started = context.clock.now();
-    let mut exchange = context.take_exchange();
-    exchange.request.method = Method::Get;
+    if exchange.request.method_name().is_empty() {
+        exchange.request.method = Method::Other;
+    }
     let mut progress = Progress { touched: true, ..Progress::default() };
     fail(context, &mut exchange, error, &mut progress);
     let facts = RequestFacts {
@@ -458,25 +474,26 @@ fn record(
     exchange: &Exchange,
     progress: &Progress,
     delivered: &Delivered,
-    started: std::time::Instant,
+    started: Instant,
 ) {
+    let Journey { attempts, server, received } = progress.journey;
     let finished = Finished {
         listener: client.listener,
         route: progress.route,
         method: exchange.request.method,
         status: exchange.response.status,
-        upstream: progress.upstream,
+        upstream: progress.upstream.zip(server),
         upstream_status: progress.upstream_status,
-        bytes_in: progress.sent + delivered.received,
+        bytes_in: exchange.request.received_bytes() + received + delivered.received,
         bytes_out: delivered.written,
-        duration: context.clock.now() - started,
+        duration: delivered.ended.saturating_duration_since(started),
         upstream_wait: progress.waited,
-        retries: progress.attempts.saturating_sub(1),
+        retries: attempts.saturating_sub(1),
     };
     context.telemetry.record(&finished);
     let Some(log) = &context.access_log else { return };
-    let upstream = progress.upstream.map(|(upstream, _)| &context.upstreams[upstream]);
-    let server = progress.upstream.and_then(|(_, server)| upstream?.server_name(server));
+    let upstream = progress.upstream.map(|upstream| &context.upstreams[upstream]);
+    let server = upstream.and_then(|upstream| upstream.server_name(server?));
     log.write(&AccessRecord {
         finished: &finished,
         request: &exchange.request,
@@ -487,6 +504,6 @@ fn record(
         flags: progress.error.map(RequestError::proxy_status).or(delivered.broken),
         trace_id: progress.trace.as_ref().map(|trace| trace.id.as_slice()),
         wall_ms: context.clock.wall_ms(),
-        attempts: progress.attempts,
+        attempts,
     });
 }

@@ -71,8 +71,6 @@ pub struct Pump {
     pending: Option<Buffer>,
     /// All of the body has been read and framed.
     finished: bool,
-    /// Bytes taken from the sender.
-    received: usize,
     /// Bytes written, head included.
     written: u64,
 }
@@ -81,7 +79,7 @@ impl Pump {
     /// A pump for the body that `reader` follows.
     pub fn new(reader: BodyReader, to_chunks: bool) -> Self {
         let finished = reader.is_done();
-        Self { reader, to_chunks, pending: None, finished, received: 0, written: 0 }
+        Self { reader, to_chunks, pending: None, finished, written: 0 }
     }
 
     /// Puts a message head, and what is there of the body, on its way as one run.
@@ -112,8 +110,8 @@ impl Pump {
     }
 
     /// Bytes of the body taken from the sender so far, as they came.
-    pub fn received(&self) -> usize {
-        self.received
+    pub fn received(&self) -> u64 {
+        self.reader.received()
     }
 
     /// Bytes written so far, head included.
@@ -191,8 +189,10 @@ impl Pump {
         tail.clear();
         let step = self.reader.advance(buffer.filled(), pieces, tail)?;
         self.finished = step.done;
-        self.received += step.consumed;
-        if step.consumed < buffer.len() {
+        let rest = buffer.len() - step.consumed;
+        // The shorter part is the one that is copied: a short body may have much behind it.
+        let leaves = rest > step.consumed;
+        if rest > 0 && !leaves {
             *inbox = Some(Buffer::copy_of(&buffer.filled()[step.consumed..]));
             buffer.truncate(step.consumed);
         }
@@ -205,7 +205,7 @@ impl Pump {
             tail.extend_from_slice(b"\r\n");
         }
         let in_place = match pieces.as_slice() {
-            [] => false,
+            _ if leaves => false,
             [piece] => buffer.wrap(piece.clone(), before, tail),
             _ => false,
         };
@@ -215,6 +215,10 @@ impl Pump {
                 run.extend_from_slice(&buffer.filled()[piece.clone()]);
             }
             run.extend_from_slice(tail);
+            if leaves {
+                buffer.consume(step.consumed);
+                *inbox = Some(buffer);
+            }
             buffer = Buffer::copy_of(&run);
         }
         self.pending = (!buffer.is_empty()).then_some(buffer);
