@@ -59,6 +59,89 @@ fn a_line_of_json_tells_the_story_of_a_request() {
 }
 
 /// What goes wrong must be found in the log, most of all.
+/// Whoever reads the log looks for what the client asked for.
+#[test]
+fn a_line_shows_the_request_as_it_came_and_not_as_it_was_rewritten() {
+    let upstream = Upstream::answering("hello");
+    let (gateway, path) = {
+        let gateway = Gateway::to_with(
+            &upstream,
+            json!({
+                "routes": [{ "path": "/api/", "upstream": "test",
+                    "rewrite": { "strip_prefix": "/api", "host": "inner" } }],
+                "access_log": { "path": "access.log" },
+            }),
+        );
+        let path = gateway.dir.path().join("access.log");
+        (gateway, path)
+    };
+
+    let mut client = gateway.connect();
+    for target in ["/api/./x?y", "http://outer:81/api/x"] {
+        client.exchange(format!("GET {target} HTTP/1.1\r\nHost: outer:80\r\n\r\n"));
+    }
+
+    let lines: Vec<Value> =
+        lines(&path, 2).iter().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!((&lines[0]["path"], &lines[0]["host"]), (&json!("/api/./x?y"), &json!("outer:80")));
+    assert_eq!((&lines[1]["path"], &lines[1]["host"]), (&json!("/api/x"), &json!("outer:81")));
+    let seen = upstream.last_request();
+    assert_eq!((seen.target(), seen.field("host")), ("/x", Some("inner")));
+}
+
+/// Bytes in are those of the client, whatever became of them.
+#[test]
+fn what_came_in_is_counted_for_every_answer() {
+    let upstream = Upstream::answering("hello");
+    let gateway = Gateway::start(json!({
+        "upstreams": { "test": { "servers": [upstream.address()] } },
+        "routes": [
+            { "path": "/up", "upstream": "test", "rewrite": { "host": "a-much-longer-name" } },
+            { "path": "/here", "respond": { "status": 200 } },
+            { "path": "/gone", "upstream": "http://127.0.0.1:1" },
+        ],
+        "access_log": { "path": "access.log", "format": "{bytes_in}" },
+    }));
+    let mut sent = Vec::new();
+    for (path, body) in [
+        ("/up", "Content-Length: 5\r\n\r\nhello"),
+        ("/up", "Transfer-Encoding: chunked\r\n\r\n5;x\r\nhello\r\n0\r\nA: b\r\n\r\n"),
+        ("/here", "Content-Length: 5\r\n\r\nhello"),
+        ("/gone", "\r\n"),
+        ("/none", "\r\n"),
+    ] {
+        let request = format!("POST {path} HTTP/1.1\r\nHost: a\r\n{body}");
+        gateway.connect().exchange(&request);
+        sent.push(request.len().to_string());
+    }
+
+    let mut counted = lines(&gateway.dir.path().join("access.log"), sent.len());
+    counted.sort();
+    sent.sort();
+    assert_eq!(counted, sent);
+}
+
+/// What could be read of a request is told, though it was refused.
+#[test]
+fn a_refused_request_leaves_what_was_read_of_it() {
+    let upstream = Upstream::answering("hello");
+    let (gateway, path) = logging(&upstream, json!({}));
+
+    gateway.connect().exchange("DELETE /a?b HTTP/1.1\r\nHost: h\r\nX : y\r\n\r\n");
+    gateway.connect().exchange("\x16\x03\x01\r\n\r\n");
+
+    let mut lines: Vec<Value> =
+        lines(&path, 2).iter().map(|line| serde_json::from_str(line).unwrap()).collect();
+    lines.sort_by_key(|line| line["path"].is_null());
+    let told = |name: &str| lines.iter().map(|line| line[name].clone()).collect::<Vec<_>>();
+    assert_eq!(told("method"), [json!("DELETE"), Value::Null]);
+    assert_eq!(told("path"), [json!("/a?b"), Value::Null]);
+    assert_eq!(told("host"), [json!("h"), Value::Null]);
+    assert_eq!(told("status"), [400, 400]);
+    gateway.counts("zproxy_requests_total", &[("method", "DELETE"), ("status", "400")], 1.0);
+    gateway.counts("zproxy_requests_total", &[("method", "other"), ("status", "400")], 1.0);
+}
+
 #[test]
 fn requests_that_fail_leave_a_line_with_the_cause() {
     let gateway = Gateway::start(json!({

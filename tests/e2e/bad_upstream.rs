@@ -227,6 +227,29 @@ fn a_body_with_bad_chunks_never_looks_whole() {
     });
 }
 
+/// As long as nothing has been sent, the client can be told.
+#[test]
+fn a_body_that_is_bad_from_its_first_byte_becomes_a_502() {
+    refused(&[
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nZZ\r\n",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhelloX",
+    ]);
+}
+
+/// To HTTP/1.0 the end of the connection is the end of the body, unless it is a reset.
+#[test]
+fn a_body_that_breaks_off_ends_with_a_reset_where_nothing_else_would_tell() {
+    let upstream = Upstream::sending_and_closing(
+        "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n",
+    );
+    let gateway = Gateway::to(&upstream);
+    let mut client = gateway.connect();
+
+    client.send("GET / HTTP/1.0\r\n\r\n");
+
+    assert_eq!(client.try_response().unwrap_err(), WireError::Reset);
+}
+
 fn assert_is_cut(client: &mut Wire, what: &str) {
     match client.try_response() {
         Err(WireError::Truncated(_) | WireError::Closed | WireError::Reset) => {}

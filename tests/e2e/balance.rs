@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 
-use crate::harness::{Gateway, Upstream};
+use crate::harness::{Gateway, Upstream, eventually};
 
 /// Asks this often, each time on a new connection: who answered how often.
 fn count_answers(gateway: &Gateway, requests: usize) -> BTreeMap<String, usize> {
@@ -98,4 +98,40 @@ fn every_worker_balances() {
         assert_eq!(counts.values().sum::<usize>(), 40, "{acceptors}");
         assert!(counts.values().all(|count| *count >= 8), "{acceptors}: {counts:?}");
     }
+}
+
+/// What a server fails at is counted as its own, also when another one answered in its place.
+#[test]
+fn failures_are_those_of_the_server_that_failed() {
+    let good = Upstream::answering("hello");
+    let bad = Upstream::sending_and_closing("what?\r\n\r\n");
+    let gone = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let gateway = Gateway::start(json!({
+        "workers": { "count": 1, "pin": false },
+        "upstreams": { "all": { "servers": [good.address(), gone.to_string(), bad.address()] } },
+        "routes": [{ "path": "/", "upstream": "all" }],
+        "access_log": { "path": "access.log", "format": "{status} {server} {attempts}" },
+    }));
+
+    let statuses: Vec<u16> = (0..6).map(|_| gateway.get("/").status()).collect();
+
+    assert_eq!(statuses, [200, 502, 502, 200, 502, 502]);
+    let counts = |server: &str, status: &str, count: f64| {
+        let labels = [("server", server), ("status", status)];
+        gateway.counts("zproxy_upstream_requests_total", &labels, count);
+    };
+    counts(&good.address(), "200", 2.0);
+    counts(&good.address(), "0", 0.0);
+    counts(&gone.to_string(), "0", 2.0);
+    counts(&bad.address(), "0", 4.0);
+    gateway.counts("zproxy_upstream_retries_total", &[], 2.0);
+    let log = eventually("six lines", || {
+        let text = std::fs::read_to_string(gateway.dir.path().join("access.log")).ok()?;
+        (text.lines().count() == 6).then_some(text)
+    });
+    let (good, bad) = (good.address(), bad.address());
+    let turn = [format!("200 {good} 1"), format!("502 {bad} 2"), format!("502 {bad} 1")];
+    assert_eq!(log.lines().collect::<Vec<_>>(), [turn.clone(), turn].concat());
+    // One line a second at most.
+    assert!(gateway.stderr().matches("connection refused").count() <= 2, "{}", gateway.stderr());
 }

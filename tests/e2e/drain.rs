@@ -170,6 +170,22 @@ fn idle_connections_do_not_hold_up_a_drain() {
 }
 
 /// Bodies in both directions that are on their way when the signal comes.
+/// Some clients end a request with an empty line too many. That is not the beginning of another one.
+#[test]
+fn an_empty_line_does_not_hold_up_a_drain() {
+    let upstream = Upstream::answering("hello");
+    let mut gateway = Gateway::to(&upstream);
+    let mut client = gateway.connect();
+    assert_eq!(client.exchange(format!("{GET}\r\n")).text(), "hello");
+    assert!(client.is_silent(Duration::from_millis(50)));
+    let start = Instant::now();
+
+    gateway.signal(Signal::TERM);
+
+    assert_eq!(gateway.exit_code(), 0);
+    assert!(start.elapsed() < Duration::from_secs(10), "{:?}", start.elapsed());
+}
+
 #[test]
 fn bodies_on_their_way_arrive_whole() {
     let upstream = Upstream::echoing();

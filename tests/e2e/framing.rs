@@ -5,7 +5,11 @@
 //!
 //! Not here: the same from upstreams (`bad_upstream`), and sizes (`limits`).
 
-use crate::harness::{Body, Gateway, Upstream, Wire, WireError};
+use std::time::Duration;
+
+use serde_json::json;
+
+use crate::harness::{Body, Gateway, Upstream, Wire, WireError, eventually};
 
 /// What the upstream may have seen of a refused request.
 #[derive(Clone, Copy, PartialEq)]
@@ -370,6 +374,39 @@ fn a_chunk_that_can_be_read_in_two_ways_is_refused() {
     ];
 
     refused_bodies(bodies);
+}
+
+/// While an early answer is delivered, the rest of the request is still read. What follows a malformed
+/// chunk must reach nobody, and its connection must not meet the next request.
+#[test]
+fn what_follows_a_malformed_chunk_is_not_sent_on_after_an_early_answer() {
+    const LENGTH: usize = 16 << 20;
+    let upstream = Upstream::start(|connection| {
+        let head = connection.request_head()?;
+        if head.method() == "GET" {
+            return connection.answer("hello");
+        }
+        connection.try_send(format!("HTTP/1.1 200 OK\r\nContent-Length: {LENGTH}\r\n\r\n"))?;
+        connection.try_send(vec![b'x'; LENGTH])?;
+        let _ = connection.take_rest();
+        Ok(())
+    });
+    let gateway = Gateway::to_with(&upstream, json!({ "workers": { "count": 1, "pin": false } }));
+    let mut client = gateway.connect();
+    client.send("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n");
+    let head = client.try_response_head("POST").unwrap();
+
+    client.send("1Z");
+    // Read by itself: nothing tells from outside when that has happened.
+    std::thread::sleep(Duration::from_millis(100));
+    client.send("0\r\n0\r\n\r\nGET /evil\r\n\r\n0\r\n\r\n");
+
+    std::thread::sleep(Duration::from_millis(100));
+    assert_eq!(client.take_body(head).unwrap().body.len(), LENGTH);
+    assert_eq!(gateway.get("/next").text(), "hello");
+    eventually("the end of the connection", || (upstream.ended() == 2).then_some(()));
+    assert!(!upstream.received_text().contains("evil"), "{}", upstream.received_text());
+    assert_eq!(upstream.connections(), 2);
 }
 
 /// RFC 9110 §6.5.1: fields of framing, routing and authentication have no business in trailers.

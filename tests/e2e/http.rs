@@ -382,6 +382,75 @@ fn bytes_above_ascii_pass_in_field_values() {
     assert_eq!(upstream.last_request().field("x-q"), Some("\u{80} \u{fe}"));
 }
 
+/// Closing with something unread would take back what the client has not received yet.
+#[test]
+fn an_answer_arrives_whole_though_the_client_goes_on_sending() {
+    const LENGTH: usize = 300_000;
+    for more in ["\r\n", GET] {
+        let (go, wait) = std::sync::mpsc::channel::<()>();
+        let wait = std::sync::Mutex::new(wait);
+        let upstream = Upstream::start(move |connection| {
+            connection.request()?;
+            // An error means that the test has ended.
+            let _ = wait.lock().unwrap().recv();
+            connection.answer(&"x".repeat(LENGTH))
+        });
+        let gateway = Gateway::to(&upstream);
+        let mut client = gateway.connect();
+        client.receive_little();
+
+        client.send("GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
+        upstream.request();
+        client.send(more);
+        go.send(()).unwrap();
+        let head = client.try_response_head("GET").unwrap();
+        // Long enough for the gateway to have written all of it, and closed.
+        std::thread::sleep(Duration::from_millis(100));
+
+        assert_eq!(client.take_body(head).unwrap().body.len(), LENGTH, "{more:?}");
+        client.closed();
+    }
+}
+
+/// RFC 9112 §9.3: close wins, whatever stands beside it.
+#[test]
+fn close_wins_over_keep_alive() {
+    let upstream = Upstream::answering("hello");
+    let gateway = Gateway::to(&upstream);
+    for version in ["1.0", "1.1"] {
+        for list in ["close, keep-alive", "keep-alive, close"] {
+            let mut client = gateway.connect();
+            let answer = client
+                .exchange(format!("GET / HTTP/{version}\r\nHost: a\r\nConnection: {list}\r\n\r\n"));
+
+            assert!(answer.says_close(), "{version} {list}: {answer:?}");
+            client.closed();
+        }
+    }
+}
+
+/// RFC 9110 §10.1.1: an expectation that cannot be meant must not reach somebody who acts on it.
+#[test]
+fn an_expectation_goes_on_only_where_a_body_waits_for_it() {
+    let upstream = Upstream::echoing();
+    let gateway = Gateway::to(&upstream);
+    let rows = [
+        ("GET / HTTP/1.1", "", false),
+        ("POST / HTTP/1.0", "Content-Length: 2\r\n", false),
+        ("POST / HTTP/1.1", "Content-Length: 2\r\n", true),
+        ("POST / HTTP/1.1", "Connection: expect\r\nContent-Length: 2\r\n", true),
+    ];
+    for (line, fields, goes_on) in rows {
+        let body = if fields.is_empty() { "" } else { "hi" };
+        let answer = gateway
+            .connect()
+            .exchange(format!("{line}\r\nHost: a\r\nExpect: 100-continue\r\n{fields}\r\n{body}"));
+
+        assert_eq!(answer.text(), body);
+        assert_eq!(upstream.last_request().field("expect").is_some(), goes_on, "{line} {fields}");
+    }
+}
+
 /// RFC 9112 §2.2: an empty line before a request is ignored.
 #[test]
 fn empty_lines_before_a_request_are_ignored() {

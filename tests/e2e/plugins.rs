@@ -131,6 +131,37 @@ fn a_response_can_be_replaced_body_included() {
     }
 }
 
+/// RFC 9110 §8.6: whether a response has a body is up to its status, and so is what says so.
+#[test]
+fn a_status_that_a_plugin_changes_leaves_the_connection_in_step() {
+    let heads = [
+        "HTTP/1.1 304 Not Modified\r\nContent-Length: 77\r\n\r\n",
+        "HTTP/1.1 204 No Content\r\n\r\n",
+        "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n",
+        "HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nbody",
+    ];
+    for head in heads {
+        let upstream = Upstream::sending(head);
+        for (status, length) in [(200, Some("0")), (404, Some("0")), (204, None)] {
+            let chain =
+                json!([{ "plugin": "reply", "config": { "on": "status", "status": status } }]);
+            let gateway = through(&upstream, chain);
+            let mut client = gateway.connect();
+            for _ in 0..3 {
+                let answer = client.exchange("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+
+                let keeps = head.ends_with("body") && status != 204;
+                let length = if keeps { Some("4") } else { length };
+                assert_eq!(
+                    (answer.status(), answer.field("content-length")),
+                    (status, length),
+                    "{head:?}"
+                );
+            }
+        }
+    }
+}
+
 /// `response-filter`: called for each response, whoever made it.
 #[test]
 fn answers_that_the_gateway_makes_pass_back_through_the_chain() {

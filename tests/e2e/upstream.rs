@@ -155,6 +155,88 @@ fn a_put_that_a_dying_connection_swallowed_is_repeated_with_its_body() {
     assert_eq!(seen, expected.map(|(target, body)| (target.to_owned(), body.as_bytes().to_vec())));
 }
 
+/// What the client pipelined behind a body is not part of it, however much it is.
+#[test]
+fn a_repeated_body_is_followed_by_what_the_client_pipelined() {
+    let upstream = closing_on_the_second();
+    let gateway = Gateway::to_with(&upstream, one_worker());
+    assert_eq!(gateway.get("/1").text(), "hello");
+    let mut client = gateway.connect();
+    let pad = "x".repeat(12_000);
+    let next = |name: &str| format!("GET {name} HTTP/1.1\r\nHost: a\r\nX: {pad}\r\n\r\n");
+
+    client.send(format!(
+        "PUT /2 HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nhello{}{}",
+        next("/3"),
+        next("/4")
+    ));
+
+    for _ in 0..3 {
+        assert_eq!(client.response().text(), "hello");
+    }
+    let puts: Vec<_> =
+        upstream.requests().into_iter().filter(|request| request.method() == "PUT").collect();
+    assert_eq!(puts.len(), 2);
+    assert!(puts.iter().all(|put| put.text() == "hello"));
+    assert_eq!(upstream.last_request().target(), "/4");
+}
+
+/// Too long to be kept: the client learns at once, and nothing is sent without its body.
+#[test]
+fn a_long_body_that_a_dying_connection_swallowed_is_a_502() {
+    let upstream = closing_on_the_second();
+    let gateway = Gateway::to_with(&upstream, one_worker());
+    assert_eq!(gateway.get("/1").text(), "hello");
+
+    let body = "x".repeat(20_000);
+    let mut client = gateway.connect();
+    let answer = client
+        .exchange(format!("PUT /2 HTTP/1.1\r\nHost: a\r\nContent-Length: 20000\r\n\r\n{body}"));
+
+    assert_eq!(answer.status(), 502, "{answer:?}");
+    assert_eq!(upstream.connections(), 1);
+}
+
+/// As long as nothing has been taken of the body, there is nothing that a second try would lack.
+#[test]
+fn a_put_whose_body_is_still_to_come_is_repeated() {
+    let upstream = Upstream::start(|connection| {
+        connection.request()?;
+        connection.answer("hello")?;
+        // Reads one more head, and leaves.
+        connection.request_head().map(drop)
+    });
+    let gateway = Gateway::to_with(&upstream, one_worker());
+    assert_eq!(gateway.get("/1").text(), "hello");
+    let mut client = gateway.connect();
+
+    client.send("PUT /2 HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\n");
+    eventually("the second connection", || (upstream.connections() == 2).then_some(()));
+    client.send("hello");
+
+    assert_eq!(client.response().text(), "hello");
+    assert_eq!(upstream.last_request().text(), "hello");
+}
+
+/// An interim answer shows that the upstream had the request.
+#[test]
+fn a_request_with_an_interim_answer_is_not_repeated() {
+    let upstream = Upstream::start(|connection| {
+        connection.request()?;
+        connection.answer("hello")?;
+        connection.request()?;
+        connection.try_send("HTTP/1.1 103 Early Hints\r\n\r\n")
+    });
+    let gateway = Gateway::to_with(&upstream, one_worker());
+    assert_eq!(gateway.get("/1").text(), "hello");
+    let mut client = gateway.connect();
+
+    assert_eq!(client.exchange("GET /2 HTTP/1.1\r\nHost: a\r\n\r\n").status(), 103);
+
+    assert_eq!(client.response().status(), 502);
+    assert_eq!(upstream.connections(), 1);
+}
+
 /// RFC 9110 §9.2.2: an order placed twice is worse than an order not placed.
 #[test]
 fn a_post_that_a_dying_connection_swallowed_is_not_repeated() {
@@ -288,6 +370,95 @@ fn an_answer_that_does_not_come_in_time_becomes_a_504() {
     eventually("the end of the connection", || (upstream.ended() == 1).then_some(()));
 }
 
+/// A server after the other, each with its own time to connect: the request's own ends it all.
+#[test]
+fn the_time_for_a_request_holds_for_all_servers_together() {
+    let holes: Vec<_> = (0..4).map(|_| full_backlog()).collect();
+    let servers: Vec<String> = holes.iter().map(|(address, _)| address.to_string()).collect();
+    let gateway = Gateway::start(json!({
+        "upstreams": { "holes": { "servers": servers, "timeouts": { "connect_ms": 2000 } } },
+        "routes": [{ "path": "/", "upstream": "holes" }],
+        "limits": { "request_timeout_ms": 500 },
+    }));
+    let start = Instant::now();
+
+    let answer = gateway.get("/");
+
+    assert_eq!(answer.status(), 504, "{answer:?}");
+    assert!(start.elapsed() < Duration::from_millis(1900), "{:?}", start.elapsed());
+}
+
+/// The limit is on silence, not on the whole: a body that keeps coming may take its time.
+#[test]
+fn an_upload_that_trickles_is_not_cut() {
+    let upstream = Upstream::echoing();
+    let gateway = Gateway::to_with(
+        &upstream,
+        json!({
+            "upstreams": { "test": { "timeouts": { "response_ms": 800 } } },
+            "limits": { "request_timeout_ms": 800 },
+        }),
+    );
+    let mut client = gateway.connect();
+
+    client.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\n");
+    for _ in 0..10 {
+        std::thread::sleep(Duration::from_millis(150));
+        client.send("x");
+    }
+
+    assert_eq!(client.response().text(), "xxxxxxxxxx");
+}
+
+/// The client does what it is told: it waits. It is the upstream that does not answer.
+#[test]
+fn an_upstream_that_does_not_say_continue_in_time_becomes_a_504() {
+    for beginning in ["", "HTTP/1.1 200 OK\r\n"] {
+        let upstream = Upstream::start(move |connection| {
+            connection.request_head()?;
+            connection.try_send(beginning)?;
+            let _ = connection.take_some();
+            Ok(())
+        });
+        let gateway = Gateway::to_with(
+            &upstream,
+            json!({ "upstreams": { "test": { "timeouts": { "response_ms": 300 } } } }),
+        );
+        let mut client = gateway.connect();
+
+        let answer = client.exchange(
+            "PUT / HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 9\r\n\r\n",
+        );
+
+        assert_eq!(answer.status(), 504, "{answer:?}");
+        assert!(answer.field("proxy-status").unwrap().contains("error=http_response_timeout"));
+    }
+}
+
+/// Told to go on, the client has its own time again.
+#[test]
+fn a_client_that_was_told_to_go_on_is_waited_for() {
+    let upstream = Upstream::start(|connection| {
+        let head = connection.request_head()?;
+        connection.try_send("HTTP/1.1 100 Continue\r\n\r\n")?;
+        connection.rest_of(head)?;
+        connection.answer("thanks")
+    });
+    let gateway = Gateway::to_with(
+        &upstream,
+        json!({ "upstreams": { "test": { "timeouts": { "response_ms": 300 } } } }),
+    );
+    let mut client = gateway.connect();
+
+    let go_on = client
+        .exchange("PUT / HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 4\r\n\r\n");
+    assert_eq!(go_on.status(), 100);
+    assert!(client.is_silent(Duration::from_millis(700)));
+    client.send("body");
+
+    assert_eq!(client.response().text(), "thanks");
+}
+
 /// A byte now and then is not an answer.
 #[test]
 fn an_answer_whose_head_trickles_becomes_a_504() {
@@ -368,7 +539,9 @@ fn a_route_has_its_own_time_for_a_request() {
         }
     });
     let gateway = Gateway::start(json!({
-        "upstreams": { "slow": { "servers": [upstream.address()] } },
+        "upstreams": {
+            "slow": { "servers": [upstream.address()], "timeouts": { "response_ms": 500 } },
+        },
         "routes": [
             { "path": "/hasty", "upstream": "slow", "timeouts": { "request_ms": 200 } },
             { "path": "/patient", "upstream": "slow", "timeouts": { "request_ms": 20000 } },

@@ -61,6 +61,56 @@ fn an_upgrade_becomes_a_tunnel_of_bytes() {
     assert_eq!(request.field("x-forwarded-for"), Some("127.0.0.1"));
 }
 
+/// RFC 9110 §7.8: only to what was offered; what both ends take it for must be the same.
+#[test]
+fn a_switch_to_another_protocol_becomes_a_502() {
+    for field in ["", "Upgrade: h2c\r\n", "Upgrade: websocket, h2c\r\n"] {
+        let upstream = Upstream::sending_and_closing(format!(
+            "HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\n{field}\r\n"
+        ));
+        let gateway = Gateway::to(&upstream);
+
+        let answer = gateway.connect().exchange(UPGRADE);
+
+        assert_eq!(answer.status(), 502, "{field:?}: {answer:?}");
+    }
+}
+
+/// A server that has heard enough may still have said something.
+#[test]
+fn the_last_words_of_a_server_that_left_reach_a_client_that_still_talks() {
+    let upstream = Upstream::start(|connection| {
+        connection.request()?;
+        connection.try_send(SWITCH)?;
+        // Closing with something unread resets the connection, after what was sent.
+        connection.take(5).map_err(|error| std::io::Error::other(format!("{error:?}")))?;
+        connection.try_send("bye")?;
+        connection.finish();
+        let _ = connection.take_rest();
+        Ok(())
+    });
+    let gateway = Gateway::to(&upstream);
+    let mut client = gateway.connect();
+    assert_eq!(client.exchange(UPGRADE).status(), 101);
+
+    client.send("hello");
+
+    assert_eq!(client.take(3).unwrap(), b"bye");
+    client.finish();
+    assert_eq!(client.take_rest().unwrap(), b"");
+}
+
+/// A key alone is no wish to switch.
+#[test]
+fn the_echo_upstream_shows_a_request_that_only_looks_like_a_websocket() {
+    let gateway = Gateway::start(json!({ "routes": [{ "path": "/", "upstream": "echo" }] }));
+
+    let answer = gateway.ask("GET", "/", "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n");
+
+    assert_eq!(answer.status(), 200, "{answer:?}");
+    assert_eq!(answer.json()["method"], "GET");
+}
+
 #[test]
 fn the_upstreams_end_of_a_tunnel_reaches_the_client() {
     let upstream = Upstream::start(|connection| {

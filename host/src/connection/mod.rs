@@ -31,7 +31,8 @@ pub async fn turn_away(context: &Context, mut client: Client) {
         Poll::Ready(())
     })
     .await;
-    proxy::refuse(context, &mut client, RequestError::Overloaded).await;
+    let exchange = context.take_exchange();
+    proxy::refuse(context, &mut client, exchange, RequestError::Overloaded).await;
     let Client { connection, timer, .. } = client;
     connection.linger(&context.pool, &timer).await;
 }
@@ -52,14 +53,25 @@ pub async fn serve(context: Rc<Context>, mut client: Client) {
         }
         match Box::pin(serve_requests(&context, &mut client)).await {
             After::KeepAlive => {}
-            After::Close => return,
-            After::Linger => {
+            After::Abort => return,
+            After::Close if !has_sent_more(&context, &client.connection) => return,
+            After::Close | After::Linger => {
                 let Client { connection, timer, .. } = client;
                 connection.linger(&context.pool, &timer).await;
                 return;
             }
         }
     }
+}
+
+/// Whether the client has sent something that nobody will read. Closing then would take back what was
+/// written last.
+///
+/// The socket is looked at only when there is a sign of it, or in a drain, which is no time to save
+/// system calls: its clients do not know of it and go on sending.
+fn has_sent_more(context: &Context, connection: &Connection) -> bool {
+    let Connection { stream, inbox } = connection;
+    inbox.is_some() || ((context.draining.get() || stream.is_readable()) && stream.holds_bytes())
 }
 
 /// Waits for the first bytes of a request. False when there will be none.
@@ -108,13 +120,16 @@ async fn serve_requests(context: &Context, client: &mut Client) -> After {
         let facts = match read {
             Ok(facts) => facts,
             Err(ReadError::Bad(error)) => {
-                context.give_back(exchange);
-                proxy::refuse(context, client, error).await;
+                proxy::refuse(context, client, exchange, error).await;
                 return After::Linger;
+            }
+            Err(ReadError::Blank) => {
+                context.give_back(exchange);
+                return After::KeepAlive;
             }
             Err(ReadError::End | ReadError::TimedOut | ReadError::Io(_)) => {
                 context.give_back(exchange);
-                return After::Close;
+                return After::Abort;
             }
         };
         let (exchange, after) = proxy::handle(context, client, exchange, &facts).await;

@@ -350,6 +350,7 @@ pub(super) fn make_context(
         worker,
         instances,
         chains,
+        route_names: settings.routes.iter().map(|route| Rc::from(&*route.name)).collect(),
         upstreams,
         splits: splits.collect(),
         pool: Rc::default(),

@@ -36,14 +36,23 @@ pub enum Form {
 enum State {
     Length(u64),
     UntilClose,
-    Size { digits: u8, size: u64 },
-    Extension { size: u64 },
-    SizeLf { size: u64 },
+    Size {
+        digits: u8,
+        size: u64,
+    },
+    Extension {
+        size: u64,
+    },
+    SizeLf {
+        size: u64,
+    },
     Data(u64),
     DataCr,
     DataLf,
     Trailers(Vec<u8>),
     Done,
+    /// For good: what comes after an error has no known place in the body.
+    Failed(RequestError),
 }
 
 /// Follows one body through the bytes of its connection.
@@ -53,6 +62,8 @@ pub struct BodyReader {
     form: Form,
     extension_bytes: usize,
     content_bytes: u64,
+    /// What was seen besides content.
+    framing_bytes: u64,
     content_max: u64,
     trailer_limits: HeadLimits,
 }
@@ -80,6 +91,7 @@ impl BodyReader {
             form,
             extension_bytes: 0,
             content_bytes: 0,
+            framing_bytes: 0,
             content_max,
             trailer_limits: *limits,
         }
@@ -104,9 +116,9 @@ impl BodyReader {
         }
     }
 
-    /// Bytes of content so far.
-    pub fn content_bytes(&self) -> u64 {
-        self.content_bytes
+    /// Bytes of the body so far, as they came.
+    pub fn received(&self) -> u64 {
+        self.content_bytes + self.framing_bytes
     }
 
     /// How many of the next bytes are content and go on as they are, so that nobody needs to look at
@@ -133,7 +145,7 @@ impl BodyReader {
 
     /// Looks at the next bytes. What is to be forwarded is added to `pieces` as ranges of `bytes`, in
     /// order; neighbours are one piece. `tail` receives what follows the pieces and is not among
-    /// `bytes` as it stands: the end of a chunked body with its checked trailers.
+    /// `bytes` as it stands: the end of a chunked body with its checked trailers. An error is final.
     pub fn advance(
         &mut self,
         bytes: &[u8],
@@ -141,9 +153,13 @@ impl BodyReader {
         tail: &mut Vec<u8>,
     ) -> Result<Step, RequestError> {
         let mut position = 0;
+        let content_before = self.content_bytes;
         while position < bytes.len() && !self.is_done() {
-            position = self.step(bytes, position, pieces, tail)?;
+            position = self.step(bytes, position, pieces, tail).inspect_err(|error| {
+                self.state = State::Failed(*error);
+            })?;
         }
+        self.framing_bytes += position as u64 - (self.content_bytes - content_before);
         Ok(Step { consumed: position, done: self.is_done() })
     }
 
@@ -166,6 +182,7 @@ impl BodyReader {
         };
         let next = match &mut self.state {
             State::Done => return Ok(position),
+            State::Failed(error) => return Err(*error),
             State::UntilClose => {
                 add(pieces, position..bytes.len());
                 self.count(rest.len() as u64)?;
@@ -298,5 +315,26 @@ fn add(pieces: &mut Vec<Range<usize>>, piece: Range<usize>) {
     match pieces.last_mut() {
         Some(last) if last.end == piece.start => last.end = piece.end,
         _ => pieces.push(piece),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Whoever goes on after an error would read chunks where there are none.
+    #[test]
+    fn an_error_is_final() {
+        let limits = HeadLimits { bytes_max: 1024, fields_max: 10, target_bytes_max: 100 };
+        for (framing, bad) in [(Framing::Chunked, &b"1Z"[..]), (Framing::Length(9), b"123456")] {
+            let mut reader = BodyReader::new(framing, Form::Same, 5, &limits);
+            let mut advance = |bytes| reader.advance(bytes, &mut Vec::new(), &mut Vec::new());
+
+            let error = advance(bad).unwrap_err();
+
+            for next in [&b"0\r\n"[..], b"789", b"\r\n"] {
+                assert_eq!(advance(next), Err(error), "{framing:?}");
+            }
+        }
     }
 }

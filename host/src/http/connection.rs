@@ -27,6 +27,8 @@ pub struct Connection {
 pub enum ReadError {
     /// The peer has finished sending.
     End,
+    /// There were empty lines and nothing after them, so that no message has begun.
+    Blank,
     /// The deadline has passed.
     TimedOut,
     /// The socket failed.
@@ -105,17 +107,18 @@ impl Connection {
     ) -> Result<RequestFacts, ReadError> {
         let mut searched = 0;
         let mut begun = false;
-        let mut ignored = 0;
         loop {
             // A head never begins with an empty line, so as long as one is there, it has not begun.
             let blank = self.inbox.as_ref().map_or(0, |b| parse::leading_empty_lines(b.filled()));
             if blank > 0 {
-                ignored += blank;
-                if ignored > limits.bytes_max {
+                if blank > limits.bytes_max {
                     return Err(ReadError::Bad(RequestError::HeadTooLarge));
                 }
                 consume(&mut self.inbox, blank);
                 searched = 0;
+                if self.inbox.is_none() {
+                    return Err(ReadError::Blank);
+                }
             }
             if let Some(buffer) = &self.inbox {
                 let bytes = buffer.filled();

@@ -141,7 +141,7 @@ pub enum EditError {
     #[error("the body exceeds 1 MiB")]
     Body,
     /// Not a request target in origin form.
-    #[error("a path must begin with `/` and hold visible ASCII only")]
+    #[error("a path must begin with `/` and hold visible ASCII other than `#` only")]
     Path,
     /// Outside of 200 to 599.
     #[error("a status must be 200 to 599")]
@@ -194,6 +194,13 @@ pub fn is_token(name: &[u8]) -> bool {
 pub fn is_value(value: &[u8]) -> bool {
     // No early exit, so that the compiler makes vector code of it.
     value.iter().fold(true, |good, byte| good & (*byte >= 0x20 || *byte == b'\t') & (*byte != 0x7f))
+}
+
+/// Whether a field is of the `X-Forwarded-*` family, also with the `_` that servers which hand
+/// fields over as environment variables cannot tell from `-`.
+pub fn is_forwarding(name: &[u8]) -> bool {
+    let [b'x' | b'X', b'-' | b'_', rest @ ..] = name else { return false };
+    rest.get(..9).is_some_and(|start| start.eq_ignore_ascii_case(b"forwarded"))
 }
 
 pub(super) const TOKEN: [bool; 256] = {
@@ -293,6 +300,12 @@ impl Fields {
             .iter()
             .filter(move |line| line.name == name && !line.removed)
             .map(|line| self.value_of(line))
+    }
+
+    /// Where the value of the first field of a known name is, removed or not.
+    pub(super) fn first_at(&self, name: Name) -> Option<(u32, u32)> {
+        let line = self.lines.iter().find(|line| line.name == name)?;
+        Some((line.value_start, line.value_end))
     }
 
     /// All values of a name joined with `separator`; borrowed when there is only one.

@@ -92,6 +92,15 @@ pub struct RequestHead {
     pub(super) path_at: (u32, u32),
     /// The authority of an absolute-form target, within `fields.bytes`.
     pub(super) authority_at: Option<(u32, u32)>,
+    pub(super) received: Received,
+}
+
+/// Where the client's own words are within `fields.bytes`. Edits add to these bytes and never change
+/// them, so that nothing has to be copied.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Received {
+    pub(super) target_at: (u32, u32),
+    pub(super) authority_at: (u32, u32),
 }
 
 /// A moment in the life of a [`RequestHead`] that it can go back to.
@@ -139,6 +148,17 @@ impl RequestHead {
         self.method_at = (0, 0);
         self.path_at = (0, 0);
         self.authority_at = None;
+        self.received = Received::default();
+    }
+
+    /// The target as received, whatever became of it; empty when it could not be read.
+    pub fn received_target(&self) -> &str {
+        self.text(self.received.target_at)
+    }
+
+    /// The authority as received, whatever became of it.
+    pub fn received_authority(&self) -> Option<&str> {
+        Some(self.text(self.received.authority_at)).filter(|authority| !authority.is_empty())
     }
 
     /// The method as received.
@@ -173,7 +193,8 @@ impl RequestHead {
 
     /// Replaces path and query.
     pub fn set_target(&mut self, target: &str) -> Result<(), EditError> {
-        if !target.starts_with('/') || !target.bytes().all(|byte| byte.is_ascii_graphic()) {
+        let visible = target.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'#');
+        if !target.starts_with('/') || !visible {
             return Err(EditError::Path);
         }
         self.fields.spend(target.len())?;
@@ -193,6 +214,7 @@ impl RequestHead {
         self.clear();
         self.method_at = self.store(method.as_bytes());
         self.path_at = self.store(target.as_bytes());
+        self.received.target_at = self.path_at;
         self.method = Method::of(method.as_bytes());
         self.version = version;
     }

@@ -9,7 +9,7 @@
 
 use memchr::{memchr, memmem};
 
-use super::fields::{Fields, Line, Name, TOKEN, at, is_token, is_value};
+use super::fields::{Fields, Line, Name, TOKEN, at, is_forwarding, is_token, is_value};
 use super::head::{Method, RequestHead, ResponseHead, Version};
 use crate::error::RequestError;
 
@@ -57,6 +57,8 @@ pub struct ResponseFacts {
     pub framing: Framing,
     /// The upstream will take another request on this connection.
     pub keep_alive: bool,
+    /// It has no body by rule, and a sender that does not know the rule may send one.
+    pub bodiless: bool,
 }
 
 /// Looks for the end of a head: the position after its empty line.
@@ -94,7 +96,11 @@ pub fn request(
     head.fields.bytes.extend_from_slice(bytes);
     let line_end = line(bytes, 0)?;
     request_line(&bytes[..line_end], head, limits)?;
-    fields(&mut head.fields, line_end + 2, limits)?;
+    head.received.target_at = head.path_at;
+    let indexed = fields(&mut head.fields, line_end + 2, limits);
+    let host = head.authority_at.or_else(|| head.fields.first_at(Name::Host));
+    head.received.authority_at = host.unwrap_or_default();
+    indexed?;
     check_host(head)?;
     request_facts(head)
 }
@@ -135,7 +141,9 @@ pub fn trailers(bytes: &[u8], limits: &HeadLimits, out: &mut Vec<u8>) -> Result<
             return Err(RequestError::Malformed("forbidden field in trailers"));
         }
     }
-    section.remove_if(|_, name| name != Name::Other && name != Name::Date);
+    section.remove_if(|name, known| {
+        (known != Name::Other && known != Name::Date) || is_forwarding(name)
+    });
     section.write(out);
     Ok(())
 }
@@ -373,35 +381,34 @@ fn escapes_are_whole(name: &[u8]) -> bool {
         .all(|rest| rest.len() >= 2 && rest[..2].iter().all(u8::is_ascii_hexdigit))
 }
 
-fn request_facts(head: &RequestHead) -> Result<RequestFacts, RequestError> {
+fn request_facts(head: &mut RequestHead) -> Result<RequestFacts, RequestError> {
     let fields = &head.fields;
     let http11 = head.version == Version::Http11;
-    let mut close = !http11;
-    let mut upgrade = false;
+    let (mut close, mut keep, mut upgrade) = (false, http11, false);
     for token in list(fields, Name::Connection) {
-        match () {
-            () if token.eq_ignore_ascii_case(b"close") => close = true,
-            () if token.eq_ignore_ascii_case(b"keep-alive") && !http11 => close = false,
-            () if token.eq_ignore_ascii_case(b"upgrade") => upgrade = true,
-            () => {}
-        }
+        close |= token.eq_ignore_ascii_case(b"close");
+        keep |= token.eq_ignore_ascii_case(b"keep-alive");
+        upgrade |= token.eq_ignore_ascii_case(b"upgrade");
     }
-    let closes = http11 && list(fields, Name::Connection).any(|t| t.eq_ignore_ascii_case(b"close"));
     let framing = framing(fields, head.version)?.unwrap_or(Framing::None);
-    let mut expects_continue = false;
-    // A 1.0 client cannot mean it (RFC 9110 §10.1.1).
-    for expectation in fields.known(Name::Expect).filter(|_| http11) {
-        if !expectation.eq_ignore_ascii_case(b"100-continue") {
+    let mut expects = false;
+    for expectation in fields.known(Name::Expect) {
+        if http11 && !expectation.eq_ignore_ascii_case(b"100-continue") {
             return Err(RequestError::Expectation);
         }
-        expects_continue = framing != Framing::None;
+        expects = true;
     }
-    Ok(RequestFacts {
+    let facts = RequestFacts {
         framing,
-        keep_alive: !close && !closes,
-        expects_continue,
+        keep_alive: keep && !close,
+        // A 1.0 client cannot mean it, nor one that has no body to send (RFC 9110 §10.1.1).
+        expects_continue: expects && http11 && framing != Framing::None,
         wants_upgrade: upgrade && http11 && framing == Framing::None && can_tunnel(fields),
-    })
+    };
+    if expects && !facts.expects_continue {
+        head.fields.remove_known(Name::Expect);
+    }
+    Ok(facts)
 }
 
 /// Whether the one protocol that `Upgrade` offers can be tunnelled. HTTP/2 and TLS cannot: behind
@@ -438,13 +445,14 @@ fn response_facts(head: &mut ResponseHead, method: Method) -> Result<ResponseFac
         head.fields.remove_known(Name::ContentLength);
         head.fields.remove_known(Name::TransferEncoding);
     }
+    let bodiless = bodiless || method == Method::Head;
     let framing = match declared {
-        _ if bodiless || method == Method::Head => Framing::None,
+        _ if bodiless => Framing::None,
         Some(framing) => framing,
         None => Framing::UntilClose,
     };
     keep_alive &= framing != Framing::UntilClose;
-    Ok(ResponseFacts { framing, keep_alive })
+    Ok(ResponseFacts { framing, keep_alive, bodiless })
 }
 
 /// What `Content-Length` and `Transfer-Encoding` say; `None` when neither is there.

@@ -104,6 +104,17 @@ impl Timer {
         self.store();
     }
 
+    /// All phases together may take at most `wait` from now on, or what is left of their limit.
+    pub fn tighten(&self, wait: Duration) {
+        self.limit.set(self.limit.get().min(self.table.after(wait)));
+        self.store();
+    }
+
+    /// Whether it is the limit that has been reached.
+    pub fn is_over(&self) -> bool {
+        self.limit.get() <= self.table.now.get()
+    }
+
     /// Whether time is up.
     pub fn is_due(&self) -> bool {
         self.phase.get().min(self.limit.get()) <= self.table.now.get()
@@ -151,9 +162,28 @@ mod tests {
             table.tick();
         }
 
-        assert!(timer.is_due());
+        assert!(timer.is_due() && timer.is_over());
         timer.limit(None);
         assert!(!timer.is_due());
+    }
+
+    #[test]
+    fn a_limit_is_tightened_and_never_widened() {
+        let table = Rc::new(Deadlines::default());
+        let timer = table.timer();
+        timer.limit(Some(TICK * 4));
+        timer.tighten(TICK * 100);
+        for _ in 0..5 {
+            table.tick();
+        }
+        assert!(timer.is_over());
+
+        timer.limit(Some(TICK * 100));
+        timer.tighten(TICK);
+        for _ in 0..3 {
+            table.tick();
+        }
+        assert!(timer.is_over());
     }
 
     #[test]

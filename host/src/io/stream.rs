@@ -4,8 +4,7 @@
 //! the `recv` that would only say so (`ARCHITECTURE.md`, "Reading"). Writing is tried at once; only
 //! what does not fit waits.
 
-use std::io::{self, IoSlice};
-use std::net::SocketAddr;
+use std::io;
 use std::os::fd::OwnedFd;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -152,19 +151,26 @@ impl Stream {
 
     /// Looks whether the peer has gone, without taking bytes. One system call.
     pub fn is_dead(&self) -> bool {
-        let socket = match &self.socket {
-            Socket::Tcp(stream) => socket2::SockRef::from(stream),
-            Socket::Unix(stream) => socket2::SockRef::from(stream),
-        };
         let mut byte = [std::mem::MaybeUninit::uninit()];
-        !matches!(socket.peek(&mut byte), Err(error) if error.kind() == io::ErrorKind::WouldBlock)
+        !matches!(self.socket().peek(&mut byte), Err(error) if error.kind() == io::ErrorKind::WouldBlock)
     }
 
-    /// The peer's address, for TCP.
-    pub fn peer(&self) -> Option<SocketAddr> {
+    /// Whether bytes have been received that nobody has read. One system call.
+    pub fn holds_bytes(&self) -> bool {
+        let mut byte = [std::mem::MaybeUninit::uninit()];
+        matches!(self.socket().peek(&mut byte), Ok(1..))
+    }
+
+    /// Makes the end of the connection a reset, which the peer cannot take for an orderly end.
+    pub fn reset_at_end(&self) {
+        // Fails only on a socket that has ended already.
+        let _ = self.socket().set_linger(Some(std::time::Duration::ZERO));
+    }
+
+    fn socket(&self) -> socket2::SockRef<'_> {
         match &self.socket {
-            Socket::Tcp(stream) => stream.peer_addr().ok(),
-            Socket::Unix(_) => None,
+            Socket::Tcp(stream) => socket2::SockRef::from(stream),
+            Socket::Unix(stream) => socket2::SockRef::from(stream),
         }
     }
 }
@@ -233,18 +239,6 @@ impl Writer<'_> {
         match self {
             Self::Tcp(half) => Pin::new(half).poll_write(cx, bytes),
             Self::Unix(half) => Pin::new(half).poll_write(cx, bytes),
-        }
-    }
-
-    /// Writes several runs as one.
-    pub fn poll_write_vectored(
-        &mut self,
-        cx: &mut Context<'_>,
-        runs: &[IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        match self {
-            Self::Tcp(half) => Pin::new(half).poll_write_vectored(cx, runs),
-            Self::Unix(half) => Pin::new(half).poll_write_vectored(cx, runs),
         }
     }
 

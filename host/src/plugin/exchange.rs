@@ -3,6 +3,7 @@
 //! Not here: bytes of bodies, and sockets (`proxy`, `connection`).
 
 use std::net::IpAddr;
+use std::rc::Rc;
 use std::sync::Arc;
 
 use super::instance::FailureKind;
@@ -39,7 +40,7 @@ pub struct Exchange {
     /// `http` or `https`.
     pub scheme: &'static str,
     /// Name of the route.
-    pub route: Option<Arc<str>>,
+    pub route: Option<Rc<str>>,
     /// Plugins that failed, and how: for the access log.
     pub(crate) failed: Vec<(Arc<str>, FailureKind)>,
     notes: Vec<(String, Vec<u8>)>,

@@ -40,7 +40,7 @@ pub struct RoutePlan {
     pub rewrite: Rewrite,
     /// `to` of a redirect.
     pub redirect: Option<Redirect>,
-    /// From the end of a request to the head of its response; the upstream's may be shorter.
+    /// From the head of a request to that of its response.
     pub request_timeout: Duration,
     /// Largest request body.
     pub body_bytes_max: u64,
@@ -63,6 +63,8 @@ pub struct Context {
     pub instances: Instances,
     /// One for each route.
     pub chains: Vec<Chain>,
+    /// Likewise; the worker's own, because counting those who hold them is writing.
+    pub route_names: Vec<Rc<str>>,
     /// In the order of the settings.
     pub upstreams: Vec<Upstream>,
     /// Shares of the routes that split their requests.

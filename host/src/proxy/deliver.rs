@@ -7,6 +7,7 @@
 
 use std::future::poll_fn;
 use std::task::Poll;
+use std::time::Instant;
 
 use super::context::Context;
 use super::forward::{Answered, Times};
@@ -31,6 +32,19 @@ pub struct Delivered {
     pub written: u64,
     /// The response did not reach the client whole.
     pub broken: Option<&'static str>,
+    /// When that was done.
+    pub ended: Instant,
+}
+
+impl Delivered {
+    fn new(context: &Context, after: After, written: u64) -> Self {
+        Self { after, written, broken: None, ended: context.clock.now() }
+    }
+
+    /// The client left before there was anything to send.
+    pub fn nothing(context: &Context) -> Self {
+        Self { broken: Some("client left"), ..Self::new(context, After::Abort, 0) }
+    }
 }
 
 /// Sends a response that is all in the exchange.
@@ -73,8 +87,7 @@ pub async fn local(
     timer.arm(context.idle_timeout());
     let written = message.len() as u64;
     if connection.write_all(&message, timer).await.is_err() {
-        let broken = Some("client left");
-        return Delivered { after: After::Close, written: 0, broken };
+        return Delivered::nothing(context);
     }
     if after == After::KeepAlive
         && let Some(rest) = rest
@@ -82,7 +95,7 @@ pub async fn local(
     {
         after = After::Close;
     }
-    Delivered { after, written, broken: None }
+    Delivered::new(context, after, written)
 }
 
 /// What the client will still send of a body that nobody wants; `None` when nothing.
@@ -117,7 +130,21 @@ async fn drain(
     Ok(())
 }
 
-/// Sends an upstream's response, and the rest of the request's body meanwhile.
+/// A request's body that is still sent upstream while the response is delivered.
+struct Upload {
+    pump: Option<Pump>,
+    state: UploadState,
+}
+
+#[derive(PartialEq)]
+enum UploadState {
+    Open,
+    Whole,
+    Failed,
+}
+
+/// Sends an upstream's response, and the rest of the request's body meanwhile. An error means that
+/// nothing has been sent.
 pub async fn upstream(
     context: &Context,
     client: &mut Client,
@@ -125,8 +152,10 @@ pub async fn upstream(
     facts: &RequestFacts,
     answered: Answered,
     times: Times,
-) -> Delivered {
-    let Answered { mut lease, facts: answer, mut upload, .. } = answered;
+) -> Result<Delivered, RequestError> {
+    let Answered { mut lease, facts: answer, upload } = answered;
+    let state = if upload.is_some() { UploadState::Open } else { UploadState::Whole };
+    let mut upload = Upload { pump: upload, state };
     let http10 = exchange.request.version == Version::Http10;
     let (framing, form) = match answer.framing {
         Framing::Chunked if http10 => (Framing::UntilClose, Form::Content),
@@ -134,43 +163,41 @@ pub async fn upstream(
         framing => (framing, Form::Same),
     };
     let open = facts.keep_alive && framing != Framing::UntilClose && !context.draining.get();
-    let after = if open && upload.is_none() { After::KeepAlive } else { After::Close };
+    let after =
+        if open && upload.state == UploadState::Whole { After::KeepAlive } else { After::Close };
     let reader = BodyReader::new(answer.framing, form, u64::MAX, &context.response_limits);
     let to_chunks = framing == Framing::Chunked && answer.framing == Framing::UntilClose;
     let mut download = Pump::new(reader, to_chunks);
     client.timer.limit(None);
-    let begun = {
+    {
         let lanes = context.lanes(&client.timer, times.idle);
         let mut out = context.out.borrow_mut();
         out.clear();
         let field = connection_field(exchange.request.version, after);
         write::response(&mut out, &mut exchange.response, framing, field);
-        download.begin(&out, &mut lease.connection.inbox, &lanes)
-    };
-    let result = match begun {
-        Ok(()) => {
-            duplex(context, client, &mut lease.connection, &mut upload, &mut download, times).await
-        }
-        Err(error) => Err(PumpError::Bad(error)),
-    };
-    let written = download.written();
+        let begun = download.begin(&out, &mut lease.connection.inbox, &lanes);
+        begun.map_err(|_| RequestError::BadResponse("body"))?;
+    }
+    let server = &mut lease.connection;
+    let result = duplex(context, client, server, &mut upload, &mut download, times).await;
+    let mut delivered = Delivered::new(context, after, download.written());
     if let Err(error) = result {
-        let broken = Some(match error {
+        delivered.after = After::Abort;
+        delivered.broken = Some(match error {
             PumpError::Sink(_) => "client left",
             PumpError::Source => "upstream left",
             PumpError::Bad(_) => "malformed body from upstream",
         });
-        return Delivered { after: After::Close, written, broken };
+        if framing == Framing::UntilClose {
+            // An orderly end would be the end of the body.
+            client.connection.stream.reset_at_end();
+        }
+    } else if upload.state != UploadState::Whole {
+        delivered.after = After::Linger;
+    } else if answer.keep_alive {
+        lease.give_back(answer.bodiless, delivered.ended);
     }
-    let complete = upload.is_none();
-    if answer.keep_alive && complete {
-        lease.give_back(context.clock.now());
-    }
-    let after = match after {
-        After::Close if !complete => After::Linger,
-        after => after,
-    };
-    Delivered { after, written, broken: None }
+    Ok(delivered)
 }
 
 /// Both directions at once, until the response has been written to its end.
@@ -178,7 +205,7 @@ async fn duplex(
     context: &Context,
     client: &mut Client,
     server: &mut Connection,
-    upload: &mut Option<Pump>,
+    upload: &mut Upload,
     download: &mut Pump,
     times: Times,
 ) -> Result<(), PumpError> {
@@ -189,11 +216,13 @@ async fn duplex(
     let (mut from_server, mut to_server) = server.stream.split();
     let (client_inbox, server_inbox) = (&mut connection.inbox, &mut server.inbox);
     poll_fn(|cx| {
-        if let Some(pump) = upload {
+        if let Upload { pump: Some(pump), state: state @ UploadState::Open } = upload {
             match pump.poll(cx, &mut from_client, client_inbox, &mut to_server, &lanes) {
-                Poll::Ready(Ok(())) => *upload = None,
-                // The response may still arrive whole; the connections end with it.
-                Poll::Ready(Err(_)) | Poll::Pending => {}
+                Poll::Pending => {}
+                // After an error the response may still arrive whole; the connections end with it.
+                // What follows in a malformed body must not be read as if it were its continuation.
+                Poll::Ready(Ok(())) => *state = UploadState::Whole,
+                Poll::Ready(Err(_)) => *state = UploadState::Failed,
             }
         }
         match download.poll(cx, &mut from_server, server_inbox, &mut to_client, &lanes) {
@@ -246,6 +275,8 @@ pub async fn tunnel(
                     up_open = false;
                     let _ = to_server.poll_shutdown(cx);
                 }
+                // The server takes no more; its last words may be on their way.
+                Poll::Ready(Err(PumpError::Sink(_))) => up_open = false,
                 Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
                 Poll::Pending => {}
             }
@@ -264,13 +295,14 @@ pub async fn tunnel(
     })
     .await;
     let broken = result.err().map(|_| "tunnel broken");
-    Delivered { after: After::Close, written: down.written(), broken }
+    let after = if broken.is_some() { After::Abort } else { After::Close };
+    Delivered { broken, ..Delivered::new(context, after, down.written()) }
 }
 
 fn connection_field(version: Version, after: After) -> ConnectionField {
     match (version, after) {
         (Version::Http11, After::KeepAlive) => ConnectionField::Absent,
         (Version::Http10, After::KeepAlive) => ConnectionField::KeepAlive,
-        (_, After::Close | After::Linger) => ConnectionField::Close,
+        (_, After::Close | After::Linger | After::Abort) => ConnectionField::Close,
     }
 }

@@ -3,7 +3,10 @@
 //! The body follows while the response is waited for: an upstream may answer before it has read
 //! everything (RFC 9110 §10.1.1, RFC 9112 §9.3). A pooled connection that turns out dead is replaced
 //! when the request can be repeated safely (RFC 9110 §9.2.2): it is idempotent, no byte of a
-//! response has come, and all of its body is still at hand.
+//! response has come, and what has been taken of its body is still at hand.
+//!
+//! The time for a response runs from the head of the request, connecting included. While parts of a
+//! body arrive it begins anew with each, unless they are so few that it would never end.
 //!
 //! Cancel safety: none. Dropping the future closes the upstream connection, with the [`Lease`].
 //!
@@ -12,7 +15,7 @@
 use std::future::poll_fn;
 use std::io;
 use std::task::{Context as TaskContext, Poll};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::Client;
 use super::context::Context;
@@ -20,17 +23,22 @@ use super::relay::{Lanes, Pump, PumpError};
 use crate::error::RequestError;
 use crate::http::body::{BodyReader, Form};
 use crate::http::connection::{consume, poll_fill};
-use crate::http::parse::{self, HeadLimits, RequestFacts, ResponseFacts};
-use crate::http::{Connection, Version, write};
-use crate::io::{Buffer, Reader, Writer};
+use crate::http::parse::{self, Framing, HeadLimits, RequestFacts, ResponseFacts};
+use crate::http::{Connection, Name, ResponseHead, Version, write};
+use crate::io::{Buffer, Reader, Timer, Writer};
 use crate::plugin::Exchange;
 use crate::upstream::{Lease, Upstream};
 
 /// Interim responses that an upstream may send before the final one.
 const INTERIM_MAX: usize = 16;
 
-/// A body up to this size is kept until the response begins, so that the request can be repeated.
+/// So much of a body is kept until the response begins, so that the request can be repeated.
 const REPLAY_BYTES_MAX: usize = 16 * 1024;
+
+/// An upload has this long, and a second more for each [`UPLOAD_BYTES_PER_SECOND`]. A client that sends
+/// slower only holds connections.
+const UPLOAD_GRACE: Duration = Duration::from_secs(60);
+const UPLOAD_BYTES_PER_SECOND: u64 = 100;
 
 /// An upstream's response whose head has arrived.
 #[derive(Debug)]
@@ -43,10 +51,22 @@ pub struct Answered {
     pub upload: Option<Pump>,
 }
 
+/// How far a request has come upstream, also when it failed.
+#[derive(Debug, Default)]
+pub struct Journey {
+    /// Connections used, and those that did not come about.
+    pub attempts: u32,
+    /// The server that was asked last.
+    pub server: Option<usize>,
+}
+
 /// Times that hold for one exchange.
 #[derive(Clone, Copy, Debug)]
 pub struct Times {
-    /// From the end of the request to the head of the response.
+    /// From the head of the request, or the part of its body that came last, to the head of the
+    /// response.
+    pub request: Duration,
+    /// From the end of the request to the head of the response, if that is shorter.
     pub response: Duration,
     /// Longest silence within a response or a tunnel.
     pub idle: Duration,
@@ -74,27 +94,30 @@ pub struct Forward<'a> {
     pub body_bytes_max: u64,
     /// Its times.
     pub times: Times,
+    /// When it began.
+    pub began: Instant,
 }
 
 impl Forward<'_> {
     /// Sends the request and waits for the head of its response, which is put into the exchange.
     ///
-    /// `attempts` counts connections used.
+    /// Sends the request again when that is safe.
     pub async fn send(
         &self,
         exchange: &mut Exchange,
         client: &mut Client,
-        attempts: &mut u32,
+        journey: &mut Journey,
     ) -> Result<Answered, RequestError> {
         let context = self.context;
-        let mut fresh = false;
+        client.timer.limit(Some(self.times.request));
         let idempotent = exchange.request.method.is_idempotent();
+        let sure = !(idempotent && self.is_body_at_hand(client));
+        let mut fresh = false;
         loop {
-            *attempts += 1;
-            let now = context.clock.now();
-            let mut lease = self.upstream.lend(!idempotent, fresh, &client.timer, now).await?;
+            let mut lease = self.lend(client, sure, fresh, journey).await?;
             let mut upload = self.upload(&context.head_limits);
-            let replay = self.replay(client, idempotent && lease.reused);
+            let perhaps_again = idempotent && lease.reused;
+            let kept = if perhaps_again { self.keep(client) } else { Vec::new() };
             {
                 let mut out = context.out.borrow_mut();
                 out.clear();
@@ -103,25 +126,51 @@ impl Forward<'_> {
                 let lanes = context.lanes(timer, self.times.idle);
                 upload.begin(&out, &mut connection.inbox, &lanes)?;
             }
-            let repeatable = idempotent && lease.reused && upload.is_finished();
-            let answered = self.converse(exchange, client, &mut lease, &mut upload).await;
+            let mut heard = false;
+            let answered =
+                self.converse(exchange, client, &mut lease, &mut upload, &mut heard).await;
             match answered {
                 Ok(facts) => {
                     let done = upload.is_finished() && !upload.waits_for_receiver();
-                    let upload = (!done).then_some(upload);
-                    return Ok(Answered { lease, facts, upload });
+                    return Ok(Answered { lease, facts, upload: (!done).then_some(upload) });
                 }
                 Err(RequestError::Closed)
-                    if repeatable && lease.connection.inbox.is_none() && *attempts < 3 =>
+                    if perhaps_again && !heard && upload.received() <= kept.len() as u64 =>
                 {
+                    let taken = usize::try_from(upload.received()).unwrap_or(kept.len());
+                    put_back(&mut client.connection.inbox, &kept[..taken]);
                     fresh = true;
-                    if let Some(replay) = replay {
-                        client.connection.inbox = Some(replay);
-                    }
                 }
                 Err(error) => return Err(error),
             }
         }
+    }
+
+    /// A connection to the server whose turn it is, or to the next one that can be reached.
+    async fn lend(
+        &self,
+        client: &Client,
+        sure: bool,
+        fresh: bool,
+        journey: &mut Journey,
+    ) -> Result<Lease, RequestError> {
+        let upstream = self.upstream;
+        let mut failed = None;
+        for server in upstream.in_turn() {
+            let before = journey.server.replace(server);
+            if let (Some(before), Some(_)) = (before, failed) {
+                self.context.telemetry.server_failed(upstream.index, before);
+            }
+            journey.attempts += 1;
+            match upstream.lend(server, sure, fresh, &client.timer, self.began).await {
+                Ok(lease) => return Ok(lease),
+                Err(error) => failed = Some(error),
+            }
+            if client.timer.is_over() {
+                break;
+            }
+        }
+        Err(failed.unwrap_or(RequestError::Connect))
     }
 
     fn upload(&self, limits: &HeadLimits) -> Pump {
@@ -129,24 +178,47 @@ impl Forward<'_> {
         Pump::new(body, false)
     }
 
-    /// A copy of the received bytes, for a request that may have to be repeated.
-    fn replay(&self, client: &Client, wanted: bool) -> Option<Buffer> {
-        let inbox = client.connection.inbox.as_ref().filter(|_| wanted)?;
-        let small = inbox.len() <= REPLAY_BYTES_MAX;
-        (small && self.facts.framing != parse::Framing::None)
-            .then(|| Buffer::copy_of(inbox.filled()))
+    /// Whether all of the body is received and short enough to be kept.
+    fn is_body_at_hand(&self, client: &Client) -> bool {
+        match self.facts.framing {
+            Framing::None => true,
+            Framing::Length(length) => {
+                let here = client.connection.inbox.as_ref().map_or(0, Buffer::len);
+                length <= here.min(REPLAY_BYTES_MAX) as u64
+            }
+            // Only reading it would tell.
+            Framing::Chunked | Framing::UntilClose => false,
+        }
     }
 
-    /// Sends what there is to send until the final response head is here.
+    /// A copy of the beginning of the body, for a request that may have to be repeated.
+    fn keep(&self, client: &Client) -> Vec<u8> {
+        let inbox = client.connection.inbox.as_ref();
+        let inbox = inbox.filter(|_| self.facts.framing != Framing::None);
+        inbox.map_or_else(Vec::new, |inbox| {
+            inbox.filled()[..inbox.len().min(REPLAY_BYTES_MAX)].to_vec()
+        })
+    }
+
+    /// Sends what there is to send until the final response head is here. `heard` says whether a byte
+    /// of a response has come.
     async fn converse(
         &self,
         exchange: &mut Exchange,
         client: &mut Client,
         lease: &mut Lease,
         upload: &mut Pump,
+        heard: &mut bool,
     ) -> Result<ResponseFacts, RequestError> {
         client.timer.arm(self.times.client_idle);
-        let mut talk = Talk { forward: self, uploading: true, watching: true, searched: 0 };
+        let mut talk = Talk {
+            forward: self,
+            uploading: true,
+            received: upload.received(),
+            waits_for_go: self.facts.expects_continue && upload.received() == 0,
+            watching: true,
+            searched: 0,
+        };
         for _ in 0..INTERIM_MAX {
             let event = {
                 let Client { connection, timer, .. } = &mut *client;
@@ -165,11 +237,17 @@ impl Forward<'_> {
                     };
                     talk.poll(cx, exchange, upload, ways, &lanes)
                 })
-                .await?
+                .await
             };
-            match event {
+            *heard |= event.is_ok() || lease.connection.inbox.is_some();
+            match event? {
                 Event::Head(facts) => return Ok(facts),
-                Event::Interim => self.pass_interim(exchange, client).await?,
+                Event::Interim => {
+                    if exchange.response.status == 100 {
+                        talk.told_to_go_on(&client.timer);
+                    }
+                    self.pass_interim(exchange, client).await?;
+                }
             }
         }
         Err(RequestError::BadResponse("too many interim responses"))
@@ -206,6 +284,10 @@ struct Talk<'a> {
     forward: &'a Forward<'a>,
     /// The request has not been sent to its end.
     uploading: bool,
+    /// Bytes of its body so far.
+    received: u64,
+    /// Its body comes when the upstream says so, or when the client is tired of waiting for that.
+    waits_for_go: bool,
     /// The client may still leave.
     watching: bool,
     /// Bytes of the response known not to hold the end of its head.
@@ -227,8 +309,11 @@ impl Talk<'_> {
         }
         if self.uploading {
             match upload.poll(cx, client, client_inbox, upstream_writer, lanes) {
-                Poll::Pending => {}
-                Poll::Ready(Ok(())) => self.upload_ended(lanes),
+                Poll::Pending => self.upload_goes_on(upload, lanes),
+                Poll::Ready(Ok(())) => {
+                    self.upload_goes_on(upload, lanes);
+                    self.upload_ended(lanes);
+                }
                 // It may have answered all the same, and closed because it wants no more.
                 Poll::Ready(Err(PumpError::Sink(_))) => self.upload_ended(lanes),
                 Poll::Ready(Err(PumpError::Source)) => {
@@ -260,19 +345,51 @@ impl Talk<'_> {
         }
     }
 
+    fn upload_goes_on(&mut self, upload: &Pump, lanes: &Lanes<'_>) {
+        let Forward { context, times, began, .. } = self.forward;
+        let received = upload.received();
+        if received > self.received {
+            self.received = received;
+            self.waits_for_go = false;
+            let passed = context.clock.now().saturating_duration_since(*began);
+            lanes.timer.limit(Some(upload_time(times.request, received, passed)));
+        } else if self.waits_for_go && !upload.waits_for_receiver() {
+            lanes.timer.tighten(times.response);
+        }
+    }
+
+    /// The upstream has said 100 Continue.
+    fn told_to_go_on(&mut self, timer: &Timer) {
+        if self.waits_for_go {
+            self.waits_for_go = false;
+            timer.limit(Some(self.forward.times.request));
+            timer.arm(self.forward.times.client_idle);
+        }
+    }
+
     fn upload_ended(&mut self, lanes: &Lanes<'_>) {
         self.uploading = false;
         lanes.timer.disarm();
-        lanes.timer.limit(Some(self.forward.times.response));
+        lanes.timer.tighten(self.forward.times.response);
     }
 
     /// Who is to blame: a client that does not send, or an upstream that does not take or answer.
     fn timed_out(&self, upload: &Pump) -> RequestError {
-        if self.uploading && !upload.waits_for_receiver() {
+        let asked = self.waits_for_go || upload.waits_for_receiver() || self.searched > 0;
+        if self.uploading && !asked {
             RequestError::ClientTimeout
         } else {
             RequestError::ResponseTimeout
         }
+    }
+
+    /// RFC 9110 §7.8: a server switches to a protocol that the client has offered.
+    fn switches_as_asked(&self, response: &ResponseHead) -> bool {
+        self.forward.upgrade.is_some_and(|offered| {
+            let mut chosen = parse::list(&response.fields, Name::Upgrade);
+            chosen.next().is_some_and(|chosen| chosen.eq_ignore_ascii_case(offered))
+                && chosen.next().is_none()
+        })
     }
 
     /// Parses the head of the response when all of it is here.
@@ -299,7 +416,7 @@ impl Talk<'_> {
         consume(inbox, end);
         self.searched = 0;
         match exchange.response.status {
-            101 if self.forward.upgrade.is_none() => {
+            101 if !self.switches_as_asked(&exchange.response) => {
                 Err(RequestError::BadResponse("101 that nobody asked for"))
             }
             100 | 102..200 => Ok(Some(Event::Interim)),
@@ -308,9 +425,42 @@ impl Talk<'_> {
     }
 }
 
+/// How long an upload may go on after a part of it has arrived.
+fn upload_time(request: Duration, received: u64, passed: Duration) -> Duration {
+    let bought = Duration::from_secs(received / UPLOAD_BYTES_PER_SECOND);
+    let all = request.max(UPLOAD_GRACE).saturating_add(bought);
+    request.min(all.saturating_sub(passed))
+}
+
+/// Puts bytes that were taken from `inbox` back in front of what is there.
+fn put_back(inbox: &mut Option<Buffer>, bytes: &[u8]) {
+    if !bytes.is_empty() {
+        let rest = inbox.take();
+        let all = [bytes, rest.as_ref().map_or(&[], Buffer::filled)].concat();
+        *inbox = Some(Buffer::copy_of(&all));
+    }
+}
+
 fn lost(error: &io::Error) -> RequestError {
     match error.kind() {
         io::ErrorKind::TimedOut => RequestError::ResponseTimeout,
         _ => RequestError::Closed,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_upload_may_take_long_and_not_for_ever() {
+        let seconds = Duration::from_secs;
+        let left = |received, passed| upload_time(seconds(30), received, seconds(passed));
+
+        assert_eq!(left(1, 10), seconds(30));
+        assert_eq!(left(1, 50), seconds(10), "the grace is over in ten seconds");
+        assert_eq!(left(1, 3600), Duration::ZERO);
+        assert_eq!(left(1 << 20, 3600), seconds(30), "slow, and far above the least");
+        assert_eq!(left(360_000, 3_640), seconds(20));
     }
 }

@@ -8,7 +8,7 @@
 //! |---|---|---|
 //! | `Connection` and what it names, `Keep-Alive`, `Proxy-Connection`, `TE`, `Upgrade`, `HTTP2-Settings` | removed | removed |
 //! | `Proxy-Authorization`, `Proxy-Authenticate` | removed | removed |
-//! | `Host`, `Content-Length`, `Transfer-Encoding` | kept, even if `Connection` names them | likewise |
+//! | `Host`, `Content-Length`, `Transfer-Encoding`, `Expect` | kept, even if `Connection` names them | likewise |
 //! | `Trailer` | kept: trailers are forwarded | kept |
 //! | `X-Forwarded-*`, `Forwarded` | from trusted proxies extended, else replaced | untouched |
 //! | `X-Request-Id` | kept from trusted proxies, else made | untouched |
@@ -22,6 +22,7 @@
 use super::client::ClientFacts;
 use super::trace::{Trace, is_request_id, uuid_v7};
 use crate::error::RequestError;
+use crate::http::fields::is_forwarding;
 use crate::http::{Fields, Method, Name, RequestHead, ResponseHead, Version};
 
 /// Members of `Connection`. Honest messages have one or two; each costs a look at every field.
@@ -220,6 +221,7 @@ fn remove_named_by_connection(fields: &mut Fields) -> Result<(), RequestError> {
             matches!(
                 name,
                 Name::ContentLength
+                    | Name::Expect
                     | Name::Forwarded
                     | Name::Host
                     | Name::TransferEncoding
@@ -231,13 +233,6 @@ fn remove_named_by_connection(fields: &mut Fields) -> Result<(), RequestError> {
         });
     }
     Ok(())
-}
-
-/// Whether a field is of the `X-Forwarded-*` family, also with the `_` that servers which hand
-/// fields over as environment variables cannot tell from `-`.
-fn is_forwarding(name: &[u8]) -> bool {
-    let [b'x' | b'X', b'-' | b'_', rest @ ..] = name else { return false };
-    rest.get(..9).is_some_and(|start| start.eq_ignore_ascii_case(b"forwarded"))
 }
 
 fn is_trace_state(name: &[u8]) -> bool {

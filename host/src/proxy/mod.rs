@@ -26,12 +26,12 @@ pub mod reply;
 pub mod trace;
 
 use std::borrow::Cow;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use client::ClientFacts;
 pub use context::{Clock, Context, RoutePlan, Snapshot};
 use deliver::Delivered;
-use forward::{Answered, Forward, Times};
+use forward::{Answered, Forward, Journey, Times};
 use headers::Stamp;
 
 use crate::config::Target;
@@ -74,10 +74,12 @@ impl Client {
 pub enum After {
     /// Another request.
     KeepAlive,
-    /// Nothing; everything the client sent has been read.
+    /// Nothing. What was sent must arrive, also when the client has sent more than was read.
     Close,
     /// Nothing, and the client may still be sending.
     Linger,
+    /// Nothing, and there is nothing that would have to arrive.
+    Abort,
 }
 
 /// How far a request has come, for the response's way back and for the record.
@@ -93,9 +95,10 @@ struct Progress {
     /// The last of those has answered it.
     answered: bool,
     allow: Option<String>,
-    upstream: Option<(usize, usize)>,
+    /// Index of the upstream that the request went to.
+    upstream: Option<usize>,
     upstream_status: Option<u16>,
-    attempts: u32,
+    journey: Journey,
     error: Option<RequestError>,
     waited: Option<Duration>,
     trace: Option<trace::Trace>,
@@ -123,15 +126,16 @@ pub async fn handle(
     let mut progress = Progress::default();
     let protocol = tunnel_protocol(&exchange, facts);
     let (mut exchange, answer) =
-        request(context, client, exchange, facts, protocol.as_deref(), &mut progress).await;
+        request(context, client, exchange, facts, protocol.as_deref(), started, &mut progress)
+            .await;
     let mut answer = match answer {
         Ok(answer) => answer,
         Err(RequestError::ClientGone) => {
             exchange.response.assign(RequestError::ClientGone.status());
             progress.error = Some(RequestError::ClientGone);
-            let gone = Delivered { after: After::Close, written: 0, broken: Some("client left") };
+            let gone = Delivered::nothing(context);
             record(context, client, &exchange, &progress, &gone, started);
-            return (exchange, After::Close);
+            return (exchange, gone.after);
         }
         Err(error) => {
             fail(context, &mut exchange, error, &mut progress);
@@ -148,7 +152,14 @@ pub async fn handle(
             deliver::tunnel(context, client, &mut exchange, answered, protocol, times).await
         }
         Answer::Upstream(answered, times) => {
-            deliver::upstream(context, client, &mut exchange, facts, answered, times).await
+            match deliver::upstream(context, client, &mut exchange, facts, answered, times).await {
+                Ok(delivered) => delivered,
+                // Nothing of it has been sent yet.
+                Err(error) => {
+                    fail(context, &mut exchange, error, &mut progress);
+                    deliver::local(context, client, &mut exchange, facts, !progress.touched).await
+                }
+            }
         }
     };
     record(context, client, &exchange, &progress, &delivered, started);
@@ -162,6 +173,7 @@ async fn request(
     mut exchange: Box<Exchange>,
     facts: &RequestFacts,
     protocol: Option<&[u8]>,
+    started: Instant,
     progress: &mut Progress,
 ) -> (Box<Exchange>, Result<Answer, RequestError>) {
     let index = match find_route(context, &mut exchange, progress) {
@@ -210,11 +222,16 @@ async fn request(
         return (exchange, Err(error));
     }
     let upstream = &context.upstreams[upstream];
+    // What the route says itself is about this upstream, and was meant.
+    let response = route.request_timeout.unwrap_or(upstream.settings.response_timeout);
     let times = Times {
-        response: plan.request_timeout.min(upstream.settings.response_timeout),
+        request: plan.request_timeout,
+        response,
         idle: route.idle_timeout.unwrap_or(upstream.settings.idle_timeout),
         client_idle: route.idle_timeout.unwrap_or(context.idle_timeout()),
     };
+    // Without a plugin no time worth reading a clock for has passed.
+    let began = if progress.entered > 0 { context.clock.now() } else { started };
     let forward = Forward {
         context,
         upstream,
@@ -222,15 +239,15 @@ async fn request(
         upgrade: protocol,
         body_bytes_max: plan.body_bytes_max,
         times,
+        began,
     };
     progress.touched = facts.framing != Framing::None;
-    let before = context.clock.now();
-    let answered = forward.send(&mut exchange, client, &mut progress.attempts).await;
-    progress.waited = Some(context.clock.now() - before);
+    progress.upstream = Some(upstream.index);
+    let answered = forward.send(&mut exchange, client, &mut progress.journey).await;
+    progress.waited = Some(context.clock.now().saturating_duration_since(began));
     client.timer.limit(None);
     match answered {
         Ok(answered) => {
-            progress.upstream = Some((upstream.index, answered.lease.server));
             progress.upstream_status = Some(exchange.response.status);
             match headers::response_to_client(&mut exchange.response, &context.clock.date()) {
                 Ok(()) => (exchange, Ok(Answer::Upstream(answered, times))),
@@ -242,7 +259,6 @@ async fn request(
                 let name = &upstream.settings.name;
                 log::debug!(target: "upstream", "{name}: {error}");
             }
-            progress.upstream = Some((upstream.index, 0));
             (exchange, Err(error))
         }
     }
@@ -287,7 +303,28 @@ fn response(
             sanitize_reply(context, &mut exchange);
             (exchange, Answer::Local)
         }
-        answer => (exchange, answer),
+        Answer::Upstream(answered, times) => {
+            if progress.upstream_status != Some(exchange.response.status) {
+                fit_length(&mut exchange, answered.facts.framing);
+            }
+            (exchange, Answer::Upstream(answered, times))
+        }
+        Answer::Local => (exchange, Answer::Local),
+    }
+}
+
+/// A plugin has changed the status of an upstream's response, and with it what `Content-Length` may
+/// say of a body that is not there (RFC 9110 §8.6).
+fn fit_length(exchange: &mut Exchange, framing: Framing) {
+    if framing != Framing::None {
+        return;
+    }
+    let response = &mut exchange.response;
+    if response.status == 204 {
+        response.fields.remove_known(Name::ContentLength);
+    } else if !response.is_bodiless() && exchange.request.method != Method::Head {
+        response.fields.remove_known(Name::ContentLength);
+        response.fields.push("Content-Length", b"0");
     }
 }
 
@@ -316,7 +353,7 @@ fn find_route(
             {
                 progress.routed = Some(head.path().into());
             }
-            exchange.route = Some(context.settings().routes[index].name.clone());
+            exchange.route = context.route_names.get(index).cloned();
             Ok(index)
         }
         Found::MethodNotAllowed { allow } => {
@@ -424,11 +461,18 @@ fn tunnel_protocol(exchange: &Exchange, facts: &RequestFacts) -> Option<Vec<u8>>
     parse::list(&exchange.request.fields, Name::Upgrade).next().map(<[u8]>::to_vec)
 }
 
-/// Answers bytes that are no request, before the connection is closed.
-pub async fn refuse(context: &Context, client: &mut Client, error: RequestError) {
+/// Answers bytes that are no request, before the connection is closed. What could be read of its head
+/// is in the exchange.
+pub async fn refuse(
+    context: &Context,
+    client: &mut Client,
+    mut exchange: Box<Exchange>,
+    error: RequestError,
+) {
     let started = context.clock.now();
-    let mut exchange = context.take_exchange();
-    exchange.request.method = Method::Get;
+    if exchange.request.method_name().is_empty() {
+        exchange.request.method = Method::Other;
+    }
     let mut progress = Progress { touched: true, ..Progress::default() };
     fail(context, &mut exchange, error, &mut progress);
     let facts = RequestFacts {
@@ -449,25 +493,26 @@ fn record(
     exchange: &Exchange,
     progress: &Progress,
     delivered: &Delivered,
-    started: std::time::Instant,
+    started: Instant,
 ) {
+    let Journey { attempts, server } = progress.journey;
     let finished = Finished {
         listener: client.listener,
         route: progress.route,
         method: exchange.request.method,
         status: exchange.response.status,
-        upstream: progress.upstream,
+        upstream: progress.upstream.zip(server),
         upstream_status: progress.upstream_status,
         bytes_in: client.take_received(),
         bytes_out: delivered.written,
-        duration: context.clock.now() - started,
+        duration: delivered.ended.saturating_duration_since(started),
         upstream_wait: progress.waited,
-        retries: progress.attempts.saturating_sub(1),
+        retries: attempts.saturating_sub(1),
     };
     context.telemetry.record(&finished);
     let Some(log) = &context.access_log else { return };
-    let upstream = progress.upstream.map(|(upstream, _)| &context.upstreams[upstream]);
-    let server = progress.upstream.and_then(|(_, server)| upstream?.server_name(server));
+    let upstream = progress.upstream.map(|upstream| &context.upstreams[upstream]);
+    let server = upstream.and_then(|upstream| upstream.server_name(server?));
     let plugins = || plugins(context, exchange, progress);
     log.write(&AccessRecord {
         finished: &finished,
@@ -479,7 +524,7 @@ fn record(
         flags: progress.error.map(RequestError::proxy_status).or(delivered.broken),
         trace_id: progress.trace.as_ref().map(|trace| trace.id.as_slice()),
         wall_ms: context.clock.wall_ms(),
-        attempts: progress.attempts,
+        attempts,
         plugins: &plugins,
     });
 }

@@ -117,7 +117,7 @@ impl Pump {
         match inbox.take() {
             Some(buffer) if !self.finished => self.stage(buffer, head, inbox, lanes),
             buffer => {
-                *inbox = buffer;
+                *inbox = buffer.map(Buffer::settle);
                 self.pending = Some(lanes.pool.filled(head));
                 Ok(())
             }
@@ -132,6 +132,11 @@ impl Pump {
     /// Whether it is the receiver who is waited for.
     pub fn waits_for_receiver(&self) -> bool {
         self.pending.is_some() || self.pipe.is_some()
+    }
+
+    /// Bytes of the body taken from the sender so far, as they came.
+    pub fn received(&self) -> u64 {
+        self.reader.received()
     }
 
     /// Bytes written so far, head included.
@@ -277,7 +282,10 @@ impl Pump {
         tail.clear();
         let step = self.reader.advance(buffer.filled(), pieces, tail)?;
         self.finished = step.done;
-        if step.consumed < buffer.len() {
+        let rest = buffer.len() - step.consumed;
+        // The shorter part is the one that is copied: a short body may have much behind it.
+        let leaves = rest > step.consumed;
+        if rest > 0 && !leaves {
             *inbox = Some(Buffer::copy_of(&buffer.filled()[step.consumed..]));
             buffer.truncate(step.consumed);
         }
@@ -290,7 +298,7 @@ impl Pump {
             tail.extend_from_slice(b"\r\n");
         }
         let in_place = match pieces.as_slice() {
-            [] => false,
+            _ if leaves => false,
             [piece] => buffer.wrap(piece.clone(), before, tail),
             _ => false,
         };
@@ -300,6 +308,10 @@ impl Pump {
                 run.extend_from_slice(&buffer.filled()[piece.clone()]);
             }
             run.extend_from_slice(tail);
+            if leaves {
+                buffer.consume(step.consumed);
+                *inbox = Some(buffer.settle());
+            }
             buffer = Buffer::copy_of(&run);
         }
         self.pending = (!buffer.is_empty()).then_some(buffer);

@@ -5,9 +5,10 @@
 //!
 //! Fields, in JSON: `ts request_id trace_id client method host path protocol status flags bytes_in
 //! bytes_out duration_us phases{upstream_us} route upstream server attempts plugins[{name,verdict}]`.
-//! What does not apply is left out. Bytes that are not UTF-8 appear as U+FFFD, and so do control
-//! characters that JSON does not escape; nothing a client sends can look like another line or reach a
-//! terminal.
+//! What does not apply is left out. `method`, `host`, `path` and `protocol` are the client's own,
+//! before a rewrite or a plugin changed them. Bytes that are not UTF-8 appear as U+FFFD, and so do
+//! control characters that JSON does not escape; nothing a client sends can look like another line or
+//! reach a terminal.
 
 use std::cell::RefCell;
 use std::fs::OpenOptions;
@@ -31,7 +32,7 @@ const REDACTED: &str = "[redacted]";
 pub struct AccessRecord<'a> {
     /// What was counted.
     pub finished: &'a Finished,
-    /// The request, as it was sent on.
+    /// The request: as it was received, and with the fields that it was sent on with.
     pub request: &'a RequestHead,
     /// Who asked.
     pub client: Option<IpAddr>,
@@ -47,7 +48,7 @@ pub struct AccessRecord<'a> {
     pub trace_id: Option<&'a [u8]>,
     /// Milliseconds since 1970.
     pub wall_ms: u64,
-    /// Connections used upstream.
+    /// Attempts upstream, connections that did not come about included.
     pub attempts: u32,
     /// Plugins that have seen the request, with what each one said. Asked only for a line that holds it.
     pub plugins: &'a dyn Fn() -> Vec<(&'a str, &'static str)>,
@@ -238,11 +239,12 @@ fn combined(out: &mut Vec<u8>, record: &AccessRecord<'_>, redact: &[String]) {
     let client = text_field(record, "client").unwrap_or_else(|| "-".to_owned());
     let _ = write!(out, "{client} - - [{}] \"", date::clf_time(record.wall_ms));
     let head = record.request;
-    if head.target().is_empty() {
+    if head.received_target().is_empty() {
         // It could not be read.
         out.push(b'-');
     } else {
-        let line = format!("{} {} {}", head.method_name(), head.target(), head.version.as_str());
+        let line =
+            format!("{} {} {}", head.method_name(), head.received_target(), head.version.as_str());
         escape(out, line.as_bytes());
     }
     let _ = write!(out, "\" {} {}", record.finished.status, record.finished.bytes_out);
@@ -319,8 +321,8 @@ fn text_field(record: &AccessRecord<'_>, name: &str) -> Option<String> {
         "client" => record.client.map(|client| client.to_string()),
         // A head that could not be read has none.
         "method" => Some(head.method_name()).filter(|name| !name.is_empty()).map(str::to_owned),
-        "host" => head.authority().map(str::to_owned),
-        "path" => Some(head.target()).filter(|path| !path.is_empty()).map(str::to_owned),
+        "host" => head.received_authority().map(str::to_owned),
+        "path" => Some(head.received_target()).filter(|path| !path.is_empty()).map(str::to_owned),
         "protocol" => Some(head.version.as_str().to_owned()),
         "flags" => record.flags.map(str::to_owned),
         "route" => record.route.map(str::to_owned),

@@ -49,7 +49,7 @@ pub struct Finished {
     pub duration: Duration,
     /// From picking a server to the head of its response.
     pub upstream_wait: Option<Duration>,
-    /// Connections used beyond the first.
+    /// Attempts upstream beyond the first.
     pub retries: u32,
 }
 
@@ -87,7 +87,7 @@ pub struct Counts {
     pub routes: Vec<RouteCounts>,
     /// By upstream and server.
     pub servers: Vec<Vec<ServerCounts>>,
-    /// By upstream: connections used beyond the first for a request.
+    /// By upstream: attempts beyond the first of a request.
     pub retries: Vec<u64>,
     /// By listener.
     pub listeners: Vec<ListenerCounts>,
@@ -156,6 +156,15 @@ impl WorkerTelemetry {
             if let Some(server) = server {
                 count_answer(&mut server.requests, done.upstream_status.unwrap_or(0));
             }
+        }
+    }
+
+    /// A server could not be reached, and another one of its upstream is asked.
+    pub fn server_failed(&self, upstream: usize, server: usize) {
+        let counts = &mut *self.counts.borrow_mut();
+        let server = counts.servers.get_mut(upstream).and_then(|list| list.get_mut(server));
+        if let Some(server) = server {
+            count_answer(&mut server.requests, 0);
         }
     }
 

@@ -44,7 +44,11 @@ pub fn connect() -> io::Result<Stream> {
 }
 
 async fn answer(mut request: Request<Incoming>) -> Result<Response<Full<Bytes>>, hyper::Error> {
-    if let Some(key) = request.headers().get("sec-websocket-key") {
+    let websocket = request
+        .headers()
+        .get(UPGRADE)
+        .is_some_and(|protocol| protocol.as_bytes().eq_ignore_ascii_case(b"websocket"));
+    if websocket && let Some(key) = request.headers().get("sec-websocket-key") {
         let accept = derive_accept_key(key.as_bytes());
         let upgrade = hyper::upgrade::on(&mut request);
         tokio::task::spawn_local(async move {
@@ -62,10 +66,11 @@ async fn answer(mut request: Request<Incoming>) -> Result<Response<Full<Bytes>>,
         }
         return Ok(response);
     }
-    let (head, mut body) = request.into_parts();
+    let (head, body) = request.into_parts();
+    let mut body = Limited::new(body, BODY_READ_MAX);
     let mut shown = Vec::new();
     let mut length: usize = 0;
-    while let Some(frame) = Limited::new(&mut body, BODY_READ_MAX).frame().await {
+    while let Some(frame) = body.frame().await {
         let Ok(frame) = frame else { break };
         if let Some(data) = frame.data_ref() {
             length += data.len();

@@ -8,6 +8,7 @@
 pub mod balance;
 pub mod connect;
 pub mod echo;
+pub mod names;
 
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
@@ -44,6 +45,14 @@ pub struct Server {
     idle: RefCell<Vec<Idle>>,
     idle_max: usize,
     active: Cell<usize>,
+    complaints: Complaints,
+}
+
+/// What the log says of a server that cannot be reached: not more than a line a second.
+#[derive(Debug, Default)]
+struct Complaints {
+    last: Cell<Option<Instant>>,
+    unsaid: Cell<u64>,
 }
 
 #[derive(Debug)]
@@ -56,6 +65,8 @@ enum Target {
 struct Idle {
     connection: Connection,
     since: Instant,
+    /// Its last response had no body by rule; a server that sends one all the same may do so late.
+    doubtful: bool,
 }
 
 /// A connection lent for one request.
@@ -65,8 +76,6 @@ pub struct Lease {
     pub connection: Connection,
     /// It has carried a request before, so the server may have closed it in the meantime.
     pub reused: bool,
-    /// Index of the server in its upstream.
-    pub server: usize,
     home: Active,
 }
 
@@ -108,6 +117,7 @@ impl Upstream {
                 idle: RefCell::default(),
                 idle_max: settings.keepalive_connections_max,
                 active: Cell::new(0),
+                complaints: Complaints::default(),
             })
         };
         let (servers, weights) = match &settings.kind {
@@ -124,44 +134,47 @@ impl Upstream {
         Self { settings: settings.clone(), index, servers, balancer }
     }
 
-    /// Lends a connection: an idle one if there is one that looks alive, else a new one.
+    /// Indexes of the servers: the one whose turn it is, and then the others, to be asked when it
+    /// cannot be reached.
+    pub fn in_turn(&self) -> impl Iterator<Item = usize> {
+        let (first, count) = (self.balancer.pick(), self.servers.len());
+        (first..first + count).map(move |turn| turn % count)
+    }
+
+    /// Lends a connection to a server: an idle one if there is one that looks alive, else a new one.
     ///
     /// `sure` asks for certainty that an idle connection is alive, for a request that cannot be
-    /// repeated: one system call. `fresh` never takes an idle one. A server that cannot be
-    /// connected to is passed over for the next.
+    /// repeated: one system call. `fresh` never takes an idle one.
     pub async fn lend(
         &self,
+        index: usize,
         sure: bool,
         fresh: bool,
         timer: &Timer,
         now: Instant,
     ) -> Result<Lease, RequestError> {
-        let first = self.balancer.pick();
-        let mut last = RequestError::Connect;
-        for turn in 0..self.servers.len() {
-            let index = (first + turn) % self.servers.len();
-            let server = &self.servers[index];
-            if !fresh && let Some(connection) = server.take_idle(sure) {
-                return Ok(Lease::new(connection, true, index, server));
-            }
-            match self.dial(server, timer, now).await {
-                Ok(connection) => return Ok(Lease::new(connection, false, index, server)),
-                Err(error) => {
+        let server = self.servers.get(index).ok_or(RequestError::Connect)?;
+        if !fresh && let Some(connection) = server.take_idle(sure) {
+            return Ok(Lease::new(connection, true, server));
+        }
+        match self.dial(server, timer).await {
+            Ok(connection) => Ok(Lease::new(connection, false, server)),
+            Err(error) => {
+                if let Some(unsaid) = server.complaints.next(now) {
                     let (upstream, name) = (&self.settings.name, &server.name);
-                    log::warn!(target: "upstream", "{upstream}: server {name}: {error}");
-                    last = error;
+                    let more = if unsaid == 0 {
+                        String::new()
+                    } else {
+                        format!(", {unsaid} times before")
+                    };
+                    log::warn!(target: "upstream", "{upstream}: server {name}: {error}{more}");
                 }
+                Err(error)
             }
         }
-        Err(last)
     }
 
-    async fn dial(
-        &self,
-        server: &Server,
-        timer: &Timer,
-        now: Instant,
-    ) -> Result<Connection, RequestError> {
+    async fn dial(&self, server: &Server, timer: &Timer) -> Result<Connection, RequestError> {
         let dialer = match &server.target {
             Target::Echo => {
                 return echo::connect().map(Connection::new).map_err(|_| RequestError::Connect);
@@ -169,7 +182,7 @@ impl Upstream {
             Target::Dial(dialer) => dialer,
         };
         timer.arm(self.settings.connect_timeout);
-        let mut connecting = pin!(dialer.connect(now));
+        let mut connecting = pin!(dialer.connect());
         let stream = poll_fn(|cx| {
             if timer.is_due() {
                 return Poll::Ready(Err(RequestError::ConnectTimeout));
@@ -214,9 +227,10 @@ impl Upstream {
 impl Server {
     fn take_idle(&self, sure: bool) -> Option<Connection> {
         loop {
-            let Idle { connection, .. } = self.idle.borrow_mut().pop()?;
+            let Idle { connection, doubtful, .. } = self.idle.borrow_mut().pop()?;
             // Whatever has arrived on an idle connection is not the answer to the next request.
-            let unusable = connection.stream.is_readable() || (sure && connection.stream.is_dead());
+            let unusable = connection.stream.is_readable()
+                || ((sure || doubtful) && connection.stream.is_dead());
             if !unusable {
                 return Some(connection);
             }
@@ -224,19 +238,28 @@ impl Server {
     }
 }
 
-impl Lease {
-    fn new(connection: Connection, reused: bool, server: usize, home: &Rc<Server>) -> Self {
-        Self { connection, reused, server, home: Active::new(home) }
+impl Complaints {
+    /// Says whether the log may have a line, and how many it did not have before.
+    fn next(&self, now: Instant) -> Option<u64> {
+        const PAUSE: Duration = Duration::from_secs(1);
+        if self.last.get().is_some_and(|last| now.saturating_duration_since(last) < PAUSE) {
+            self.unsaid.set(self.unsaid.get() + 1);
+            return None;
+        }
+        self.last.set(Some(now));
+        Some(self.unsaid.take())
     }
+}
 
-    /// Name of the server, for log and metrics.
-    pub fn server_name(&self) -> &Arc<str> {
-        &self.home.0.name
+impl Lease {
+    fn new(connection: Connection, reused: bool, home: &Rc<Server>) -> Self {
+        Self { connection, reused, home: Active::new(home) }
     }
 
     /// Gives the connection back for the next request. To be called only when the response has been
-    /// read to its end and the server keeps the connection open.
-    pub fn give_back(self, now: Instant) {
+    /// read to its end and the server keeps the connection open. `doubtful`: the response had no body by
+    /// rule.
+    pub fn give_back(self, doubtful: bool, now: Instant) {
         let Self { connection, home, .. } = self;
         // More than was asked for: it cannot be told whose answer that would be.
         if connection.inbox.is_some() {
@@ -244,7 +267,23 @@ impl Lease {
         }
         let mut idle = home.0.idle.borrow_mut();
         if idle.len() < home.0.idle_max {
-            idle.push(Idle { connection, since: now });
+            idle.push(Idle { connection, since: now, doubtful });
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Ten thousand requests a second to a dead server are not ten thousand lines.
+    #[test]
+    fn a_server_that_fails_is_complained_of_once_a_second() {
+        let complaints = Complaints::default();
+        let start = Instant::now();
+        let after = |millis| complaints.next(start + Duration::from_millis(millis));
+
+        assert_eq!([after(0), after(1), after(999)], [Some(0), None, None]);
+        assert_eq!([after(1000), after(1500), after(2500)], [Some(2), None, Some(1)]);
     }
 }

@@ -1,5 +1,5 @@
 //! Answers every request itself: `status` (200) and `body` (`replied`), with `x-reply: yes`. With
-//! `"on": "response"` it replaces every response instead.
+//! `"on": "response"` it replaces every response instead, with `"on": "status"` only their status.
 
 use zproxy_sdk::{Flow, Middleware, Reply, Request, Response, export};
 
@@ -11,11 +11,12 @@ struct Answer {
     on: Hook,
 }
 
-#[derive(serde::Deserialize, PartialEq)]
+#[derive(serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
 enum Hook {
     Request,
     Response,
+    Status,
 }
 
 impl Default for Answer {
@@ -37,13 +38,15 @@ impl Middleware for Answer {
     fn on_request(&self, _: &mut Request) -> Flow {
         match self.on {
             Hook::Request => Flow::Reply(self.reply()),
-            Hook::Response => Flow::Next,
+            Hook::Response | Hook::Status => Flow::Next,
         }
     }
 
     fn on_response(&self, response: &mut Response) {
-        if self.on == Hook::Response {
-            response.replace_with(self.reply());
+        match self.on {
+            Hook::Request => {}
+            Hook::Response => response.replace_with(self.reply()),
+            Hook::Status => response.set_status(self.status),
         }
     }
 }

@@ -183,8 +183,11 @@ pub struct LimitsConfig {
     #[schemars(range(min = 1, max = 2_592_000_000_u32))]
     pub idle_timeout_ms: u32,
 
-    /// Longest time from a request to the head of its response, in milliseconds; the client
-    /// gets a 504 then. A route can set its own in `routes[].timeouts`.
+    /// Longest time from the head of a request to that of its response, connecting included, in
+    /// milliseconds; the client gets a 504 then. While a body arrives, it begins anew with each
+    /// part; a body that still is not complete after this time (or a minute, if that is longer)
+    /// and a further second for each 100 bytes of it is cut with a 408. A route can set its own
+    /// in `routes[].timeouts`.
     #[schemars(range(min = 1, max = 2_592_000_000_u32))]
     pub request_timeout_ms: u32,
 }

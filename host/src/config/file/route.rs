@@ -200,8 +200,9 @@ pub struct RewriteConfig {
 #[serde(deny_unknown_fields, default)]
 #[schemars(rename = "RouteTimeouts")]
 pub struct RouteTimeoutsConfig {
-    /// Longest time from a request to the head of its response, in milliseconds;
-    /// `limits.request_timeout_ms` when left out.
+    /// Longest time from the head of a request to that of its response, in milliseconds, instead
+    /// of `limits.request_timeout_ms` and of the upstream's `response_ms`, which hold when it is
+    /// left out.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 2_592_000_000_u32), example = 5000)]
     pub request_ms: Option<u32>,

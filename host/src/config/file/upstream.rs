@@ -84,7 +84,7 @@ pub struct UpstreamTimeoutsConfig {
     pub connect_ms: u32,
 
     /// Longest time from the end of the request to the head of the response, in milliseconds.
-    /// The client gets a 504 then.
+    /// The client gets a 504 then. A route that has a `request_ms` of its own goes by that.
     #[schemars(range(min = 1, max = 2_592_000_000_u32))]
     pub response_ms: u32,
 
