@@ -451,6 +451,31 @@ fn an_expectation_goes_on_only_where_a_body_waits_for_it() {
     }
 }
 
+/// RFC 9110 §7.6.1: what `Connection` names, and what only a trusted peer may say, is no more to be
+/// passed on in trailers than in heads.
+#[test]
+fn trailers_that_concern_one_connection_are_taken_off() {
+    let rows = [
+        ("X-Secret", "X-Secret: 1", 0),
+        ("keep-alive, close", "X-Kept: 1", 1),
+        ("", "X-Kept: 1", 1),
+        ("", "X-Forwarded-Port: 1\r\nX_Forwarded_For: 1", 0),
+    ];
+    for (names, trailers, kept) in rows {
+        let body = format!(
+            "Connection: {names}\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhi\r\n0\r\n{trailers}\r\n\r\n"
+        );
+        let upstream = Upstream::sending(format!("HTTP/1.1 200 OK\r\n{body}"));
+        let gateway = Gateway::to(&upstream);
+
+        let answer = gateway.connect().exchange(format!("POST / HTTP/1.1\r\nHost: a\r\n{body}"));
+
+        assert_eq!((answer.text(), answer.trailers.len()), ("hi", kept), "{names} {trailers}");
+        let request = upstream.last_request();
+        assert_eq!((request.text(), request.trailers.len()), ("hi", kept), "{names} {trailers}");
+    }
+}
+
 /// RFC 9112 §2.2: an empty line before a request is ignored.
 #[test]
 fn empty_lines_before_a_request_are_ignored() {

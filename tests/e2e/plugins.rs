@@ -162,6 +162,21 @@ fn a_status_that_a_plugin_changes_leaves_the_connection_in_step() {
     }
 }
 
+/// Whoever made the answer that it replaces.
+#[test]
+fn an_answer_that_a_plugin_makes_of_another_has_a_date() {
+    let config = json!({ "on": "response", "status": 503, "body": "replaced" });
+    let gateway = with_plugins(json!({
+        "routes": [{ "path": "/", "upstream": "http://127.0.0.1:1",
+            "middleware": [{ "plugin": "reply", "config": config }] }],
+    }));
+
+    let answer = gateway.get("/");
+
+    assert_eq!((answer.status(), answer.text()), (503, "replaced"));
+    assert_eq!(answer.all("date").len(), 1, "{answer:?}");
+}
+
 /// `response-filter`: called for each response, whoever made it.
 #[test]
 fn answers_that_the_gateway_makes_pass_back_through_the_chain() {

@@ -66,6 +66,7 @@ pub struct BodyReader {
     framing_bytes: u64,
     content_max: u64,
     trailer_limits: HeadLimits,
+    drops_trailers: bool,
 }
 
 /// What became of the bytes shown to a [`BodyReader`].
@@ -94,7 +95,16 @@ impl BodyReader {
             framing_bytes: 0,
             content_max,
             trailer_limits: *limits,
+            drops_trailers: false,
         }
+    }
+
+    /// Takes trailers off when `Connection` names fields: they may be the ones that it names (RFC 9110
+    /// §7.6.1).
+    #[must_use]
+    pub fn without_trailers(mut self, names_fields: bool) -> Self {
+        self.drops_trailers = names_fields;
+        self
     }
 
     /// Whether the body has ended.
@@ -219,7 +229,12 @@ impl BodyReader {
                 return Ok(position + 2);
             }
             State::Trailers(held) => {
+                let before = tail.len();
                 let consumed = trailers(rest, held, &self.trailer_limits, raw, tail)?;
+                if self.drops_trailers && raw && consumed.is_some() {
+                    tail.truncate(before);
+                    tail.extend_from_slice(b"\r\n");
+                }
                 if let Some(consumed) = consumed {
                     self.state = State::Done;
                     return Ok(position + consumed);

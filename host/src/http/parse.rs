@@ -48,6 +48,8 @@ pub struct RequestFacts {
     pub expects_continue: bool,
     /// The client asks for another protocol, one that can be tunnelled.
     pub wants_upgrade: bool,
+    /// `Connection` names fields, and so perhaps some that come in trailers.
+    pub names_fields: bool,
 }
 
 /// What a response's head says about the connection.
@@ -59,6 +61,8 @@ pub struct ResponseFacts {
     pub keep_alive: bool,
     /// It has no body by rule, and a sender that does not know the rule may send one.
     pub bodiless: bool,
+    /// As for a request.
+    pub names_fields: bool,
 }
 
 /// Looks for the end of a head: the position after its empty line.
@@ -384,8 +388,9 @@ fn escapes_are_whole(name: &[u8]) -> bool {
 fn request_facts(head: &mut RequestHead) -> Result<RequestFacts, RequestError> {
     let fields = &head.fields;
     let http11 = head.version == Version::Http11;
-    let (mut close, mut keep, mut upgrade) = (false, http11, false);
+    let (mut close, mut keep, mut upgrade, mut names_fields) = (false, http11, false, false);
     for token in list(fields, Name::Connection) {
+        names_fields |= !is_usual_option(token);
         close |= token.eq_ignore_ascii_case(b"close");
         keep |= token.eq_ignore_ascii_case(b"keep-alive");
         upgrade |= token.eq_ignore_ascii_case(b"upgrade");
@@ -404,6 +409,7 @@ fn request_facts(head: &mut RequestHead) -> Result<RequestFacts, RequestError> {
         // A 1.0 client cannot mean it, nor one that has no body to send (RFC 9110 §10.1.1).
         expects_continue: expects && http11 && framing != Framing::None,
         wants_upgrade: upgrade && http11 && framing == Framing::None && can_tunnel(fields),
+        names_fields,
     };
     if expects && !facts.expects_continue {
         head.fields.remove_known(Name::Expect);
@@ -426,16 +432,13 @@ fn can_tunnel(fields: &Fields) -> bool {
 /// RFC 9112 §6.3, for responses.
 fn response_facts(head: &mut ResponseHead, method: Method) -> Result<ResponseFacts, RequestError> {
     let http11 = head.version == Version::Http11;
-    let mut keep_alive = http11;
+    let (mut close, mut keep, mut names_fields) = (false, http11, false);
     for token in list(&head.fields, Name::Connection) {
-        keep_alive = match () {
-            () if token.eq_ignore_ascii_case(b"close") => {
-                keep_alive = false;
-                break;
-            }
-            () => keep_alive || token.eq_ignore_ascii_case(b"keep-alive"),
-        };
+        names_fields |= !is_usual_option(token);
+        close |= token.eq_ignore_ascii_case(b"close");
+        keep |= token.eq_ignore_ascii_case(b"keep-alive");
     }
+    let mut keep_alive = keep && !close;
     let declared = framing(&head.fields, head.version)?;
     let bodiless = head.is_bodiless();
     if bodiless && head.status != 304 {
@@ -452,7 +455,14 @@ fn response_facts(head: &mut ResponseHead, method: Method) -> Result<ResponseFac
         None => Framing::UntilClose,
     };
     keep_alive &= framing != Framing::UntilClose;
-    Ok(ResponseFacts { framing, keep_alive, bodiless })
+    Ok(ResponseFacts { framing, keep_alive, bodiless, names_fields })
+}
+
+/// Whether a member of `Connection` is about the connection itself. All others name fields.
+pub fn is_usual_option(option: &[u8]) -> bool {
+    ["keep-alive", "close", "upgrade", "te"]
+        .iter()
+        .any(|usual| option.eq_ignore_ascii_case(usual.as_bytes()))
 }
 
 /// What `Content-Length` and `Transfer-Encoding` say; `None` when neither is there.

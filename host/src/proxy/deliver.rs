@@ -167,7 +167,7 @@ pub async fn upstream(
         if open && upload.state == UploadState::Whole { After::KeepAlive } else { After::Close };
     let reader = BodyReader::new(answer.framing, form, u64::MAX, &context.response_limits);
     let to_chunks = framing == Framing::Chunked && answer.framing == Framing::UntilClose;
-    let mut download = Pump::new(reader, to_chunks);
+    let mut download = Pump::new(reader.without_trailers(answer.names_fields), to_chunks);
     client.timer.limit(None);
     {
         let lanes = context.lanes(&client.timer, times.idle);

@@ -175,7 +175,7 @@ impl Forward<'_> {
 
     fn upload(&self, limits: &HeadLimits) -> Pump {
         let body = BodyReader::new(self.facts.framing, Form::Same, self.body_bytes_max, limits);
-        Pump::new(body, false)
+        Pump::new(body.without_trailers(self.facts.names_fields), false)
     }
 
     /// Whether all of the body is received and short enough to be kept.

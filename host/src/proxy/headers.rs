@@ -23,6 +23,7 @@ use super::client::ClientFacts;
 use super::trace::{Trace, is_request_id, uuid_v7};
 use crate::error::RequestError;
 use crate::http::fields::is_forwarding;
+use crate::http::parse::is_usual_option;
 use crate::http::{Fields, Method, Name, RequestHead, ResponseHead, Version};
 
 /// Members of `Connection`. Honest messages have one or two; each costs a look at every field.
@@ -208,9 +209,8 @@ fn remove_named_by_connection(fields: &mut Fields) -> Result<(), RequestError> {
     let (mut count, mut names_fields) = (0, false);
     for value in fields.known(Name::Connection) {
         for option in value.split(|byte| *byte == b',') {
-            let is = |usual: &str| option.trim_ascii().eq_ignore_ascii_case(usual.as_bytes());
             count += 1;
-            names_fields |= !(is("keep-alive") || is("close") || is("upgrade") || is("te"));
+            names_fields |= !is_usual_option(option.trim_ascii());
             if count > CONNECTION_OPTIONS_MAX {
                 return Err(TOO_MANY_OPTIONS);
             }

@@ -309,7 +309,10 @@ fn response(
             }
             (exchange, Answer::Upstream(answered, times))
         }
-        Answer::Local => (exchange, Answer::Local),
+        Answer::Local => {
+            sanitize_reply(context, &mut exchange);
+            (exchange, Answer::Local)
+        }
     }
 }
 
@@ -480,6 +483,7 @@ pub async fn refuse(
         keep_alive: false,
         expects_continue: false,
         wants_upgrade: false,
+        names_fields: false,
     };
     let delivered = deliver::local(context, client, &mut exchange, &facts, false).await;
     record(context, client, &exchange, &progress, &delivered, started);
