@@ -1,8 +1,8 @@
-//! Why a request got no answer from its upstream, read by the gateway itself.
+//! What can be wrong with a request, with its way or with its answer, and what becomes of it then.
 //!
 //! Start and reload fail with `anyhow::Error` or `config::Problems`, for a person to read.
 
-/// Why a request got no answer from its upstream.
+/// Why a request is not answered as its client wished.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RequestError {
     /// The client's bytes are no request, or one that two parsers could read differently.

@@ -184,11 +184,7 @@ fn requests(text: &mut Text, settings: &Settings, listeners: &[String], reports:
     text.family(name, "histogram", "Parts of that time: waiting for an upstream's response head.");
     let labels = [("phase", "upstream")];
     text.histogram(name, &labels, seconds(), &wait.counts, from_us(wait.sum_us));
-    text.family(
-        "zproxy_bytes_total",
-        "counter",
-        "Bytes received from clients (in) and sent to them (out).",
-    );
+    text.family("zproxy_bytes_total", "counter", "Bytes from clients (in) and to them (out).");
     text.sample("zproxy_bytes_total", &[("direction", "in")], bytes_in);
     text.sample("zproxy_bytes_total", &[("direction", "out")], bytes_out);
 }
@@ -227,7 +223,7 @@ fn upstreams(text: &mut Text, settings: &Settings, reports: &[Report]) {
     text.family(
         "zproxy_upstream_requests_total",
         "counter",
-        "Requests sent to a server, by its answer; 0: none.",
+        "Requests for a server, by its answer; 0: none.",
     );
     for (upstream, server, name) in &places {
         let mut answers: BTreeMap<u16, u64> = BTreeMap::new();
@@ -261,7 +257,7 @@ fn upstreams(text: &mut Text, settings: &Settings, reports: &[Report]) {
     text.family(
         "zproxy_upstream_retries_total",
         "counter",
-        "Requests sent again because a pooled connection was dead.",
+        "Further attempts: a pooled connection was dead, or a server not reached.",
     );
     for (upstream, one) in settings.upstreams.iter().enumerate() {
         let retries: u64 =

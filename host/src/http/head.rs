@@ -355,3 +355,21 @@ pub fn reason(status: u16) -> &'static str {
         _ => "",
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_target_is_what_a_client_may_send() {
+        let mut head = RequestHead::default();
+        head.assign("GET", "/", Version::Http11);
+
+        for bad in ["", "x", "*", "/a b", "/a#b", "/\u{e9}", "/\t"] {
+            assert_eq!(head.set_target(bad), Err(EditError::Path), "{bad:?}");
+        }
+        assert_eq!(head.set_target("/a?b=%23"), Ok(()));
+        assert_eq!((head.path(), head.query()), ("/a", Some("b=%23")));
+        assert_eq!(head.received_target(), "/");
+    }
+}
