@@ -26,7 +26,7 @@ pub mod reply;
 pub mod trace;
 
 use std::borrow::Cow;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use client::ClientFacts;
 pub use context::{Clock, Context, RoutePlan, Snapshot};
@@ -108,7 +108,8 @@ pub async fn handle(
     let mut progress = Progress::default();
     let protocol = tunnel_protocol(&exchange, facts);
     let (mut exchange, answer) =
-        request(context, client, exchange, facts, protocol.as_deref(), &mut progress).await;
+        request(context, client, exchange, facts, protocol.as_deref(), started, &mut progress)
+            .await;
     let mut answer = match answer {
         Ok(answer) => answer,
         Err(RequestError::ClientGone) => {
@@ -152,6 +153,7 @@ async fn request(
     mut exchange: Box<Exchange>,
     facts: &RequestFacts,
     protocol: Option<&[u8]>,
+    started: Instant,
     progress: &mut Progress,
 ) -> (Box<Exchange>, Result<Answer, RequestError>) {
     let index = match find_route(context, &mut exchange, progress) {
@@ -162,7 +164,7 @@ async fn request(
     if let Err(error) = admit(client, &mut exchange, facts, plan, context, progress) {
         return (exchange, Err(error));
     }
-    let (mut exchange, passed) = context.chains[index].on_request(exchange);
+    let (mut exchange, passed) = context.chains[index].on_request(exchange, started);
     progress.entered = passed.entered;
     match passed.outcome {
         Ok(crate::plugin::Flow::Next) => {}
@@ -252,8 +254,9 @@ fn response(
     }
     let mut entered = progress.entered;
     let mut failed = false;
+    let now = context.clock.now();
     loop {
-        let (back, result) = context.chains[index].on_response(exchange, entered);
+        let (back, result) = context.chains[index].on_response(exchange, entered, now);
         exchange = back;
         let Err(broken) = result else { break };
         // The 503 that takes the response's place goes on to those above the one that failed.
