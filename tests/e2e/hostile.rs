@@ -221,6 +221,19 @@ fn a_memory_bomb_that_goes_off_often_leaves_memory_flat() {
     assert!(held < 64 * 1024, "{held} KiB more after 30 bombs of 16 MiB");
 }
 
+/// Handles of standard streams are bounded, and no reason for an honest plugin to fail.
+#[test]
+fn a_plugin_may_print_for_as_long_as_it_lives() {
+    let upstream = Upstream::answering("ok");
+    let gateway = gateway(&upstream, "print", json!({}));
+
+    for _ in 0..100 {
+        assert_eq!(gateway.get("/bad").text(), "ok");
+    }
+
+    gateway.counts("zproxy_plugin_traps_total", &[("plugin", "print")], 0.0);
+}
+
 /// The limits are the operator's.
 #[test]
 fn limits_of_time_and_memory_can_be_set() {

@@ -299,7 +299,7 @@ fn plugins(text: &mut Text, reports: &[Report]) {
         }
     }
     let name = "zproxy_plugin_duration_seconds";
-    text.family(name, "histogram", "Time spent in hooks.");
+    text.family(name, "histogram", "Time spent in hooks, of a sample of all calls.");
     for (plugin, sum) in &sums {
         for (hook, stats) in hooks.iter().zip(&sum.hooks) {
             let bounds = DURATION_BOUNDS_NS.iter().map(|bound| from_us(*bound) / 1e3);

@@ -109,7 +109,7 @@ pub struct HookFailure {
 #[derive(Debug)]
 pub struct Passed {
     /// Whether it goes upstream, or which answer is in the exchange, or who failed.
-    pub outcome: Result<Flow, HookFailure>,
+    pub outcome: Result<Flow, Box<HookFailure>>,
     /// Links that the response has to pass on its way back: the first so many.
     pub entered: usize,
 }
@@ -118,7 +118,7 @@ pub struct Passed {
 #[derive(Debug)]
 pub struct Broken {
     /// Who and why.
-    pub failure: HookFailure,
+    pub failure: Box<HookFailure>,
     /// Links that have yet to see the response that takes the place of the failed one.
     pub entered: usize,
 }
@@ -155,12 +155,8 @@ impl Instances {
     pub fn chain(&mut self, plan: &ChainPlan) -> Result<Chain, ChainError> {
         self.wasm.retain(|instance| instance.strong_count() > 0);
         self.native.retain(|native| native.made.strong_count() > 0);
-        let links: Vec<Link> =
-            plan.links.iter().map(|link| self.link(link)).collect::<Result<_, _>>()?;
-        Ok(Chain {
-            on_request: links.iter().any(|link| link.hooks.on_request),
-            links: links.into_boxed_slice(),
-        })
+        let links = plan.links.iter().map(|link| self.link(link)).collect::<Result<_, _>>()?;
+        Ok(Chain { links })
     }
 
     /// What was counted on this worker, by plugin.
@@ -212,7 +208,7 @@ impl Instances {
         if let Some(instance) = known.find(|instance| instance.is_of(plugin, config)) {
             return instance;
         }
-        let now = now();
+        let now = clock();
         let (instance, made) = Instance::new(Arc::clone(plugin), Arc::clone(config), now);
         if let Err(failure) = made
             && let Some(suppressed) = meter.complain(now)
@@ -252,8 +248,6 @@ impl Instances {
 /// A route's chain on one worker.
 pub struct Chain {
     links: Box<[Link]>,
-    /// Whether any link has a request hook.
-    on_request: bool,
 }
 
 struct Link {
@@ -269,106 +263,99 @@ enum Runner {
 }
 
 impl Chain {
-    /// Takes a request down the chain.
-    pub fn on_request(&self, mut exchange: Box<Exchange>) -> (Box<Exchange>, Passed) {
-        if self.on_request {
-            let mut clock = now();
-            for (entered, link) in self.links.iter().enumerate() {
-                if !link.hooks.on_request {
-                    continue;
-                }
-                let (back, outcome) = link.call(Hook::Request, exchange, &mut clock);
-                exchange = back;
-                if !matches!(outcome, Ok(Flow::Next)) {
-                    return (exchange, Passed { outcome, entered });
-                }
+    /// Takes a request down the chain; `now` is when that begins.
+    pub fn on_request(&self, exchange: Box<Exchange>, now: Instant) -> (Box<Exchange>, Passed) {
+        let mut place = Some(exchange);
+        let mut passed = Passed { outcome: Ok(Flow::Next), entered: self.links.len() };
+        let links = self.links.iter().enumerate();
+        for (entered, link) in links.filter(|(_, link)| link.hooks.on_request) {
+            let outcome = link.call(Hook::Request, &mut place, now);
+            if !matches!(outcome, Ok(Flow::Next)) {
+                passed = Passed { outcome, entered };
+                break;
             }
         }
-        (exchange, Passed { outcome: Ok(Flow::Next), entered: self.links.len() })
+        (place.expect(PUT_BACK), passed)
     }
 
-    /// Takes a response back up through the first `entered` links. [`Flow::Respond`] when one of them
-    /// has replaced it.
+    /// Takes a response back up through the first `entered` links; `now` is when that begins.
+    /// [`Flow::Respond`] when one of them has replaced it.
     ///
     /// On an error the caller replaces the response and calls again with what the error says, so that
     /// the links further out see what goes to the client.
     pub fn on_response(
         &self,
-        mut exchange: Box<Exchange>,
+        exchange: Box<Exchange>,
         entered: usize,
+        now: Instant,
     ) -> (Box<Exchange>, Result<Flow, Broken>) {
-        let mut clock = None;
-        let mut flow = Flow::Next;
-        for (index, link) in self.links.iter().enumerate().take(entered).rev() {
-            if !link.hooks.on_response {
-                continue;
-            }
-            let clock = clock.get_or_insert_with(now);
-            let (back, outcome) = link.call(Hook::Response, exchange, clock);
-            exchange = back;
-            match outcome {
+        let mut place = Some(exchange);
+        let mut flow = Ok(Flow::Next);
+        let links = self.links.iter().enumerate().take(entered).rev();
+        for (index, link) in links.filter(|(_, link)| link.hooks.on_response) {
+            match link.call(Hook::Response, &mut place, now) {
                 Ok(Flow::Next) => {}
-                Ok(Flow::Respond) => flow = Flow::Respond,
-                Err(failure) => return (exchange, Err(Broken { failure, entered: index })),
+                Ok(Flow::Respond) => flow = Ok(Flow::Respond),
+                Err(failure) => {
+                    flow = Err(Broken { failure, entered: index });
+                    break;
+                }
             }
         }
-        (exchange, Ok(flow))
+        (place.expect(PUT_BACK), flow)
     }
 }
 
+/// Why there is an exchange after a call.
+const PUT_BACK: &str = "a hook's exchange is put back before its call returns";
+
 impl Link {
-    /// Calls a hook and counts it. `clock` is when it begins, and then when it has ended: links in a
-    /// row share a reading.
+    /// Calls a hook with the exchange in `place`, and counts it. One call in some is timed, too.
     fn call(
         &self,
         hook: Hook,
-        exchange: Box<Exchange>,
-        clock: &mut Instant,
-    ) -> (Box<Exchange>, Result<Flow, HookFailure>) {
-        let mark = exchange.mark();
-        let (mut exchange, result) = match &self.runner {
-            Runner::Wasm(instance) => instance.call(hook, exchange, *clock),
-            Runner::Native(middleware) => call_native(&**middleware, hook, exchange),
+        place: &mut Option<Box<Exchange>>,
+        now: Instant,
+    ) -> Result<Flow, Box<HookFailure>> {
+        let began = self.meter.is_timed(hook).then(clock);
+        let result = match &self.runner {
+            Runner::Wasm(instance) => instance.call(hook, place, now),
+            Runner::Native(middleware) => call_native(&**middleware, hook, place),
         };
-        let began = std::mem::replace(clock, now());
-        let outcome = match &result {
-            Ok(flow) => Outcome::from(*flow),
-            Err(failure) => Outcome::Failed(failure.kind),
-        };
-        self.meter.record(hook, outcome, clock.duration_since(began));
-        let result = match result {
-            Ok(flow) => Ok(flow),
-            Err(failure) => {
-                let undone = exchange.roll_back(&mark);
-                exchange.failed.push((Arc::clone(&self.meter.plugin), failure.kind));
-                self.judge(hook, failure, undone, *clock)
+        if let Some(began) = began {
+            self.meter.record_time(hook, began.elapsed());
+        }
+        match result {
+            Ok(flow) => {
+                self.meter.record(hook, Outcome::from(flow));
+                Ok(flow)
             }
-        };
-        (exchange, result)
+            Err(failure) => {
+                self.meter.record(hook, Outcome::Failed(failure.kind));
+                if let Some(exchange) = place {
+                    exchange.failed.push((Arc::clone(&self.meter.plugin), failure.kind));
+                }
+                self.judge(hook, *failure)
+            }
+        }
     }
 
     #[cold]
-    fn judge(
-        &self,
-        hook: Hook,
-        failure: Failure,
-        undone: bool,
-        now: Instant,
-    ) -> Result<Flow, HookFailure> {
-        if let Some(suppressed) = self.meter.complain(now) {
+    fn judge(&self, hook: Hook, failure: Failure) -> Result<Flow, Box<HookFailure>> {
+        if let Some(suppressed) = self.meter.complain(clock()) {
             complain(&self.meter.plugin, hook.as_str(), &failure, suppressed);
         }
         // Native middleware that replaced the response and then panicked has left nothing to go on
         // with.
-        if self.on_error == OnError::Open && undone {
+        if self.on_error == OnError::Open && failure.undone {
             return Ok(Flow::Next);
         }
-        Err(HookFailure {
+        Err(Box::new(HookFailure {
             plugin: Arc::clone(&self.meter.plugin),
             hook,
             kind: failure.kind,
             message: failure.message,
-        })
+        }))
     }
 }
 
@@ -385,22 +372,25 @@ pub fn make_native(
 fn call_native(
     middleware: &dyn Middleware,
     hook: Hook,
-    mut exchange: Box<Exchange>,
-) -> (Box<Exchange>, Result<Flow, Failure>) {
+    place: &mut Option<Box<Exchange>>,
+) -> Result<Flow, Box<Failure>> {
+    let Some(exchange) = place.as_deref_mut() else { return Ok(Flow::Next) };
+    let mark = exchange.mark();
     let called = catch_unwind(AssertUnwindSafe(|| match hook {
-        Hook::Request => middleware.on_request(&mut exchange),
-        Hook::Response => middleware.on_response(&mut exchange),
+        Hook::Request => middleware.on_request(exchange),
+        Hook::Response => middleware.on_response(exchange),
     }));
-    let result = match called {
+    let mut failure = match called {
         // An answer that `Exchange::reply` refused, or that was never made.
         Ok(Flow::Respond) if exchange.response.status < 200 || exchange.body.is_none() => {
             let message = "it answered `Respond` without an answer made by `Exchange::reply`";
-            Err(Failure::new(FailureKind::Violation, message))
+            Failure::new(FailureKind::Violation, message)
         }
-        Ok(flow) => Ok(flow),
-        Err(panic) => Err(Failure::new(FailureKind::Trap, panicked(&*panic))),
+        Ok(flow) => return Ok(flow),
+        Err(panic) => Failure::new(FailureKind::Trap, panicked(&*panic)),
     };
-    (exchange, result)
+    failure.undone = exchange.roll_back(&mark);
+    Err(failure)
 }
 
 fn panicked(panic: &(dyn Any + Send)) -> String {
@@ -421,8 +411,8 @@ fn complain(plugin: &str, hook: &str, failure: &Failure, suppressed: u64) {
     }
 }
 
-/// Read once between two links.
+/// Exact, for what is measured or rare.
 #[expect(clippy::disallowed_methods, reason = "the one place where chains read the clock")]
-fn now() -> Instant {
+fn clock() -> Instant {
     Instant::now()
 }

@@ -124,6 +124,9 @@ impl Values {
         declared: &[Field],
         mut find: impl FnMut(&Field, &mut Vec<u8>) -> bool,
     ) {
+        if declared.is_empty() {
+            return;
+        }
         self.bytes.clear();
         self.bytes.shrink_to(KEPT_BYTES_MAX);
         self.ends.clear();
@@ -136,7 +139,9 @@ impl Values {
     /// Calls `hook` with the values as slices.
     pub(super) fn hand<R>(&self, hook: impl FnOnce(&[Option<&[u8]>]) -> R) -> R {
         let count = self.ends.len();
-        if count <= FEW {
+        if count == 0 {
+            hook(&[])
+        } else if count <= FEW {
             let mut few = [None; FEW];
             few.iter_mut().zip(self.slices()).for_each(|(place, value)| *place = value);
             hook(&few[..count])

@@ -91,11 +91,13 @@ pub(super) struct Failure {
     pub(super) kind: FailureKind,
     /// What an operator or author reads.
     pub(super) message: Arc<str>,
+    /// Whether the exchange is as it was before the hook; notes aside, which nobody outside sees.
+    pub(super) undone: bool,
 }
 
 impl Failure {
-    pub(super) fn new(kind: FailureKind, message: impl Into<Arc<str>>) -> Self {
-        Self { kind, message: message.into() }
+    pub(super) fn new(kind: FailureKind, message: impl Into<Arc<str>>) -> Box<Self> {
+        Box::new(Self { kind, message: message.into(), undone: true })
     }
 }
 
@@ -142,7 +144,7 @@ fn is_over(overran_at: &mut Option<Duration>, used: Duration) -> bool {
 
 impl Live {
     /// Makes an instance and initialises it. May take [`INIT_TIME_MAX`].
-    pub(super) fn new(plugin: &Plugin, config: &str) -> Result<Self, Failure> {
+    pub(super) fn new(plugin: &Plugin, config: &str) -> Result<Self, Box<Failure>> {
         let began = Instant::now();
         let limits = plugin.limits();
         let state = State::new(plugin.name(), limits.memory_bytes_max, plugin.engine.started());
@@ -196,69 +198,73 @@ impl Live {
 
     fn on_request(
         &mut self,
-        exchange: Box<Exchange>,
+        place: &mut Option<Box<Exchange>>,
         began: Instant,
-    ) -> (Box<Exchange>, Result<Flow, Failure>) {
-        let Some(hook) = &self.request_filter else { return (exchange, Ok(Flow::Next)) };
-        self.values.find(&self.request_fields, |field, out| field.of_request(&exchange, out));
-        begin(&mut self.store, self.ticks, exchange);
+    ) -> Result<Flow, Box<Failure>> {
+        let (Some(hook), Some(exchange)) = (&self.request_filter, place.as_deref()) else {
+            return Ok(Flow::Next);
+        };
+        self.values.find(&self.request_fields, |field, out| field.of_request(exchange, out));
+        begin(&mut self.store, self.ticks, place);
         let answer = self.values.hand(|fields| hook.call_on_request(&mut self.store, fields));
-        self.end(answer, began)
+        self.end(answer, place, began)
     }
 
     fn on_response(
         &mut self,
-        exchange: Box<Exchange>,
+        place: &mut Option<Box<Exchange>>,
         began: Instant,
-    ) -> (Box<Exchange>, Result<Flow, Failure>) {
-        let Some(hook) = &self.response_filter else { return (exchange, Ok(Flow::Next)) };
+    ) -> Result<Flow, Box<Failure>> {
+        let (Some(hook), Some(exchange)) = (&self.response_filter, place.as_deref()) else {
+            return Ok(Flow::Next);
+        };
         let status = exchange.response.status;
         let fields = &exchange.response.fields;
         self.values.find(&self.response_fields, |field, out| field.of_response(fields, out));
-        begin(&mut self.store, self.ticks, exchange);
+        begin(&mut self.store, self.ticks, place);
         let answer =
             self.values.hand(|fields| hook.call_on_response(&mut self.store, status, fields));
-        self.end(answer, began)
+        self.end(answer, place, began)
     }
 
     /// Takes the exchange back and judges the call.
     fn end(
         &mut self,
         answer: wasmtime::Result<Action>,
+        place: &mut Option<Box<Exchange>>,
         began: Instant,
-    ) -> (Box<Exchange>, Result<Flow, Failure>) {
+    ) -> Result<Flow, Box<Failure>> {
         let state = self.store.data_mut();
-        let mut exchange =
-            state.exchange.take().expect("the caller put it there, and host functions only borrow");
-        let answer = match answer {
-            Ok(answer) => answer,
-            Err(error) => {
+        std::mem::swap(&mut state.exchange, place);
+        let violation = state.violation.take();
+        let mut failure = match (answer, violation) {
+            (Ok(Action::Next), None) => {
                 state.reply.forget();
-                return (exchange, Err(failure(&error, state, self.time_max, began)));
+                return Ok(Flow::Next);
             }
-        };
-        let violation = match (state.violation.take(), answer) {
-            (None, Action::Next) => {
-                state.reply.forget();
-                return (exchange, Ok(Flow::Next));
-            }
-            (None, Action::Respond) => {
-                if state.reply.put_into(&mut exchange) {
-                    return (exchange, Ok(Flow::Respond));
+            (Ok(Action::Respond), None) => {
+                if place.as_mut().is_some_and(|exchange| state.reply.put_into(exchange)) {
+                    return Ok(Flow::Respond);
                 }
-                "it answered `respond` without a call of `reply.send`".to_owned()
+                let message = "it answered `respond` without a call of `reply.send`";
+                Failure::new(FailureKind::Violation, message)
             }
-            (Some(violation), _) => violation,
+            (Ok(_), Some(violation)) => Failure::new(FailureKind::Violation, violation),
+            (Err(error), _) => failure(&error, state, self.time_max, began),
         };
         state.reply.forget();
-        (exchange, Err(Failure::new(FailureKind::Violation, violation)))
+        if let (Some(mark), Some(exchange)) = (&state.mark, place) {
+            failure.undone = exchange.roll_back(mark);
+        }
+        Err(failure)
     }
 }
 
 /// Hands the exchange over and starts the clock.
-fn begin(store: &mut Store<State>, ticks: u64, exchange: Box<Exchange>) {
+fn begin(store: &mut Store<State>, ticks: u64, place: &mut Option<Box<Exchange>>) {
     let state = store.data_mut();
-    state.exchange = Some(exchange);
+    std::mem::swap(&mut state.exchange, place);
+    state.mark = None;
     state.overran_at = None;
     state.limiter.forget_refused();
     store.set_epoch_deadline(ticks);
@@ -270,7 +276,7 @@ fn failure(
     state: &mut State,
     time_max: Duration,
     began: Instant,
-) -> Failure {
+) -> Box<Failure> {
     let refused = state.limiter.refused();
     let trap = error.downcast_ref::<Trap>();
     let (kind, mut message) = match trap {
@@ -320,7 +326,7 @@ impl Instance {
         plugin: Arc<Plugin>,
         config: Arc<str>,
         now: Instant,
-    ) -> (Self, Result<(), Failure>) {
+    ) -> (Self, Result<(), Box<Failure>>) {
         let instance = Self { plugin, config, slot: RefCell::default() };
         let mut slot = instance.slot.borrow_mut();
         let made = slot.ready(&instance.plugin, &instance.config, now).map(|_| ());
@@ -350,21 +356,19 @@ impl Instance {
         dropped + slot.live.as_ref().map_or(0, |live| live.store.data().journal().take_dropped())
     }
 
-    /// Calls a hook; `now` is when the call begins.
+    /// Calls a hook with the exchange in `place`, and leaves it there. `now` is when the call begins,
+    /// or shortly before.
     pub(super) fn call(
         &self,
         hook: Hook,
-        exchange: Box<Exchange>,
+        place: &mut Option<Box<Exchange>>,
         now: Instant,
-    ) -> (Box<Exchange>, Result<Flow, Failure>) {
+    ) -> Result<Flow, Box<Failure>> {
         let mut slot = self.slot.borrow_mut();
-        let live = match slot.ready(&self.plugin, &self.config, now) {
-            Ok(live) => live,
-            Err(failure) => return (exchange, Err(failure)),
-        };
-        let (exchange, result) = match hook {
-            Hook::Request => live.on_request(exchange, now),
-            Hook::Response => live.on_response(exchange, now),
+        let live = slot.ready(&self.plugin, &self.config, now)?;
+        let result = match hook {
+            Hook::Request => live.on_request(place, now),
+            Hook::Response => live.on_response(place, now),
         };
         if let Err(failure) = &result
             // A broken rule leaves the instance sound.
@@ -372,13 +376,18 @@ impl Instance {
         {
             slot.retire(failure, now);
         }
-        (exchange, result)
+        result
     }
 }
 
 impl Slot {
     /// The instance; a new one where there is none and none has to wait.
-    fn ready(&mut self, plugin: &Plugin, config: &str, now: Instant) -> Result<&mut Live, Failure> {
+    fn ready(
+        &mut self,
+        plugin: &Plugin,
+        config: &str,
+        now: Instant,
+    ) -> Result<&mut Live, Box<Failure>> {
         if self.live.is_none() {
             self.live = Some(self.make(plugin, config, now)?);
         }
@@ -386,16 +395,17 @@ impl Slot {
     }
 
     #[cold]
-    fn make(&mut self, plugin: &Plugin, config: &str, now: Instant) -> Result<Live, Failure> {
+    fn make(&mut self, plugin: &Plugin, config: &str, now: Instant) -> Result<Live, Box<Failure>> {
         let failure = plugin.limits().time_max + self.init_took;
         if let Some(message) = &self.unavailable
             && self.debt.is_due(failure, now)
         {
             return Err(Failure::new(FailureKind::Unavailable, Arc::clone(message)));
         }
+        let began = Instant::now();
         let made = Live::new(plugin, config);
         let ended = Instant::now();
-        let took = ended.saturating_duration_since(now);
+        let took = ended.saturating_duration_since(began);
         match made {
             Ok(live) => {
                 // The first instance is nobody's fault.

@@ -33,6 +33,9 @@ pub const DURATION_BOUNDS_NS: [u64; 14] = [
 /// Buckets of durations.
 pub const DURATION_BUCKETS: usize = DURATION_BOUNDS_NS.len() + 1;
 
+/// One call of a hook in so many is timed: reading a clock twice costs a tenth of a call.
+const TIMED: u32 = 16;
+
 /// Lines about failures that one plugin may cost per second and worker: enough to see what goes on,
 /// not enough to fill a disk.
 const LINES_PER_SECOND_MAX: u32 = 5;
@@ -96,9 +99,9 @@ impl From<Flow> for Outcome {
 pub struct HookStats {
     /// Calls by outcome, in the order of [`Outcome::ALL`].
     pub calls: [u64; Outcome::ALL.len()],
-    /// Calls by duration; not cumulative; bounds are [`DURATION_BOUNDS_NS`].
+    /// Timed calls by duration, a sample of all; not cumulative; bounds are [`DURATION_BOUNDS_NS`].
     pub durations: [u64; DURATION_BUCKETS],
-    /// All durations together, in nanoseconds.
+    /// Their durations together, in nanoseconds.
     pub duration_ns_sum: u64,
 }
 
@@ -136,6 +139,8 @@ pub(super) struct Meter {
 #[derive(Default)]
 struct HookMeter {
     calls: [Cell<u64>; Outcome::ALL.len()],
+    /// Calls until the next that is timed.
+    untimed: Cell<u32>,
     durations: [Cell<u64>; DURATION_BUCKETS],
     duration_ns_sum: Cell<u64>,
 }
@@ -156,13 +161,25 @@ impl Meter {
         }
     }
 
+    /// Whether the call that begins now is to be timed: the first, and one in [`TIMED`] from then on.
+    pub(super) fn is_timed(&self, hook: Hook) -> bool {
+        let untimed = &self.hooks[hook as usize].untimed;
+        let is_timed = untimed.get() == 0;
+        untimed.set(if is_timed { TIMED - 1 } else { untimed.get() - 1 });
+        is_timed
+    }
+
     /// Counts a call.
-    pub(super) fn record(&self, hook: Hook, outcome: Outcome, took: Duration) {
+    pub(super) fn record(&self, hook: Hook, outcome: Outcome) {
+        add(&self.hooks[hook as usize].calls[outcome.index()], 1);
+    }
+
+    /// Counts the duration of a call that was timed.
+    pub(super) fn record_time(&self, hook: Hook, took: Duration) {
         let meter = &self.hooks[hook as usize];
         let nanoseconds = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
         // Most calls end in the first buckets, so that counting up to them is the quickest search.
         let bucket = DURATION_BOUNDS_NS.iter().take_while(|bound| nanoseconds > **bound).count();
-        add(&meter.calls[outcome.index()], 1);
         add(&meter.durations[bucket], 1);
         add(&meter.duration_ns_sum, nanoseconds);
     }
@@ -224,10 +241,12 @@ mod tests {
     fn calls_are_counted_by_outcome_and_duration() {
         let meter = Meter::new("p".into());
 
-        meter.record(Hook::Request, Outcome::Next, Duration::from_nanos(250));
-        meter.record(Hook::Request, Outcome::Respond, Duration::from_nanos(251));
-        let timeout = Outcome::Failed(FailureKind::Timeout);
-        meter.record(Hook::Response, timeout, Duration::from_secs(5));
+        meter.record(Hook::Request, Outcome::Next);
+        meter.record_time(Hook::Request, Duration::from_nanos(250));
+        meter.record(Hook::Request, Outcome::Respond);
+        meter.record_time(Hook::Request, Duration::from_nanos(251));
+        meter.record(Hook::Response, Outcome::Failed(FailureKind::Timeout));
+        meter.record_time(Hook::Response, Duration::from_secs(5));
 
         let stats = meter.read();
         assert_eq!(stats.on_request.calls, [1, 1, 0, 0, 0, 0, 0]);
@@ -236,6 +255,15 @@ mod tests {
         assert_eq!(stats.on_response.calls, [0, 0, 0, 1, 0, 0, 0]);
         assert_eq!(stats.on_response.durations[DURATION_BUCKETS - 1], 1);
         assert_eq!(stats.traps, 1);
+    }
+
+    #[test]
+    fn the_first_call_of_each_hook_is_timed_and_then_one_in_some() {
+        let meter = Meter::new("p".into());
+        let timed = |hook| (0..33).filter(|_| meter.is_timed(hook)).count();
+
+        assert_eq!(timed(Hook::Request), 3);
+        assert_eq!(timed(Hook::Response), 3);
     }
 
     #[test]

@@ -184,7 +184,7 @@ async fn request(
     if let Err(error) = admit(client, &mut exchange, facts, plan, context, progress) {
         return (exchange, Err(error));
     }
-    let (mut exchange, passed) = context.chains[index].on_request(exchange);
+    let (mut exchange, passed) = context.chains[index].on_request(exchange, started);
     progress.entered = passed.entered;
     let stopped = !matches!(passed.outcome, Ok(crate::plugin::Flow::Next));
     progress.reached = passed.entered + usize::from(stopped);
@@ -280,8 +280,9 @@ fn response(
     }
     let mut entered = progress.entered;
     let mut failed = false;
+    let now = context.clock.now();
     loop {
-        let (back, result) = context.chains[index].on_response(exchange, entered);
+        let (back, result) = context.chains[index].on_response(exchange, entered, now);
         exchange = back;
         let Err(broken) = result else { break };
         // The 503 that takes the response's place goes on to those above the one that failed.

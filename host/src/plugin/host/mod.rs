@@ -29,6 +29,7 @@ use wasmtime::component::Linker;
 use wasmtime::component::ResourceTable;
 
 use super::exchange::Exchange;
+use super::exchange::ExchangeMark;
 use journal::Journal;
 pub(super) use journal::clean;
 use limiter::Limiter;
@@ -56,6 +57,8 @@ const RESOURCES_MAX: usize = 64;
 pub(super) struct State {
     /// The exchange whose hook is running; `None` in `init`.
     pub(super) exchange: Option<Box<Exchange>>,
+    /// The exchange before its first edit during this call.
+    pub(super) mark: Option<ExchangeMark>,
     /// What `reply.send` was given during this call.
     pub(super) reply: reply::Reply,
     /// CPU time of the thread when this call had used up its time by the clock.
@@ -78,6 +81,7 @@ impl State {
         table.set_max_capacity(RESOURCES_MAX);
         Self {
             exchange: None,
+            mark: None,
             reply: reply::Reply::default(),
             overran_at: None,
             violation: None,
@@ -110,7 +114,9 @@ impl State {
         if self.exchange.is_none() {
             self.violate(what, "there is no exchange outside of a hook");
         }
-        self.exchange.as_deref_mut()
+        let exchange = self.exchange.as_deref_mut()?;
+        self.mark.get_or_insert_with(|| exchange.mark());
+        Some(exchange)
     }
 }
 

@@ -70,8 +70,20 @@ fn text(fields: &crate::http::Fields) -> String {
     String::from_utf8(out).unwrap().replace("\r\n", "; ")
 }
 
+fn down(chain: &Chain, exchange: Box<Exchange>) -> (Box<Exchange>, Passed) {
+    chain.on_request(exchange, Instant::now())
+}
+
+fn up(
+    chain: &Chain,
+    exchange: Box<Exchange>,
+    entered: usize,
+) -> (Box<Exchange>, Result<Flow, Broken>) {
+    chain.on_response(exchange, entered, Instant::now())
+}
+
 fn failure(passed: Passed) -> HookFailure {
-    passed.outcome.unwrap_err()
+    *passed.outcome.unwrap_err()
 }
 
 /// Sets the field `name` to `value`; both are put at an address of their own.
@@ -168,9 +180,9 @@ mod loading {
                     ..link(&fragile(), OnError::Open)
                 };
                 let chain = Instances::new().chain(&ChainPlan { links: vec![plan] }).unwrap();
-                let (mut exchange, passed) = chain.on_request(request(&[]));
+                let (mut exchange, passed) = down(&chain, request(&[]));
                 exchange.response.assign(200);
-                let _ = chain.on_response(exchange, passed.entered);
+                let _ = up(&chain, exchange, passed.entered);
             }
         }
     }
@@ -316,10 +328,10 @@ mod chains {
         let guests = [marker("1"), marker("2"), marker("3")];
         let chain = Instances::new().chain(&plan(&guests)).unwrap();
 
-        let (mut exchange, passed) = chain.on_request(request(&[]));
+        let (mut exchange, passed) = down(&chain, request(&[]));
         assert_eq!(passed.outcome.unwrap(), Flow::Next);
         exchange.response.assign(200);
-        let (exchange, flow) = chain.on_response(exchange, passed.entered);
+        let (exchange, flow) = up(&chain, exchange, passed.entered);
 
         assert_eq!(flow.unwrap(), Flow::Next);
         assert_eq!(text(&exchange.request.fields), "m: 1; m: 2; m: 3; ");
@@ -341,7 +353,7 @@ mod chains {
         let guest = guest.edits_requests().data(64, "x-copy");
         let chain = Instances::new().chain(&plan([&guest])).unwrap();
 
-        let (exchange, passed) = chain.on_request(request(&[("x-some", "a"), ("X-SOME", "b")]));
+        let (exchange, passed) = down(&chain, request(&[("x-some", "a"), ("X-SOME", "b")]));
 
         assert_eq!(passed.outcome.unwrap(), Flow::Next);
         assert_eq!(exchange.request.fields.get("x-copy"), Some(b"a, b".as_slice()));
@@ -353,7 +365,7 @@ mod chains {
         let chain =
             Instances::new().chain(&plan([&setter("x-a", "1"), &stop, &fragile()])).unwrap();
 
-        let (exchange, passed) = chain.on_request(request(&[("x-bad", "not seen")]));
+        let (exchange, passed) = down(&chain, request(&[("x-bad", "not seen")]));
 
         assert_eq!(passed.outcome.unwrap(), Flow::Respond);
         assert_eq!(passed.entered, 1, "not its maker");
@@ -366,7 +378,7 @@ mod chains {
     fn a_response_can_be_replaced() {
         let chain = Instances::new().chain(&plan([&replying(410, "(i32.const 1)")])).unwrap();
 
-        let (exchange, flow) = chain.on_response(response(200, &[("x-old", "1")]), 1);
+        let (exchange, flow) = up(&chain, response(200, &[("x-old", "1")]), 1);
 
         assert_eq!(flow.unwrap(), Flow::Respond);
         assert_eq!(exchange.response.status, 410);
@@ -379,7 +391,7 @@ mod chains {
         let mut instances = Instances::new();
         let chain = instances.chain(&plan([&Guest::on_response("(i32.const 0)")])).unwrap();
 
-        let (_, passed) = chain.on_request(request(&[]));
+        let (_, passed) = down(&chain, request(&[]));
 
         assert_eq!((passed.outcome.unwrap(), passed.entered), (Flow::Next, 1));
         assert_eq!(instances.stats()[0].on_request.calls.iter().sum::<u64>(), 0);
@@ -415,9 +427,9 @@ mod chains {
         let chain = instances.chain(&plan(OnError::Open)).unwrap();
         let closed = instances.chain(&plan(OnError::Closed)).unwrap();
 
-        let (good, _) = chain.on_request(request(&[]));
-        let (bad, passed) = chain.on_request(request(&[("x-bad", "")]));
-        let (_, refused) = closed.on_request(request(&[("x-bad", "")]));
+        let (good, _) = down(&chain, request(&[]));
+        let (bad, passed) = down(&chain, request(&[("x-bad", "")]));
+        let (_, refused) = down(&closed, request(&[("x-bad", "")]));
 
         assert_eq!(text(&good.request.fields), "x-wasm: 1; x-stamp: n; ");
         assert_eq!(text(&bad.request.fields), "x-bad: ; x-wasm: 1; ");
@@ -465,10 +477,10 @@ mod native {
     #[test]
     fn an_answer_must_have_been_made() {
         for chain in [chain(200, true, OnError::Closed), chain(700, false, OnError::Closed)] {
-            let down = failure(chain.on_request(request(&[])).1);
-            let up = chain.on_response(response(200, &[]), 1).1.unwrap_err().failure;
+            let passed = failure(down(&chain, request(&[])).1);
+            let back = up(&chain, response(200, &[]), 1).1.unwrap_err().failure;
 
-            for failed in [down, up] {
+            for failed in [passed, *back] {
                 assert_eq!(failed.kind, FailureKind::Violation);
                 let why = "it answered `Respond` without an answer made by `Exchange::reply`";
                 assert_eq!(&*failed.message, why);
@@ -480,7 +492,7 @@ mod native {
     fn a_refused_answer_leaves_the_response_as_it_was() {
         let chain = chain(700, false, OnError::Open);
 
-        let (exchange, flow) = chain.on_response(response(404, &[("x-old", "1")]), 1);
+        let (exchange, flow) = up(&chain, response(404, &[("x-old", "1")]), 1);
 
         assert_eq!(flow.unwrap(), Flow::Next);
         assert_eq!(exchange.response.status, 404);
@@ -492,7 +504,7 @@ mod native {
     fn an_answer_that_was_made_is_sent() {
         let chain = chain(403, false, OnError::Closed);
 
-        let (exchange, passed) = chain.on_request(request(&[]));
+        let (exchange, passed) = down(&chain, request(&[]));
 
         assert_eq!(passed.outcome.unwrap(), Flow::Respond);
         assert_eq!(exchange.response.status, 403);
@@ -534,7 +546,7 @@ mod native {
         let mut exchange = response(200, &[("a", "1")]);
         exchange.body = Some(Vec::new());
 
-        let (_, flow) = chain.on_response(exchange, 1);
+        let (_, flow) = up(&chain, exchange, 1);
 
         assert_eq!(&*flow.unwrap_err().failure.message, "it panicked: after all");
     }
@@ -547,10 +559,10 @@ mod failing {
     fn survives(guest: &Guest) -> HookFailure {
         on_worker(|| {
             let chain = Instances::new().chain(&plan([guest])).unwrap();
-            let (_, passed) = chain.on_request(request(&[("x-bad", "")]));
+            let (_, passed) = down(&chain, request(&[("x-bad", "")]));
             assert_eq!(passed.entered, 0);
             let failed = failure(passed);
-            let (_, good) = chain.on_request(request(&[]));
+            let (_, good) = down(&chain, request(&[]));
             assert_eq!(good.outcome.unwrap(), Flow::Next, "a new instance serves the next");
             failed
         })
@@ -634,8 +646,8 @@ mod failing {
             let closed = Instances::new().chain(&plan([&guest])).unwrap();
             let open = Instances::new().chain(&open(&guest)).unwrap();
 
-            let failed = failure(closed.on_request(request(&[])).1);
-            let (exchange, passed) = open.on_request(request(&[("x-a", "0"), ("Host", "h")]));
+            let failed = failure(down(&closed, request(&[])).1);
+            let (exchange, passed) = down(&open, request(&[("x-a", "0"), ("Host", "h")]));
 
             assert_eq!(failed.kind, FailureKind::Violation);
             assert_eq!(*failed.message, format!("request.set(\"{name}\"): {why}"));
@@ -648,7 +660,7 @@ mod failing {
     fn replies_that_cannot_be_sent_fail() {
         let failed = |guest: &Guest| {
             let chain = Instances::new().chain(&plan([guest])).unwrap();
-            failure(chain.on_request(request(&[])).1)
+            failure(down(&chain, request(&[])).1)
         };
 
         let silent = failed(&Guest::on_request("(i32.const 1)"));
@@ -659,13 +671,39 @@ mod failing {
         assert_eq!(&*status.message, "reply.send(700): a status must be 200 to 599");
     }
 
+    /// What one call of the host may carry is bounded, whatever memory a guest has.
+    #[test]
+    fn bodies_beyond_the_limit_fail_whatever_their_size() {
+        let sending = |bytes: usize| {
+            let guest = replying(200, "(i32.const 1)");
+            let body = guest.on_request.unwrap().replace(
+                "(i32.const 73) (i32.const 4)",
+                &format!("(i32.const 0) (i32.const {bytes})"),
+            );
+            let body = format!("(drop (memory.grow (i32.const 32))) {body}");
+            let guest = Guest { on_request: Some(body), on_response: None, ..guest };
+            let limits = PluginLimits { memory_bytes_max: 16 * 1024 * 1024, ..LIMITS };
+            let plugin = ENGINE.load("guest", &guest.build(), &limits).unwrap();
+            let plan =
+                LinkPlan { plugin: PlanSource::Wasm(plugin), ..link(&fragile(), OnError::Closed) };
+            let chain = Instances::new().chain(&ChainPlan { links: vec![plan] }).unwrap();
+            let (exchange, passed) = down(&chain, request(&[]));
+            (exchange.body.map(|body| body.len()), passed.outcome.map_err(|failed| failed.kind))
+        };
+        const MIB: usize = 1024 * 1024;
+
+        assert_eq!(sending(MIB), (Some(MIB), Ok(Flow::Respond)));
+        assert_eq!(sending(MIB + 1), (None, Err(FailureKind::Violation)));
+        assert_eq!(sending(2 * MIB), (None, Err(FailureKind::Trap)));
+    }
+
     /// A hook that fails after `reply.send` was shown a response that others may still want.
     #[test]
     fn a_failing_response_hook_leaves_the_response_as_it_was() {
         let guest = replying(410, "(unreachable)");
         let open = Instances::new().chain(&open(&guest)).unwrap();
 
-        let (exchange, flow) = open.on_response(response(200, &[("x-old", "1")]), 1);
+        let (exchange, flow) = up(&open, response(200, &[("x-old", "1")]), 1);
 
         assert_eq!(flow.unwrap(), Flow::Next);
         assert_eq!(exchange.response.status, 200);
@@ -680,10 +718,10 @@ mod failing {
         let guests = [seen, Guest::on_response("(unreachable)"), Guest::noop()];
         let chain = Instances::new().chain(&plan(&guests)).unwrap();
 
-        let (mut exchange, flow) = chain.on_response(response(200, &[]), 3);
+        let (mut exchange, flow) = up(&chain, response(200, &[]), 3);
         let broken = flow.unwrap_err();
         exchange.response.assign(503);
-        let (exchange, flow) = chain.on_response(exchange, broken.entered);
+        let (exchange, flow) = up(&chain, exchange, broken.entered);
 
         assert_eq!((broken.entered, broken.failure.hook), (1, Hook::Response));
         assert_eq!(flow.unwrap(), Flow::Respond);
@@ -703,8 +741,8 @@ mod failing {
             }],
         };
         let chain = Instances::new().chain(&plan).unwrap();
-        let fail = || failure(chain.on_request(request(&[("x-bad", "")])).1);
-        let works = || chain.on_request(request(&[])).1.outcome.is_ok();
+        let fail = || failure(down(&chain, request(&[("x-bad", "")])).1);
+        let works = || down(&chain, request(&[])).1.outcome.is_ok();
         let deadline = Instant::now() + Duration::from_secs(60);
 
         for _ in 0..3 {
@@ -738,9 +776,8 @@ mod failing {
         // A plugin that has to wait is asked again.
         let fail = |times: usize| {
             for _ in 0..times {
-                while failure(chain.on_request(request(&[("x-bad", "")])).1).kind
-                    != FailureKind::Trap
-                {}
+                while failure(down(&chain, request(&[("x-bad", "")])).1).kind != FailureKind::Trap {
+                }
             }
         };
         fail(100);
@@ -751,7 +788,7 @@ mod failing {
         // Other tests run in the same process; a leaked instance would be 1000 times 256 KiB.
         let grown = resident().saturating_sub(before);
         assert!(grown < 128 * 1024 * 1024, "{grown} bytes");
-        while chain.on_request(request(&[])).1.outcome.is_err() {}
+        while down(&chain, request(&[])).1.outcome.is_err() {}
         let stats = &instances.stats()[0];
         assert_eq!((stats.traps, stats.instances), (1100, 1));
         assert_eq!(stats.memory_bytes, 4 * 65_536);
@@ -769,8 +806,8 @@ mod failing {
         };
         let chain = Instances::new().chain(&plan([&guest])).unwrap();
 
-        let survived = chain.on_request(request(&[])).1.outcome.unwrap();
-        let failed = failure(chain.on_request(request(&[("x-bad", "")])).1);
+        let survived = down(&chain, request(&[])).1.outcome.unwrap();
+        let failed = failure(down(&chain, request(&[("x-bad", "")])).1);
 
         assert_eq!(survived, Flow::Next);
         assert_eq!(failed.kind, FailureKind::Trap);
@@ -791,7 +828,7 @@ mod failing {
         let chain = Instances::new().chain(&plan).unwrap();
         let began = crate::sys::thread_cpu_time();
 
-        let failed = failure(chain.on_request(request(&[("x-bad", "")])).1);
+        let failed = failure(down(&chain, request(&[("x-bad", "")])).1);
 
         assert_eq!(failed.kind, FailureKind::Timeout);
         let used = crate::sys::thread_cpu_time() - began;
@@ -836,11 +873,11 @@ mod sharing {
     fn calls_are_counted_over_generations() {
         let mut instances = Instances::new();
         let old = instances.chain(&plan([&fragile()])).unwrap();
-        old.on_request(request(&[]));
+        down(&old, request(&[]));
         let new = instances.chain(&plan([&setter("x-new", "1")])).unwrap();
         drop(old);
 
-        new.on_request(request(&[]));
+        down(&new, request(&[]));
 
         let stats = instances.stats();
         assert_eq!(stats.len(), 1);
@@ -857,7 +894,7 @@ mod system {
     fn failed(guest: &Guest) -> HookFailure {
         on_worker(|| {
             let chain = Instances::new().chain(&plan([guest])).unwrap();
-            failure(chain.on_request(request(&[])).1)
+            failure(down(&chain, request(&[])).1)
         })
     }
 
@@ -900,7 +937,7 @@ mod system {
     fn printing_is_no_reason_to_fail() {
         on_worker(|| {
             let chain = Instances::new().chain(&plan([&printing("(i32.const 0)")])).unwrap();
-            assert_eq!(chain.on_request(request(&[])).1.outcome.unwrap(), Flow::Next);
+            assert_eq!(down(&chain, request(&[])).1.outcome.unwrap(), Flow::Next);
         });
     }
 
@@ -1014,7 +1051,7 @@ mod system {
         on_worker(|| {
             let chain = Instances::new().chain(&plan([&guest])).unwrap();
 
-            let (_, passed) = chain.on_request(request(&[]));
+            let (_, passed) = down(&chain, request(&[]));
 
             assert_eq!(passed.outcome.map_err(|failure| failure.message), Ok(Flow::Next));
         });
