@@ -1,0 +1,296 @@
+//! What a failing plugin costs, and what it leaves behind.
+
+use super::*;
+
+/// The failure of one request, and then a good request on the same chain.
+fn survives(guest: &Guest) -> HookFailure {
+    on_worker(|| {
+        let chain = Instances::new().chain(&plan([guest])).unwrap();
+        let (_, passed) = down(&chain, request(&[("x-bad", "")]));
+        assert_eq!(passed.entered, 0);
+        let failed = failure(passed);
+        let (_, good) = down(&chain, request(&[]));
+        assert_eq!(good.outcome.unwrap(), Flow::Next, "a new instance serves the next");
+        failed
+    })
+}
+
+fn when_bad(instructions: &str, core: &str) -> Guest {
+    Guest {
+        on_request: Some(format!(
+            "(if (i32.load8_u (local.get $fields)) (then {instructions})) (i32.const 0)"
+        )),
+        core: core.to_owned(),
+        ..fragile()
+    }
+}
+
+#[test]
+fn a_trap_costs_one_request() {
+    let failed = survives(&fragile());
+
+    assert_eq!((failed.kind, failed.hook), (FailureKind::Trap, Hook::Request));
+    assert!(failed.message.contains("unreachable"), "{}", failed.message);
+    assert!(
+        failed.to_string().starts_with("plugin `guest` failed in on-request (trap): "),
+        "{failed}"
+    );
+}
+
+#[test]
+fn a_loop_costs_one_request_and_little_more_than_its_limit() {
+    let began = Instant::now();
+
+    let failed = survives(&when_bad("(loop (br 0))", ""));
+
+    assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
+    assert_eq!(failed.kind, FailureKind::Timeout);
+    assert!(failed.message.starts_with("it ran longer than 20ms"), "{}", failed.message);
+}
+
+#[test]
+fn a_memory_bomb_costs_one_request() {
+    let bomb = "(loop (br_if 0 (i32.ge_s (memory.grow (i32.const 4)) (i32.const 0)))) \
+                (unreachable)";
+
+    let failed = survives(&when_bad(bomb, ""));
+
+    assert_eq!(failed.kind, FailureKind::Memory);
+    assert!(
+        failed.message.starts_with("it was refused memory beyond the 2048 KiB"),
+        "{}",
+        failed.message
+    );
+}
+
+/// The guest's stack must end long before the thread's: a test thread has 2 MiB.
+#[test]
+fn a_stack_overflow_costs_one_request() {
+    let core = "(func $down (param i32) (result i32) \
+                (i32.add (call $down (i32.add (local.get 0) (i32.const 1))) (local.get 0)))";
+
+    let failed = survives(&when_bad("(drop (call $down (i32.const 0)))", core));
+
+    assert_eq!(failed.kind, FailureKind::Trap);
+    assert!(failed.message.starts_with("it overflowed its stack"), "{}", failed.message);
+}
+
+#[test]
+fn a_broken_rule_fails_the_hook_and_undoes_its_edits() {
+    for (name, value, why) in [
+        ("content-length", "1", "a field that frames the message cannot be changed"),
+        ("x y", "1", "a field name must be a token"),
+        ("x-y", "a\\0d\\0ab: c", "a field value must not hold control characters"),
+        ("host", "a/b", "this is no host"),
+        ("host", "a:b:c", "this is no host"),
+        ("host", "%zz", "this is no host"),
+    ] {
+        let at_last = value.replace("\\0d\\0a", "\r\n");
+        let guest = Guest::on_request("(i32.const 0)").edits_requests();
+        let mut guest = setting(guest, 64, "request-set", name, &at_last);
+        guest.core = guest.core.replace("\r\n", "\\0d\\0a");
+        let guest = setting(guest, 256, "request-set", "x-a", "1");
+        let closed = Instances::new().chain(&plan([&guest])).unwrap();
+        let open = Instances::new().chain(&open(&guest)).unwrap();
+
+        let failed = failure(down(&closed, request(&[])).1);
+        let (exchange, passed) = down(&open, request(&[("x-a", "0"), ("Host", "h")]));
+
+        assert_eq!(failed.kind, FailureKind::Violation);
+        assert_eq!(*failed.message, format!("request.set(\"{name}\"): {why}"));
+        assert_eq!(passed.outcome.unwrap(), Flow::Next);
+        assert_eq!(text(&exchange.request.fields), "x-a: 0; Host: h; ", "nothing half-done");
+    }
+}
+
+#[test]
+fn replies_that_cannot_be_sent_fail() {
+    let failed = |guest: &Guest| {
+        let chain = Instances::new().chain(&plan([guest])).unwrap();
+        failure(down(&chain, request(&[])).1)
+    };
+
+    let silent = failed(&Guest::on_request("(i32.const 1)"));
+    let status = failed(&replying(700, "(i32.const 1)"));
+
+    assert_eq!(&*silent.message, "it answered `respond` without a call of `reply.send`");
+    assert_eq!(silent.kind, FailureKind::Violation);
+    assert_eq!(&*status.message, "reply.send(700): a status must be 200 to 599");
+}
+
+/// What one call of the host may carry is bounded, whatever memory a guest has.
+#[test]
+fn bodies_beyond_the_limit_fail_whatever_their_size() {
+    let sending = |bytes: usize| {
+        let guest = replying(200, "(i32.const 1)");
+        let body = guest
+            .on_request
+            .unwrap()
+            .replace("(i32.const 73) (i32.const 4)", &format!("(i32.const 0) (i32.const {bytes})"));
+        let body = format!("(drop (memory.grow (i32.const 32))) {body}");
+        let guest = Guest { on_request: Some(body), on_response: None, ..guest };
+        let limits = PluginLimits { memory_bytes_max: 16 * 1024 * 1024, ..LIMITS };
+        let plugin = ENGINE.load("guest", &guest.build(), &limits).unwrap();
+        let plan =
+            LinkPlan { plugin: PlanSource::Wasm(plugin), ..link(&fragile(), OnError::Closed) };
+        let chain = Instances::new().chain(&ChainPlan { links: vec![plan] }).unwrap();
+        let (exchange, passed) = down(&chain, request(&[]));
+        (exchange.body.map(|body| body.len()), passed.outcome.map_err(|failed| failed.kind))
+    };
+    const MIB: usize = 1024 * 1024;
+
+    assert_eq!(sending(MIB), (Some(MIB), Ok(Flow::Respond)));
+    assert_eq!(sending(MIB + 1), (None, Err(FailureKind::Violation)));
+    assert_eq!(sending(2 * MIB), (None, Err(FailureKind::Trap)));
+}
+
+/// A hook that fails after `reply.send` was shown a response that others may still want.
+#[test]
+fn a_failing_response_hook_leaves_the_response_as_it_was() {
+    let guest = replying(410, "(unreachable)");
+    let open = Instances::new().chain(&open(&guest)).unwrap();
+
+    let (exchange, flow) = up(&open, response(200, &[("x-old", "1")]), 1);
+
+    assert_eq!(flow.unwrap(), Flow::Next);
+    assert_eq!(exchange.response.status, 200);
+    assert_eq!(text(&exchange.response.fields), "x-old: 1; ");
+    assert_eq!(exchange.body, None);
+}
+
+#[test]
+fn links_further_out_see_what_takes_the_place_of_a_failed_response() {
+    let seen = Guest { response_fields: vec!["x-by".to_owned()], ..replying(299, "(i32.const 1)") };
+    let guests = [seen, Guest::on_response("(unreachable)"), Guest::noop()];
+    let chain = Instances::new().chain(&plan(&guests)).unwrap();
+
+    let (mut exchange, flow) = up(&chain, response(200, &[]), 3);
+    let broken = flow.unwrap_err();
+    exchange.response.assign(503);
+    let (exchange, flow) = up(&chain, exchange, broken.entered);
+
+    assert_eq!((broken.entered, broken.failure.hook), (1, Hook::Response));
+    assert_eq!(flow.unwrap(), Flow::Respond);
+    assert_eq!(exchange.response.status, 299);
+}
+
+/// Requests that make a plugin fail, among others that do not.
+#[test]
+fn a_plugin_that_keeps_failing_backs_off_and_comes_back() {
+    let limits = PluginLimits { time_max: Duration::from_millis(1), ..LIMITS };
+    let bytes = when_bad("(loop (br 0))", "").build();
+    let plugin = ENGINE.load("guest", &bytes, &limits).unwrap();
+    let plan = ChainPlan {
+        links: vec![LinkPlan {
+            plugin: PlanSource::Wasm(plugin),
+            ..link(&fragile(), OnError::Closed)
+        }],
+    };
+    let chain = Instances::new().chain(&plan).unwrap();
+    let fail = || failure(down(&chain, request(&[("x-bad", "")])).1);
+    let works = || down(&chain, request(&[])).1.outcome.is_ok();
+    let deadline = Instant::now() + Duration::from_secs(60);
+
+    for _ in 0..3 {
+        assert_eq!(fail().kind, FailureKind::Timeout, "answered by a new instance at once");
+        assert!(works());
+    }
+    let waiting = loop {
+        let failed = fail();
+        if failed.kind == FailureKind::Unavailable {
+            break failed;
+        }
+        works();
+        assert!(Instant::now() < deadline, "no back-off");
+    };
+    while !works() {
+        assert!(Instant::now() < deadline, "it never came back");
+    }
+
+    let text = "it fails so much that it has to wait, the last time so: it ran longer than 1ms";
+    assert_eq!(&*waiting.message, text);
+}
+
+#[test]
+fn a_plugin_that_keeps_failing_does_not_grow_the_process() {
+    let mut instances = Instances::new();
+    let chain = instances.chain(&plan([&fragile()])).unwrap();
+    let resident = || {
+        let pages = std::fs::read_to_string("/proc/self/statm").unwrap();
+        pages.split(' ').nth(1).unwrap().parse::<usize>().unwrap() * 4096
+    };
+    // A plugin that has to wait is asked again.
+    let fail = |times: usize| {
+        for _ in 0..times {
+            while failure(down(&chain, request(&[("x-bad", "")])).1).kind != FailureKind::Trap {}
+        }
+    };
+    fail(100);
+    let before = resident();
+
+    fail(1000);
+
+    // Other tests run in the same process; a leaked instance would be 1000 times 256 KiB.
+    let grown = resident().saturating_sub(before);
+    assert!(grown < 128 * 1024 * 1024, "{grown} bytes");
+    while down(&chain, request(&[])).1.outcome.is_err() {}
+    let stats = &instances.stats()[0];
+    assert_eq!((stats.traps, stats.instances), (1100, 1));
+    assert_eq!(stats.memory_bytes, 4 * 65_536);
+}
+
+/// Memory that was refused and done without is not what a later call fails of.
+#[test]
+fn a_trap_is_no_memory_failure_because_of_an_earlier_refusal() {
+    let guest = Guest {
+        request_fields: vec!["x-bad".to_owned()],
+        ..Guest::on_request(
+            "(if (i32.load8_u (local.get $fields)) (then (unreachable)))
+             (drop (memory.grow (i32.const 1000))) (i32.const 0)",
+        )
+    };
+    let chain = Instances::new().chain(&plan([&guest])).unwrap();
+
+    let survived = down(&chain, request(&[])).1.outcome.unwrap();
+    let failed = failure(down(&chain, request(&[("x-bad", "")])).1);
+
+    assert_eq!(survived, Flow::Next);
+    assert_eq!(failed.kind, FailureKind::Trap);
+}
+
+/// Whatever the limit is, a loop ends soon after it, for a worker stands still as long.
+#[test]
+fn a_loop_is_not_given_more_time_where_the_limit_is_high() {
+    let limits = PluginLimits { time_max: Duration::from_millis(500), ..LIMITS };
+    let bytes = when_bad("(loop (br 0))", "").build();
+    let plugin = ENGINE.load("guest", &bytes, &limits).unwrap();
+    let plan = ChainPlan {
+        links: vec![LinkPlan {
+            plugin: PlanSource::Wasm(plugin),
+            ..link(&fragile(), OnError::Closed)
+        }],
+    };
+    let chain = Instances::new().chain(&plan).unwrap();
+    let began = crate::sys::thread_cpu_time();
+
+    let failed = failure(down(&chain, request(&[("x-bad", "")])).1);
+
+    assert_eq!(failed.kind, FailureKind::Timeout);
+    let used = crate::sys::thread_cpu_time() - began;
+    assert!(used < Duration::from_millis(600), "{used:?}");
+}
+
+/// `memory.grow` beyond what a memory's own type allows must not talk the count down.
+#[test]
+fn failed_growth_does_not_lift_the_memory_limit() {
+    let own = "(memory $own 1 2)";
+    let bomb = "(local.set $count (i32.const 1000)) (loop \
+                (drop (memory.grow $own (i32.const 100))) \
+                (br_if 0 (i32.ge_s (memory.grow 0 (i32.const 1)) (i32.const 0)))) \
+                (unreachable)";
+
+    let failed = survives(&when_bad(bomb, own));
+
+    assert_eq!(failed.kind, FailureKind::Memory);
+    assert!(failed.message.contains("2048 KiB"), "{}", failed.message);
+}

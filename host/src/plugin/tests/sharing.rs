@@ -1,0 +1,35 @@
+//! Who shares instances, and what is counted.
+
+use super::*;
+
+#[test]
+fn chains_share_an_instance_per_plugin_and_configuration() {
+    let mut instances = Instances::new();
+    let plugin = plan([&fragile()]);
+    let mut other = plugin.clone();
+    other.links[0].config = r#"{"a":1}"#.into();
+
+    let chains = [&plugin, &plugin, &other].map(|plan| instances.chain(plan).unwrap());
+    assert_eq!(instances.stats()[0].instances, 2);
+    drop(chains);
+
+    let stats = &instances.stats()[0];
+    assert_eq!((stats.instances, stats.memory_bytes), (0, 0), "memory goes back");
+}
+
+#[test]
+fn calls_are_counted_over_generations() {
+    let mut instances = Instances::new();
+    let old = instances.chain(&plan([&fragile()])).unwrap();
+    down(&old, request(&[]));
+    let new = instances.chain(&plan([&setter("x-new", "1")])).unwrap();
+    drop(old);
+
+    down(&new, request(&[]));
+
+    let stats = instances.stats();
+    assert_eq!(stats.len(), 1);
+    assert_eq!(stats[0].on_request.calls[0], 2);
+    assert_eq!(stats[0].instances, 1);
+    assert!(stats[0].on_request.duration_ns_sum > 0);
+}
