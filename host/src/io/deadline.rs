@@ -74,9 +74,11 @@ impl Deadlines {
     }
 
     fn after(&self, wait: Duration) -> u64 {
-        let ticks = wait.as_millis().div_ceil(TICK.as_millis());
+        // In 64 bits: a request comes by here several times.
+        let millis = u64::try_from(wait.as_millis()).unwrap_or(NEVER);
+        let ticks = millis.div_ceil(TICK.subsec_millis().into());
         // One more, because the current tick has begun some time ago.
-        self.now.get().saturating_add(u64::try_from(ticks).unwrap_or(NEVER)).saturating_add(1)
+        self.now.get().saturating_add(ticks).saturating_add(1)
     }
 }
 

@@ -124,7 +124,9 @@ fn readable(error: wasmtime::Error) -> anyhow::Error {
 /// Ticks after which a call that may take `limit` is ended: never before `limit`, since the
 /// current tick has partly gone.
 pub(super) fn ticks(limit: Duration) -> u64 {
-    u64::try_from(limit.as_micros().div_ceil(TICK.as_micros())).unwrap_or(u64::MAX / 2) + 1
+    // In 64 bits: every call comes by here, and a division of 128 bits is a function call.
+    let micros = u64::try_from(limit.as_micros()).unwrap_or(u64::MAX);
+    micros.div_ceil(TICK.subsec_micros().into()) + 1
 }
 
 #[cfg(test)]
