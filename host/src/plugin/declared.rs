@@ -124,12 +124,13 @@ impl Values {
         declared: &[Field],
         mut find: impl FnMut(&Field, &mut Vec<u8>) -> bool,
     ) {
+        // Both hooks of an instance share this; what one was shown is not the other's.
+        self.ends.clear();
         if declared.is_empty() {
             return;
         }
         self.bytes.clear();
         self.bytes.shrink_to(KEPT_BYTES_MAX);
-        self.ends.clear();
         for field in declared {
             let found = find(field, &mut self.bytes);
             self.ends.push((self.bytes.len(), found));
@@ -251,5 +252,17 @@ mod tests {
         assert!(Field::named("Set-Cookie").unwrap().of_response(&fields, &mut out));
 
         assert_eq!(out, b"a=1");
+    }
+
+    #[test]
+    fn a_hook_that_declares_nothing_is_handed_nothing_of_the_other_hook() {
+        let exchange = exchange();
+        let declared = request_fields(&names(&["accept"])).unwrap();
+        let mut values = Values::default();
+
+        values.find(&declared, |field, out| field.of_request(&exchange, out));
+        values.find(&[], |_, _| unreachable!("nothing is declared"));
+
+        values.hand(|values| assert_eq!(values, &[] as &[Option<&[u8]>]));
     }
 }
