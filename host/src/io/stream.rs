@@ -216,11 +216,28 @@ impl Reader<'_> {
         }
     }
 
-    /// Waits until something happens on the receiving side; takes no bytes.
-    pub fn poll_event(&self, cx: &mut Context<'_>) -> Poll<()> {
-        match &self.half {
-            ReadHalf::Tcp(half) => half.as_ref().poll_read_ready(cx).map(drop),
-            ReadHalf::Unix(half) => half.as_ref().poll_read_ready(cx).map(drop),
+    /// Waits until something happens on the receiving side: bytes, an end, an error. Takes no bytes.
+    pub fn poll_event(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let mut byte = [std::mem::MaybeUninit::uninit()];
+        loop {
+            let looked = match &self.half {
+                ReadHalf::Tcp(half) => {
+                    let stream = half.as_ref();
+                    ready!(stream.poll_read_ready(cx))?;
+                    let look = || socket2::SockRef::from(stream).peek(&mut byte);
+                    stream.try_io(Interest::READABLE, look)
+                }
+                ReadHalf::Unix(half) => {
+                    let stream = half.as_ref();
+                    ready!(stream.poll_read_ready(cx))?;
+                    let look = || socket2::SockRef::from(stream).peek(&mut byte);
+                    stream.try_io(Interest::READABLE, look)
+                }
+            };
+            // The readiness was old, left behind by splicing; asking again waits for a new one.
+            if !matches!(&looked, Err(error) if error.kind() == io::ErrorKind::WouldBlock) {
+                return Poll::Ready(looked.map(drop));
+            }
         }
     }
 

@@ -266,10 +266,12 @@ impl Chain {
     /// Takes a request down the chain; `now` is when that begins.
     pub fn on_request(&self, exchange: Box<Exchange>, now: Instant) -> (Box<Exchange>, Passed) {
         let mut place = Some(exchange);
+        // The first link begins now; what the ones before it took is not a later link's time.
+        let mut now = Some(now);
         let mut passed = Passed { outcome: Ok(Flow::Next), entered: self.links.len() };
         let links = self.links.iter().enumerate();
         for (entered, link) in links.filter(|(_, link)| link.hooks.on_request) {
-            let outcome = link.call(Hook::Request, &mut place, now);
+            let outcome = link.call(Hook::Request, &mut place, now.take().unwrap_or_else(clock));
             if !matches!(outcome, Ok(Flow::Next)) {
                 passed = Passed { outcome, entered };
                 break;
@@ -290,10 +292,11 @@ impl Chain {
         now: Instant,
     ) -> (Box<Exchange>, Result<Flow, Broken>) {
         let mut place = Some(exchange);
+        let mut now = Some(now);
         let mut flow = Ok(Flow::Next);
         let links = self.links.iter().enumerate().take(entered).rev();
         for (index, link) in links.filter(|(_, link)| link.hooks.on_response) {
-            match link.call(Hook::Response, &mut place, now) {
+            match link.call(Hook::Response, &mut place, now.take().unwrap_or_else(clock)) {
                 Ok(Flow::Next) => {}
                 Ok(Flow::Respond) => flow = Ok(Flow::Respond),
                 Err(failure) => {

@@ -365,7 +365,10 @@ impl Instance {
         now: Instant,
     ) -> Result<Flow, Box<Failure>> {
         let mut slot = self.slot.borrow_mut();
+        let making = slot.live.is_none();
         let live = slot.ready(&self.plugin, &self.config, now)?;
+        // The making has been counted.
+        let now = if making { Instant::now() } else { now };
         let result = match hook {
             Hook::Request => live.on_request(place, now),
             Hook::Response => live.on_response(place, now),

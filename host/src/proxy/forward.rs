@@ -321,10 +321,12 @@ impl Talk<'_> {
                 }
                 Poll::Ready(Err(PumpError::Bad(error))) => return Poll::Ready(Err(error)),
             }
-        } else if self.watching && client.poll_event(cx).is_ready() {
+        } else if self.watching
+            && let Poll::Ready(event) = client.poll_event(cx)
+        {
             // A reset means that nobody waits for the answer. An end alone does not: a client may
             // finish sending and still listen.
-            if client.error().is_some() {
+            if event.is_err() || client.error().is_some() {
                 return Poll::Ready(Err(RequestError::ClientGone));
             }
             self.watching = false;
