@@ -453,6 +453,9 @@ async fn until_stopped(mut signals: Signals, mut gateway: Gateway) -> Exit {
 }
 
 fn check(source: &Source, format: Format) -> Exit {
+    if let Err(error) = log_level() {
+        return complain(error);
+    }
     let (exit, lines, problems) = match load(source) {
         Err(LoadError::Usage(message)) => return complain(LoadError::Usage(message)),
         Err(LoadError::Config(problems)) => {

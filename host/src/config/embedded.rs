@@ -119,7 +119,8 @@ fn page(plugins: &[String], address: &str) -> String {
     if plugins.is_empty() {
         line("Plugins: none. Start with `--plugins DIR` to load every *.wasm file in DIR.".into());
     } else {
-        line(format!("Plugins: {}", plugins.join(", ")));
+        line(format!("Plugins found: {}", plugins.join(", ")));
+        line("The log says which of them could not be loaded, if any.".into());
     }
     line("\nTry".into());
     if curl.ends_with(":PORT") {

@@ -30,6 +30,8 @@ pub struct Delivered {
     pub after: After,
     /// Bytes written to the client.
     pub written: u64,
+    /// So many of them are the head.
+    pub head: u64,
     /// The response did not reach the client whole.
     pub broken: Option<&'static str>,
     /// When that was done.
@@ -37,13 +39,14 @@ pub struct Delivered {
 }
 
 impl Delivered {
-    fn new(context: &Context, after: After, written: u64) -> Self {
-        Self { after, written, broken: None, ended: context.clock.now() }
+    fn new(context: &Context, after: After, written: u64, head: usize) -> Self {
+        let head = head as u64;
+        Self { after, written, head, broken: None, ended: context.clock.now() }
     }
 
     /// The client left before there was anything to send.
     pub fn nothing(context: &Context) -> Self {
-        Self { broken: Some("client left"), ..Self::new(context, After::Abort, 0) }
+        Self { broken: Some("client left"), ..Self::new(context, After::Abort, 0, 0) }
     }
 }
 
@@ -79,6 +82,7 @@ pub async fn local(
     let mut message = Vec::new();
     let field = connection_field(exchange.request.version, after);
     write::response(&mut message, &mut exchange.response, Framing::None, field);
+    let head = message.len();
     if !bodiless && exchange.request.method != Method::Head {
         message.extend_from_slice(&body);
     }
@@ -95,7 +99,7 @@ pub async fn local(
     {
         after = After::Close;
     }
-    Delivered::new(context, after, written)
+    Delivered::new(context, after, written, head)
 }
 
 /// What the client will still send of a body that nobody wants; `None` when nothing.
@@ -169,7 +173,7 @@ pub async fn upstream(
     let to_chunks = framing == Framing::Chunked && answer.framing == Framing::UntilClose;
     let mut download = Pump::new(reader.without_trailers(answer.names_fields), to_chunks);
     client.timer.limit(None);
-    {
+    let head = {
         let lanes = context.lanes(&client.timer, times.idle);
         let mut out = context.out.borrow_mut();
         out.clear();
@@ -177,10 +181,11 @@ pub async fn upstream(
         write::response(&mut out, &mut exchange.response, framing, field);
         let begun = download.begin(&out, &mut lease.connection.inbox, &lanes);
         begun.map_err(|_| RequestError::BadResponse("body"))?;
-    }
+        out.len()
+    };
     let server = &mut lease.connection;
     let result = duplex(context, client, server, &mut upload, &mut download, times).await;
-    let mut delivered = Delivered::new(context, after, download.written());
+    let mut delivered = Delivered::new(context, after, download.written(), head);
     if let Err(error) = result {
         delivered.after = After::Abort;
         delivered.broken = Some(match error {
@@ -257,13 +262,14 @@ pub async fn tunnel(
     timer.limit(None);
     timer.arm(times.idle);
     let lanes = context.lanes(timer, times.idle);
-    {
+    let head = {
         let mut out = context.out.borrow_mut();
         out.clear();
         write::switching_protocols(&mut out, &exchange.response, protocol);
         // Framing by the end of the connection cannot fail.
         let _ = down.begin(&out, &mut lease.connection.inbox, &lanes);
-    }
+        out.len()
+    };
     let (mut from_client, mut to_client) = connection.stream.split();
     let (mut from_server, mut to_server) = lease.connection.stream.split();
     let (client_inbox, server_inbox) = (&mut connection.inbox, &mut lease.connection.inbox);
@@ -296,7 +302,7 @@ pub async fn tunnel(
     .await;
     let broken = result.err().map(|_| "tunnel broken");
     let after = if broken.is_some() { After::Abort } else { After::Close };
-    Delivered { broken, ..Delivered::new(context, after, down.written()) }
+    Delivered { broken, ..Delivered::new(context, after, down.written(), head) }
 }
 
 fn connection_field(version: Version, after: After) -> ConnectionField {

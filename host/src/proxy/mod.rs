@@ -530,6 +530,7 @@ fn record(
         trace_id: progress.trace.as_ref().map(|trace| trace.id.as_slice()),
         wall_ms: context.clock.wall_ms(),
         attempts,
+        body_bytes_out: delivered.written.saturating_sub(delivered.head),
         plugins: &plugins,
     });
 }

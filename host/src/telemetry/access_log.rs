@@ -50,6 +50,8 @@ pub struct AccessRecord<'a> {
     pub wall_ms: u64,
     /// Attempts upstream, connections that did not come about included.
     pub attempts: u32,
+    /// Bytes written to the client after the head.
+    pub body_bytes_out: u64,
     /// Plugins that have seen the request, with what each one said. Asked only for a line that holds it.
     pub plugins: &'a dyn Fn() -> Vec<(&'a str, &'static str)>,
 }
@@ -247,7 +249,7 @@ fn combined(out: &mut Vec<u8>, record: &AccessRecord<'_>, redact: &[String]) {
             format!("{} {} {}", head.method_name(), head.received_target(), head.version.as_str());
         escape(out, line.as_bytes());
     }
-    let _ = write!(out, "\" {} {}", record.finished.status, record.finished.bytes_out);
+    let _ = write!(out, "\" {} {}", record.finished.status, record.body_bytes_out);
     for name in ["referer", "user-agent"] {
         out.extend_from_slice(b" \"");
         match head.fields.get(name) {
@@ -415,6 +417,7 @@ mod tests {
             trace_id: None,
             wall_ms: 1_795_244_400_123,
             attempts: 1,
+            body_bytes_out: 2,
             plugins: &|| vec![("jwt", "next"), ("stamp", "trap")],
         };
         let mut out = Vec::new();

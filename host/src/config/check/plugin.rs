@@ -276,8 +276,12 @@ impl<'a> Plugins<'a> {
         if !is_name(name) {
             return (message, NAME_CURE.into());
         }
+        let later = match BUILT_IN_LATER.contains(&name) {
+            true => "a built-in one comes with a later version; until then ",
+            false => "",
+        };
         let cure = format!(
-            "put {name}.wasm into the plugins folder (--plugins DIR), or give `plugins.{name}.path`"
+            "{later}put {name}.wasm into the plugins folder (--plugins DIR), or give `plugins.{name}.path`"
         );
         (message, cure)
     }
@@ -322,6 +326,9 @@ impl<'a> Plugins<'a> {
         }
     }
 }
+
+/// Plugins that a later version brings along.
+const BUILT_IN_LATER: [&str; 2] = ["cache", "rate-limit"];
 
 /// How to name a plugin.
 const NAME_CURE: &str = "use letters, digits, `-`, `_` and `.`, at most 64, and no `.` in front";

@@ -34,7 +34,7 @@ fn every_plugin_of_the_folder_can_be_tried() {
         concat!("ZProxy ", env!("CARGO_PKG_VERSION")),
         "/echo ",
         "/try/header-stamp/",
-        "Plugins: header-stamp, jwt, mine",
+        "Plugins found: header-stamp, jwt, mine",
         "curl -i http://127.0.0.1:81/echo\n",
         "curl -i http://127.0.0.1:81/try/jwt/hello -H 'Authorization: Bearer eyJhbGciOiJIUzI1NiI",
     ] {

@@ -420,8 +420,8 @@ fn plugins_are_found_or_the_way_to_them_is_told() {
         (
             r#"{"routes": [{"path": "/", "upstream": "echo", "middleware": ["rate-limit", {"plugin": "native_on"}]}]}"#,
             &[
-                "1:62: routes[0].middleware[0]: there is no plugin `rate-limit`; put rate-limit.wasm into \
-                 the plugins folder (--plugins DIR), or give `plugins.rate-limit.path`",
+                "1:62: routes[0].middleware[0]: there is no plugin `rate-limit`; a built-in one comes with a \
+                 later version; until then put rate-limit.wasm into the plugins folder (--plugins DIR), or give `plugins.rate-limit.path`",
                 "1:87: routes[0].middleware[1].plugin: there is no plugin `native-on`; did you mean `native-one`?",
             ],
         ),
