@@ -124,7 +124,7 @@ impl Socket {
 ///
 /// 1. no handshake begins any more: a client that tries is ignored, tries again after a second, and
 ///    is refused then;
-/// 2. those that have begun get [`LAST_HANDSHAKES`] to end;
+/// 2. those that have begun get `LAST_HANDSHAKES` to end;
 /// 3. what is in the queue then is taken, and the socket closed, at once.
 ///
 /// # Errors

@@ -24,6 +24,9 @@ impl Environment for Nothing {
     fn is_file(&self, _: &Path) -> bool {
         false
     }
+    fn can_append(&self, _: &Path) -> io::Result<()> {
+        Err(io::ErrorKind::NotFound.into())
+    }
 }
 
 fuzz_target!(|bytes: &[u8]| {

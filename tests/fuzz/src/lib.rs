@@ -12,3 +12,5 @@ pub mod http;
 pub mod io;
 #[path = "../../../host/src/route/mod.rs"]
 pub mod route;
+#[path = "../../../host/src/sys.rs"]
+pub mod sys;
