@@ -1,6 +1,6 @@
 # Each target is one thing that a developer does; CI does the same (.ci/run).
 
-.PHONY: setup run test plugins guests bench check fuzz deny
+.PHONY: setup run test plugins guests bench soak check fuzz deny
 
 APT = apt-get -o DPkg::Lock::Timeout=120
 SUDO = $(if $(filter 0,$(shell id -u)),,sudo)
@@ -49,6 +49,13 @@ bench: setup guests
 	cargo build --release
 	cargo run --release --package zproxy-benches -- run --zproxy "$${CARGO_TARGET_DIR:-target}/release/zproxy" --noop target/guests/tests/noop.wasm
 	cargo bench --bench micro
+
+# Ten minutes of saturation, or SOAK_SECONDS, with clients and upstreams that misbehave: every byte is
+# checked, and nothing may be left behind.
+SOAK_SECONDS = 600
+soak: setup
+	cargo build --release --workspace --bins
+	$${CARGO_TARGET_DIR:-target}/release/zproxy-benches soak --zproxy "$${CARGO_TARGET_DIR:-target}/release/zproxy" --seconds $(SOAK_SECONDS)
 
 # What CI refuses: layout, lints and docs, warnings denied.
 check: setup

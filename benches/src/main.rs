@@ -22,6 +22,7 @@ mod scenario;
 mod launch;
 mod load;
 mod origin;
+mod soak;
 mod sockets;
 mod process;
 mod histogram;
@@ -38,6 +39,8 @@ zproxy-benches origin [--port N]
 zproxy-benches load   --target ADDR:PORT [--path PATH] [--body-bytes N] [--post-bytes N]
                       [--header 'K: V']… [--connections N] [--per-request] [--rate N]
                       [--seconds N] [--warmup-ms N] [--watch NAME=PID,PID]…
+zproxy-benches soak   --zproxy PATH [--seconds N] [--clients N] [--workers N] [--io epoll|uring]
+                      [--seed N] [--reload]
 zproxy-benches launch [--cpu N] [--fifo] -- COMMAND [ARGUMENT]…
 
 `run` writes its raw output to benches/runs/<date>-<machine>/ and the table to stdout;
@@ -52,6 +55,7 @@ fn main() -> ExitCode {
         "origin" => origin::command(rest),
         "load" => load::command(rest),
         "launch" => launch::command(rest),
+        "soak" => soak::command(rest),
         _ => {
             eprintln!("{USAGE}");
             return ExitCode::from(2);
