@@ -23,10 +23,8 @@ mod launch;
 mod load;
 mod origin;
 mod soak;
-mod sockets;
+mod websocket;
 mod process;
-mod histogram;
-mod http;
 mod args;
 
 use std::process::ExitCode;
@@ -37,8 +35,8 @@ zproxy-benches run    [--only NAME,…] [--scenario NAME,…] [--rounds N] [--se
                       [--out DIR] [--list]
 zproxy-benches origin [--port N]
 zproxy-benches load   --target ADDR:PORT [--path PATH] [--body-bytes N] [--post-bytes N]
-                      [--header 'K: V']… [--connections N] [--per-request] [--rate N]
-                      [--seconds N] [--warmup-ms N] [--watch NAME=PID,PID]…
+                      [--header 'K: V']… [--connections N] [--per-request] [--websocket] [--rate N]
+                      [--seconds N] [--requests N] [--warmup-ms N] [--watch NAME=PID,PID]…
 zproxy-benches soak   --zproxy PATH [--seconds N] [--clients N] [--workers N] [--io epoll|uring]
                       [--seed N] [--reload]
 zproxy-benches launch [--cpu N] [--fifo] -- COMMAND [ARGUMENT]…

@@ -2,8 +2,8 @@
 //!
 //! `/` and all unknown targets give 100 bytes; `/<n>k` and `/<n>m` give that many KiB or MiB, in
 //! a response made once and sent from the same memory ever after. A request body of known length
-//! is drained, then answered. One receive and one send a request: far cheaper than any proxy, so
-//! that it never sets the pace.
+//! is drained, then answered. `Upgrade: websocket` turns a connection into one that echoes frames.
+//! One receive and one send a request: far cheaper than any proxy, so that it never sets the pace.
 //!
 //! Not here: chunked requests (501), HEAD, and whatever else no scenario sends.
 
@@ -15,9 +15,11 @@ use std::rc::Rc;
 use anyhow::{Context, Result};
 use rustix::event::epoll::EventFlags;
 
+use zproxy::load::head::{self, Head};
+use zproxy::load::sockets::{self, Interest, Moved, Poll};
+
 use crate::args::Flags;
-use crate::http;
-use crate::sockets::{self, Interest, Moved, Poll};
+use crate::websocket;
 
 /// Body of the small response.
 const SMALL_BODY_BYTES: usize = 100;
@@ -35,7 +37,7 @@ pub(crate) fn command(arguments: Vec<String>) -> Result<()> {
     let mut flags = Flags::parse(arguments, &[])?;
     let port = flags.within("port", 0..=u16::MAX)?.unwrap_or(0);
     flags.finish()?;
-    sockets::raise_descriptor_limit();
+    zproxy::sys::raise_descriptor_limit();
     let mut origin = Origin::bind(port)?;
     println!("{}", origin.address());
     origin.serve()
@@ -65,6 +67,8 @@ struct Connection {
     sent: usize,
     /// Ends when everything is sent.
     close: bool,
+    /// Carries WebSocket frames from now on.
+    in_tunnel: bool,
 }
 
 /// Says that a connection is over.
@@ -121,6 +125,7 @@ impl Origin {
                 unsent: VecDeque::new(),
                 sent: 0,
                 close: false,
+                in_tunnel: false,
             });
         }
         Ok(())
@@ -188,12 +193,23 @@ impl Connection {
             if bytes.is_empty() {
                 return Ok(());
             }
-            let Some(head) = http::find_head(bytes) else {
+            if self.in_tunnel {
+                let Some((frame, rest)) = bytes.split_first_chunk() else {
+                    self.partial = bytes.to_vec();
+                    return Ok(());
+                };
+                self.answer(websocket::echo(frame).into())?;
+                bytes = rest;
+                continue;
+            }
+            let Some(head) = head::find_head(bytes) else {
                 self.partial = bytes.to_vec();
                 return if bytes.len() > HEAD_BYTES_MAX { Err(Gone) } else { Ok(()) };
             };
             self.close |= head.close;
             let response = responses.find(&head);
+            self.in_tunnel = is_upgrade(&bytes[..head.bytes]);
+            let response = if self.in_tunnel { websocket::accepted().into() } else { response };
             bytes = &bytes[head.bytes..];
             self.draining = Some((head.content_length.unwrap_or(0), response));
         }
@@ -237,7 +253,7 @@ impl Responses {
         }
     }
 
-    fn find(&mut self, head: &http::Head<'_>) -> Rc<[u8]> {
+    fn find(&mut self, head: &Head<'_>) -> Rc<[u8]> {
         let Some((method, target)) = head.method_and_target() else {
             return self.unsupported.clone();
         };
@@ -255,6 +271,12 @@ impl Responses {
         self.sized.insert(target.to_vec(), made.clone());
         made
     }
+}
+
+/// Whether a request asks for a tunnel, as load generator and proxies write it.
+fn is_upgrade(head: &[u8]) -> bool {
+    memchr::memmem::find(head, b"\nUpgrade: ").is_some()
+        || memchr::memmem::find(head, b"\nupgrade: ").is_some()
 }
 
 /// The size that a target like `/100k` or `/10m` asks for.
@@ -276,8 +298,16 @@ fn response(status: &str, body_bytes: usize) -> Rc<[u8]> {
          Content-Length: {body_bytes}\r\n\r\n"
     )
     .into_bytes();
-    bytes.extend(http::letters(body_bytes));
+    bytes.extend(letters(body_bytes));
     bytes.into()
+}
+
+/// A body: so many letters of the alphabet, over and over.
+pub(crate) fn letters(bytes: usize) -> Vec<u8> {
+    const ALPHABET: &[u8] = b"abcdefghijklmnopqrstuvwxyz";
+    let mut body = ALPHABET.repeat(bytes.div_ceil(ALPHABET.len()));
+    body.truncate(bytes);
+    body
 }
 
 /// An origin on a thread of its own, for tests.

@@ -6,6 +6,9 @@ use std::collections::HashSet;
 use std::fs;
 use std::path::Path;
 
+/// What `/proc` calls a tick: USER_HZ is 100 on every Linux that runs this.
+const TICK_NS: u64 = 10_000_000;
+
 /// A process and all that descend from it, parents first.
 pub(crate) fn tree(root: u32) -> Vec<u32> {
     let mut found = vec![root];
@@ -54,7 +57,7 @@ fn thread_cpu_time_ns(thread: &Path) -> Option<u64> {
     let mut fields = after_name(&stat)?.split_ascii_whitespace().skip(11);
     let user: u64 = fields.next()?.parse().ok()?;
     let system: u64 = fields.next()?.parse().ok()?;
-    Some((user + system) * (1_000_000_000 / rustix::param::clock_ticks_per_second()))
+    Some((user + system) * TICK_NS)
 }
 
 /// Resident memory of these processes, in KiB.

@@ -47,7 +47,7 @@ impl Measurement {
         let number = |pointer: &str| line.pointer(pointer).and_then(Value::as_u64).unwrap_or(0);
         let text = |name: &str| Some(line.get(name)?.as_str()?.to_owned());
         let answered = number("/saturated/answered_in_window");
-        if answered == 0 || number("/paced/requests") == 0 {
+        if answered == 0 || number("/paced/successes") == 0 {
             return None;
         }
         let each_us = |name: &str| {
@@ -55,7 +55,8 @@ impl Measurement {
             cpu_ns as f64 / answered as f64 / 1e3
         };
         let busy = number("/saturated/cpu_ns/proxy") as f64 / number("/saturated/window_ns") as f64;
-        let paced_ms = |name: &str| number(&format!("/paced/latency_us/{name}")) as f64 / 1e3;
+        let float = |pointer: &str| line.pointer(pointer).and_then(Value::as_f64).unwrap_or(0.0);
+        let paced_ms = |name: &str| float(&format!("/paced/latency_us/{name}")) / 1e3;
         Some(Self {
             scenario: text("scenario")?,
             contender: text("contender")?,
@@ -63,7 +64,7 @@ impl Measurement {
             cpu_us: each_us("proxy"),
             tools_us: (each_us("origin"), each_us("load")),
             busy,
-            rate: number("/saturated/requests_per_second") as f64,
+            rate: float("/saturated/answers_per_second"),
             paced_ms: (paced_ms("p50"), paced_ms("p99")),
             errors: number("/saturated/errors/total") + number("/paced/errors/total"),
             resident_mib: number("/resident_kib") as f64 / 1024.0,
@@ -300,12 +301,12 @@ mod tests {
         let line = json!({
             "scenario": "keepalive", "contender": "nginx", "round": 2, "resident_kib": 10_240,
             "saturated": {
-                "answered_in_window": 1_000, "requests_per_second": 500, "window_ns": 40_000_000,
+                "answered_in_window": 1_000, "answers_per_second": 500, "window_ns": 40_000_000,
                 "errors": { "total": 1 },
                 "cpu_ns": { "proxy": 20_000_000, "origin": 3_000_000, "load": 4_000_000 },
             },
             "paced": {
-                "requests": 10, "errors": { "total": 2 }, "latency_us": { "p50": 100, "p99": 900 },
+                "successes": 10, "errors": { "total": 2 }, "latency_us": { "p50": 100, "p99": 900 },
             },
         });
 

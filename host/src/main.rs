@@ -6,6 +6,9 @@
 
 #![expect(clippy::disallowed_methods, reason = "a drain takes real time")]
 
+#[path = "main/bench.rs"]
+mod bench;
+
 use std::ffi::OsString;
 use std::io::{Read as _, Write as _};
 use std::path::{Path, PathBuf};
@@ -49,6 +52,8 @@ enum Command {
         #[arg(long, value_enum, default_value = "text")]
         format: Format,
     },
+    /// Loads a server with requests, and shows its rate and latencies.
+    Bench(Box<bench::Options>),
     /// Prints the JSON Schema of the configuration.
     Schema {
         #[arg(long, value_enum, default_value = "json")]
@@ -133,6 +138,7 @@ fn main() -> ExitCode {
     let exit = match line.command.unwrap_or(Command::Run(line.run)) {
         Command::Run(source) => run(&source),
         Command::Check { source, format } => check(&source, format),
+        Command::Bench(options) => bench::bench(*options),
         Command::Schema { format } => schema(format),
         Command::Topology { source, format } => topology(&source, format),
         Command::Version { format } => version(format),

@@ -12,6 +12,7 @@ mod admin;
 mod backpressure;
 mod bad_upstream;
 mod balance;
+mod bench;
 mod bodies;
 mod cli;
 mod config;

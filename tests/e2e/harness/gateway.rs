@@ -90,13 +90,38 @@ fn command(dir: &Path, files_max: Option<u32>) -> Command {
 
 /// Runs the binary to its end, in this directory.
 pub fn run(dir: &Path, arguments: &[&str]) -> Run {
+    spawn(dir, arguments).end()
+}
+
+/// Starts the binary, for a command that ends by itself, in this directory.
+pub fn spawn(dir: &Path, arguments: &[&str]) -> Running {
     let mut child = command(dir, None).args(arguments).spawn().unwrap();
     let stdout = Output::of(child.stdout.take().unwrap());
     let stderr = Output::of(child.stderr.take().unwrap());
-    let status = wait(&mut child, &stderr);
-    let run = Run { code: status.code(), stdout: stdout.whole(), stderr: stderr.whole() };
-    assert!(!has_panicked(&run.stderr), "{run:?}");
-    run
+    Running { child, stdout, stderr }
+}
+
+/// A command that runs.
+pub struct Running {
+    child: Child,
+    stdout: Arc<Output>,
+    stderr: Arc<Output>,
+}
+
+impl Running {
+    /// Sends it a signal.
+    pub fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.child), signal).unwrap();
+    }
+
+    /// Waits for its end.
+    pub fn end(mut self) -> Run {
+        let status = wait(&mut self.child, &self.stderr);
+        let (stdout, stderr) = (self.stdout.whole(), self.stderr.whole());
+        let run = Run { code: status.code(), stdout, stderr };
+        assert!(!has_panicked(&run.stderr), "{run:?}");
+        run
+    }
 }
 
 impl Launch {

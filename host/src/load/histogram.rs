@@ -3,8 +3,8 @@
 //! Values below 256 have a bucket each; above, every doubling is cut into 128 equal buckets, so
 //! a bucket is never wider than 1/128 of its values. Values are nanoseconds here.
 //!
-//! Not here: correcting for coordinated omission; `load` does that by measuring from the moment
-//! at which a request was due.
+//! Not here: correcting for coordinated omission; `engine` does that by measuring from the moment
+//! at which a request was due (`pace`).
 
 /// Buckets to each doubling, as a power of two.
 const PRECISION_BITS: u32 = 7;
@@ -14,40 +14,71 @@ const PER_DOUBLING: usize = 1 << PRECISION_BITS;
 const DOUBLINGS: usize = 40 - PRECISION_BITS as usize;
 
 /// Counts of values by size.
-pub(crate) struct Histogram {
+#[derive(Debug)]
+pub(super) struct Histogram {
     counts: Vec<u64>,
     total: u64,
+    sum: u64,
+    min: u64,
     max: u64,
 }
 
 impl Histogram {
     /// An empty histogram; all its memory is taken here.
-    pub(crate) fn new() -> Self {
-        Self { counts: vec![0; (DOUBLINGS + 1) * PER_DOUBLING], total: 0, max: 0 }
-    }
-
-    /// Forgets every value.
-    pub(crate) fn clear(&mut self) {
-        self.counts.fill(0);
-        self.total = 0;
-        self.max = 0;
+    pub(super) fn new() -> Self {
+        let counts = vec![0; (DOUBLINGS + 1) * PER_DOUBLING];
+        Self { counts, total: 0, sum: 0, min: u64::MAX, max: 0 }
     }
 
     /// Adds one value.
-    pub(crate) fn record(&mut self, value: u64) {
+    pub(super) fn record(&mut self, value: u64) {
         let last = self.counts.len() - 1;
         self.counts[bucket_of(value).min(last)] += 1;
         self.total += 1;
+        self.sum = self.sum.saturating_add(value);
+        self.min = self.min.min(value);
         self.max = self.max.max(value);
     }
 
+    /// Adds every value of another.
+    pub(super) fn add(&mut self, other: &Self) {
+        for (count, more) in self.counts.iter_mut().zip(&other.counts) {
+            *count += more;
+        }
+        self.total += other.total;
+        self.sum = self.sum.saturating_add(other.sum);
+        self.min = self.min.min(other.min);
+        self.max = self.max.max(other.max);
+    }
+
+    /// How many values there are.
+    pub(super) fn total(&self) -> u64 {
+        self.total
+    }
+
+    /// The smallest value, exactly; 0 when empty.
+    pub(super) fn min(&self) -> u64 {
+        if self.total == 0 { 0 } else { self.min }
+    }
+
+    /// The mean, exactly; 0 when empty.
+    pub(super) fn mean(&self) -> u64 {
+        self.sum / self.total.max(1)
+    }
+
     /// The largest value, exactly.
-    pub(crate) fn max(&self) -> u64 {
+    pub(super) fn max(&self) -> u64 {
         self.max
     }
 
+    /// How many values do not exceed `limit`, to the precision of a bucket.
+    pub(super) fn up_to(&self, limit: u64) -> u64 {
+        let last = bucket_of(limit).min(self.counts.len() - 1);
+        self.counts[..=last].iter().sum()
+    }
+
     /// The value that `share` parts in 100,000 of all values do not exceed; 0 when empty.
-    pub(crate) fn quantile(&self, share: u64) -> u64 {
+    pub(super) fn quantile(&self, share: u64) -> u64 {
         let rank = (self.total * share).div_ceil(100_000).max(1);
         let mut seen = 0;
         for (bucket, count) in self.counts.iter().enumerate() {
@@ -105,6 +136,23 @@ mod tests {
     }
 
     #[test]
+    fn two_become_one() {
+        let (mut left, mut right) = (Histogram::new(), Histogram::new());
+        [5, 7].into_iter().for_each(|value| left.record(value));
+        [3, 1_000_000].into_iter().for_each(|value| right.record(value));
+
+        left.add(&right);
+
+        assert_eq!((left.total(), left.min(), left.max()), (4, 3, 1_000_000));
+        assert_eq!(left.mean(), 1_000_015 / 4);
+        assert_eq!(
+            (left.up_to(4), left.up_to(7), left.up_to(999), left.up_to(1_000_000)),
+            (1, 3, 3, 4)
+        );
+        assert_eq!((Histogram::new().min(), Histogram::new().mean()), (0, 0));
+    }
+
+    #[test]
     fn what_is_beyond_the_last_bucket_still_counts() {
         let mut histogram = Histogram::new();
 
@@ -112,7 +160,6 @@ mod tests {
 
         assert_eq!(histogram.max(), u64::MAX);
         assert!(histogram.quantile(50_000) > 1 << 39);
-        histogram.clear();
-        assert_eq!(histogram.quantile(50_000), 0);
+        assert_eq!(Histogram::new().quantile(50_000), 0);
     }
 }

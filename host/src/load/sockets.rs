@@ -1,7 +1,8 @@
-//! The few socket and epoll calls that origin and load generator share.
+//! The few socket and epoll calls of a load generator, and of the servers that benches put behind
+//! what they load.
 //!
-//! Everything is edge-triggered: a socket is registered once and read until a short read, so
-//! that the tools spend two system calls a request and the machine is left to the proxy.
+//! Everything is edge-triggered: a socket is registered once and read until a short read, so that a
+//! request costs two system calls and the machine is left to whom it loads.
 //!
 //! Not here: what is said over the sockets.
 
@@ -12,10 +13,10 @@ use rustix::event::Timespec;
 use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, sockopt};
-use rustix::process::{Resource, getrlimit, setrlimit};
 
 /// What one attempt to move bytes came to.
-pub(crate) enum Moved {
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Moved {
     /// So many bytes.
     Bytes(usize),
     /// Not now: an event will tell.
@@ -27,13 +28,14 @@ pub(crate) enum Moved {
 }
 
 /// Events of many sockets, each known by a number.
-pub(crate) struct Poll {
+#[derive(Debug)]
+pub struct Poll {
     epoll: OwnedFd,
 }
 
 /// Which events a socket is registered for.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Interest {
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Interest {
     /// Bytes to read, or the end.
     Read,
     /// Also room to write.
@@ -52,36 +54,22 @@ impl Interest {
 
 impl Poll {
     /// An epoll instance with nothing in it.
-    pub(crate) fn new() -> rustix::io::Result<Self> {
+    pub fn new() -> rustix::io::Result<Self> {
         Ok(Self { epoll: epoll::create(CreateFlags::CLOEXEC)? })
     }
 
     /// Registers a socket; closing it takes it out again.
-    pub(crate) fn add(
-        &self,
-        fd: impl AsFd,
-        key: u64,
-        interest: Interest,
-    ) -> rustix::io::Result<()> {
+    pub fn add(&self, fd: impl AsFd, key: u64, interest: Interest) -> rustix::io::Result<()> {
         epoll::add(&self.epoll, fd, EventData::new_u64(key), interest.flags())
     }
 
     /// Changes what a socket is registered for.
-    pub(crate) fn modify(
-        &self,
-        fd: impl AsFd,
-        key: u64,
-        interest: Interest,
-    ) -> rustix::io::Result<()> {
+    pub fn modify(&self, fd: impl AsFd, key: u64, interest: Interest) -> rustix::io::Result<()> {
         epoll::modify(&self.epoll, fd, EventData::new_u64(key), interest.flags())
     }
 
     /// Waits for events, at most `timeout_ms` when given, and puts them into `events`.
-    pub(crate) fn wait(
-        &self,
-        events: &mut Vec<Event>,
-        timeout_ms: Option<u64>,
-    ) -> rustix::io::Result<()> {
+    pub fn wait(&self, events: &mut Vec<Event>, timeout_ms: Option<u64>) -> rustix::io::Result<()> {
         events.clear();
         let timeout = timeout_ms.map(|ms| Timespec {
             tv_sec: i64::try_from(ms / 1_000).unwrap_or(i64::MAX),
@@ -96,8 +84,8 @@ impl Poll {
 
 /// A listener on 127.0.0.1 whose accepted sockets send at once. No SO_REUSEPORT: a second
 /// listener on the port must fail, not share it.
-pub(crate) fn listen(port: u16) -> rustix::io::Result<(OwnedFd, SocketAddr)> {
-    let listener = stream_socket()?;
+pub fn listen(port: u16) -> rustix::io::Result<(OwnedFd, SocketAddr)> {
+    let listener = stream_socket(AddressFamily::INET)?;
     sockopt::set_socket_reuseaddr(&listener, true)?;
     sockopt::set_tcp_nodelay(&listener, true)?;
     rustix::net::bind(&listener, &SocketAddrV4::new(Ipv4Addr::LOCALHOST, port))?;
@@ -107,7 +95,7 @@ pub(crate) fn listen(port: u16) -> rustix::io::Result<(OwnedFd, SocketAddr)> {
 }
 
 /// The next waiting connection, if any.
-pub(crate) fn accept(listener: &OwnedFd) -> rustix::io::Result<Option<OwnedFd>> {
+pub fn accept(listener: &OwnedFd) -> rustix::io::Result<Option<OwnedFd>> {
     let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
     match rustix::net::accept_with(listener, flags) {
         Ok(socket) => Ok(Some(socket)),
@@ -119,8 +107,9 @@ pub(crate) fn accept(listener: &OwnedFd) -> rustix::io::Result<Option<OwnedFd>> 
 }
 
 /// A connection on its way to `target`; the first send tells whether it has arrived.
-pub(crate) fn connect(target: SocketAddr) -> rustix::io::Result<OwnedFd> {
-    let socket = stream_socket()?;
+pub fn connect(target: SocketAddr) -> rustix::io::Result<OwnedFd> {
+    let family = if target.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+    let socket = stream_socket(family)?;
     sockopt::set_tcp_nodelay(&socket, true)?;
     match rustix::net::connect(&socket, &target) {
         Ok(()) | Err(Errno::INPROGRESS) => Ok(socket),
@@ -128,13 +117,13 @@ pub(crate) fn connect(target: SocketAddr) -> rustix::io::Result<OwnedFd> {
     }
 }
 
-fn stream_socket() -> rustix::io::Result<OwnedFd> {
+fn stream_socket(family: AddressFamily) -> rustix::io::Result<OwnedFd> {
     let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
-    rustix::net::socket_with(AddressFamily::INET, SocketType::STREAM, flags, None)
+    rustix::net::socket_with(family, SocketType::STREAM, flags, None)
 }
 
 /// Sends what the kernel takes now.
-pub(crate) fn send(socket: &OwnedFd, bytes: &[u8]) -> Moved {
+pub fn send(socket: &OwnedFd, bytes: &[u8]) -> Moved {
     match rustix::net::send(socket, bytes, SendFlags::NOSIGNAL) {
         Ok(count) => Moved::Bytes(count),
         Err(Errno::AGAIN | Errno::INTR) => Moved::Later,
@@ -143,13 +132,13 @@ pub(crate) fn send(socket: &OwnedFd, bytes: &[u8]) -> Moved {
 }
 
 /// Receives what is there.
-pub(crate) fn receive(socket: &OwnedFd, buffer: &mut [u8]) -> Moved {
+pub fn receive(socket: &OwnedFd, buffer: &mut [u8]) -> Moved {
     moved(rustix::net::recv(socket, buffer, RecvFlags::empty()))
 }
 
 /// Takes up to `room.len()` received bytes away without copying them: the kernel drops what
 /// MSG_TRUNC asks it to truncate. Makes a large body nearly free for whoever only counts it.
-pub(crate) fn discard(socket: &OwnedFd, room: &mut [u8]) -> Moved {
+pub fn discard(socket: &OwnedFd, room: &mut [u8]) -> Moved {
     moved(rustix::net::recv(socket, room, RecvFlags::TRUNC))
 }
 
@@ -160,12 +149,4 @@ fn moved<T>(result: rustix::io::Result<(T, usize)>) -> Moved {
         Err(Errno::AGAIN | Errno::INTR) => Moved::Later,
         Err(_) => Moved::Broken,
     }
-}
-
-/// Lifts the number of descriptors to what the system allows this process.
-pub(crate) fn raise_descriptor_limit() {
-    let mut limit = getrlimit(Resource::Nofile);
-    limit.current = limit.maximum;
-    // A refusal leaves the old limit; a run that needs more will say so when accept fails.
-    let _ = setrlimit(Resource::Nofile, limit);
 }
