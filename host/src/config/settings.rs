@@ -51,7 +51,7 @@ pub enum Address {
 }
 
 /// One place where clients connect.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Listener {
     /// Where it listens.
     pub address: Address,
@@ -62,7 +62,7 @@ pub struct Listener {
 }
 
 /// How many workers, and where.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Workers {
     /// `None`: one per CPU that this process may use.
     pub count: Option<usize>,
@@ -82,7 +82,7 @@ pub enum Acceptors {
 }
 
 /// A group of servers that answer for the same routes.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Upstream {
     /// The name in the file, or the URL that a route gave.
     pub name: Arc<str>,
@@ -103,7 +103,7 @@ pub struct Upstream {
 }
 
 /// What an upstream consists of.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum UpstreamKind {
     /// Servers on the network. At least one.
     Servers(Vec<Server>),
@@ -112,7 +112,7 @@ pub enum UpstreamKind {
 }
 
 /// One server of an upstream.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Server {
     /// Where it is.
     pub address: ServerAddress,
@@ -306,7 +306,7 @@ pub struct Limits {
 }
 
 /// The admin listener.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Admin {
     /// Where it listens.
     pub address: Address,

@@ -18,7 +18,7 @@ use std::time::Duration;
 use crate::error::RequestError;
 use crate::http::Connection;
 use crate::http::connection::ReadError;
-use crate::proxy::{self, After, Client, Context};
+use crate::proxy::{self, After, Client, Home, Own};
 
 /// While draining, a connection that asks for nothing is kept this long: its client may have sent a
 /// request that is still on its way.
@@ -39,34 +39,36 @@ enum Woken {
 }
 
 /// Answers a connection for which there is no room, and ends it.
-pub async fn turn_away(context: &Context, mut client: Client) {
+pub async fn turn_away(home: &Home, mut client: Client) {
     poll_fn(|cx| {
         client.timer.bind(cx);
         Poll::Ready(())
     })
     .await;
-    let exchange = context.take_exchange();
-    proxy::refuse(context, &mut client, exchange, RequestError::Overloaded).await;
+    let exchange = home.take_exchange();
+    proxy::refuse(&home.current(), &mut client, exchange, RequestError::Overloaded).await;
     let Client { connection, timer, .. } = client;
-    connection.linger(&context.pool, &timer).await;
+    connection.linger(&home.pool, &timer).await;
 }
 
 /// Serves a connection until it is done.
-pub async fn serve(context: Rc<Context>, mut client: Client) {
+pub async fn serve(home: Rc<Home>, mut client: Client) {
     poll_fn(|cx| {
         client.timer.bind(cx);
         Poll::Ready(())
     })
     .await;
-    let mut wait = context.idle_timeout();
-    while let Woken::Bytes = idle(&context, &mut client, wait).await {
-        match Box::pin(serve_requests(&context, &mut client)).await {
-            After::KeepAlive => wait = context.idle_timeout().saturating_sub(WARM),
+    let mut warm = Duration::ZERO;
+    loop {
+        let wait = home.current().idle_timeout().saturating_sub(warm);
+        let Woken::Bytes = idle(&home, &mut client, wait).await else { return };
+        match Box::pin(serve_requests(&home, &mut client)).await {
+            After::KeepAlive => warm = WARM,
             After::Abort => return,
-            After::Close if !has_sent_more(&context, &client.connection) => return,
+            After::Close if !has_sent_more(&home, &client.connection) => return,
             After::Close | After::Linger => {
                 let Client { connection, timer, .. } = client;
-                connection.linger(&context.pool, &timer).await;
+                connection.linger(&home.pool, &timer).await;
                 return;
             }
         }
@@ -78,25 +80,25 @@ pub async fn serve(context: Rc<Context>, mut client: Client) {
 ///
 /// The socket is looked at only when there is a sign of it, or in a drain, which is no time to save
 /// system calls: its clients do not know of it and go on sending.
-fn has_sent_more(context: &Context, connection: &Connection) -> bool {
+fn has_sent_more(own: &Own, connection: &Connection) -> bool {
     let Connection { stream, inbox } = connection;
-    inbox.is_some() || ((context.draining.get() || stream.is_readable()) && stream.holds_bytes())
+    inbox.is_some() || ((own.draining.get() || stream.is_readable()) && stream.holds_bytes())
 }
 
 /// Waits for the first bytes of a request.
-async fn idle(context: &Context, client: &mut Client, wait: Duration) -> Woken {
-    context.telemetry.connection_idle(client.listener);
+async fn idle(own: &Own, client: &mut Client, wait: Duration) -> Woken {
+    own.telemetry.connection_idle(client.listener);
     let Client { connection, timer, .. } = &mut *client;
     timer.limit(None);
     timer.arm(wait);
     let Connection { stream, inbox } = connection;
     let mut hurried = false;
     let woken = poll_fn(|cx| {
-        if context.draining.get() && !hurried {
+        if own.draining.get() && !hurried {
             hurried = true;
             timer.arm(DRAIN_IDLE);
         }
-        let mut buffer = context.pool.take();
+        let mut buffer = own.pool.take();
         match stream.poll_read(cx, buffer.room()) {
             Poll::Ready(Ok(count)) if count > 0 => {
                 buffer.add(count);
@@ -111,47 +113,49 @@ async fn idle(context: &Context, client: &mut Client, wait: Duration) -> Woken {
         }
     })
     .await;
-    context.telemetry.connection_active(client.listener);
+    own.telemetry.connection_active(client.listener);
     woken
 }
 
 /// Answers requests as long as they come one soon after another.
-async fn serve_requests(context: &Context, client: &mut Client) -> After {
+///
+/// Between requests nothing is held of a generation of the configuration: each request takes the one
+/// that is current when its head has been read.
+async fn serve_requests(home: &Home, client: &mut Client) -> After {
     loop {
-        let mut exchange = context.take_exchange();
-        let header_timeout = context.limits().header_timeout;
+        let mut exchange = home.take_exchange();
+        let (limits, header_timeout) = {
+            let current = home.current();
+            (current.head_limits, current.limits().header_timeout)
+        };
         let Client { connection, timer, .. } = &mut *client;
-        let read = connection
-            .read_request(
-                &mut exchange.request,
-                &context.head_limits,
-                &context.pool,
-                timer,
-                header_timeout,
-            )
-            .await;
+        let head = &mut exchange.request;
+        let read = connection.read_request(head, &limits, &home.pool, timer, header_timeout).await;
         let facts = match read {
             Ok(facts) => facts,
             Err(ReadError::Bad(error)) => {
-                proxy::refuse(context, client, exchange, error).await;
+                proxy::refuse(&home.current(), client, exchange, error).await;
                 return After::Linger;
             }
             Err(ReadError::Blank) => {
-                context.give_back(exchange);
+                home.give_back(exchange);
                 return After::KeepAlive;
             }
             Err(ReadError::End | ReadError::TimedOut | ReadError::Io(_)) => {
-                context.give_back(exchange);
+                home.give_back(exchange);
                 return After::Abort;
             }
         };
-        let (exchange, after) = proxy::handle(context, client, exchange, &facts).await;
-        context.give_back(exchange);
+        let context = home.current();
+        let (exchange, after) = proxy::handle(&context, client, exchange, &facts).await;
+        home.give_back(exchange);
         if after != After::KeepAlive {
             return after;
         }
         if client.connection.inbox.is_none() {
-            match idle(context, client, WARM.min(context.idle_timeout())).await {
+            let warm = WARM.min(context.idle_timeout());
+            drop(context);
+            match idle(home, client, warm).await {
                 Woken::Bytes => {}
                 Woken::Silence => return After::KeepAlive,
                 Woken::End => return After::Abort,

@@ -6,7 +6,6 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
-use crate::config::Settings;
 use crate::http::Method;
 use crate::plugin::stats::{DURATION_BOUNDS_NS, HookStats, Outcome, PluginStats};
 use crate::telemetry::histogram::BOUNDS_US;
@@ -95,16 +94,15 @@ impl Text {
 /// Renders everything.
 #[must_use]
 pub fn render(
-    settings: &Settings,
     listeners: &[String],
     reports: &[Report],
     globals: Globals,
     openmetrics: bool,
 ) -> String {
     let mut text = Text { out: String::with_capacity(16 * 1024), openmetrics };
-    requests(&mut text, settings, listeners, reports);
+    requests(&mut text, listeners, reports);
     connections(&mut text, listeners, reports, globals);
-    upstreams(&mut text, settings, reports);
+    upstreams(&mut text, reports);
     plugins(&mut text, reports);
     text.family("zproxy_worker_utilisation", "gauge", "Busy share of each worker's last second.");
     for report in reports {
@@ -141,19 +139,17 @@ fn method(method: Method) -> &'static str {
     }
 }
 
-fn requests(text: &mut Text, settings: &Settings, listeners: &[String], reports: &[Report]) {
-    let names: Vec<&str> =
-        settings.routes.iter().map(|route| route.name.as_ref()).chain([""]).collect();
+fn requests(text: &mut Text, listeners: &[String], reports: &[Report]) {
     let mut counts: BTreeMap<(usize, &str, &str, u16), u64> = BTreeMap::new();
-    let mut durations = vec![Histogram::default(); names.len()];
+    let mut durations: BTreeMap<&str, Histogram> = BTreeMap::new();
     let (mut wait, mut bytes_in, mut bytes_out) = (Histogram::default(), 0, 0);
     for report in reports {
-        for (index, route) in report.counts.routes.iter().enumerate().take(names.len()) {
+        for route in &report.counts.routes {
             for (listener, verb, status, count) in &route.requests {
-                *counts.entry((*listener, names[index], method(*verb), *status)).or_default() +=
-                    count;
+                let key = (*listener, route.route.as_ref(), method(*verb), *status);
+                *counts.entry(key).or_default() += count;
             }
-            durations[index].add(&route.durations);
+            durations.entry(&route.route).or_default().add(&route.durations);
         }
         wait.add(&report.counts.upstream_wait);
         bytes_in += report.counts.bytes_in;
@@ -171,7 +167,7 @@ fn requests(text: &mut Text, settings: &Settings, listeners: &[String], reports:
     }
     let name = "zproxy_request_duration_seconds";
     text.family(name, "histogram", "From the end of a request's head to the end of its response.");
-    for (route, histogram) in names.iter().zip(&durations) {
+    for (route, histogram) in &durations {
         text.histogram(
             name,
             &[("route", route)],
@@ -209,48 +205,38 @@ fn connections(text: &mut Text, listeners: &[String], reports: &[Report], global
     text.sample("zproxy_accept_errors_total", &[], errors + globals.accept_errors);
 }
 
-fn upstreams(text: &mut Text, settings: &Settings, reports: &[Report]) {
-    let places: Vec<(usize, usize, String)> = settings
-        .upstreams
-        .iter()
-        .enumerate()
-        .flat_map(|(upstream, one)| {
-            let servers = crate::upstream::server_names(one);
-            servers.into_iter().enumerate().map(move |(server, name)| (upstream, server, name))
-        })
-        .collect();
-    let name_of = |upstream: usize| settings.upstreams[upstream].name.as_ref();
+fn upstreams(text: &mut Text, reports: &[Report]) {
+    let mut answers: BTreeMap<(&str, &str, u16), u64> = BTreeMap::new();
+    let mut connections: BTreeMap<(&str, &str), (usize, usize)> = BTreeMap::new();
+    let mut retries: BTreeMap<&str, u64> = BTreeMap::new();
+    for report in reports {
+        for (one, open) in report.counts.upstreams.iter().zip(&report.connections) {
+            let upstream = one.upstream.as_ref();
+            *retries.entry(upstream).or_default() += one.retries;
+            for (counts, (active, idle)) in one.servers.iter().zip(open) {
+                let server = counts.server.as_ref();
+                for (status, count) in &counts.requests {
+                    *answers.entry((upstream, server, *status)).or_default() += count;
+                }
+                let sum = connections.entry((upstream, server)).or_default();
+                *sum = (sum.0 + active, sum.1 + idle);
+            }
+        }
+    }
     text.family(
         "zproxy_upstream_requests_total",
         "counter",
         "Requests for a server, by its answer; 0: none.",
     );
-    for (upstream, server, name) in &places {
-        let mut answers: BTreeMap<u16, u64> = BTreeMap::new();
-        for report in reports {
-            let counts = report.counts.servers.get(*upstream).and_then(|list| list.get(*server));
-            for (status, count) in counts.iter().flat_map(|counts| &counts.requests) {
-                *answers.entry(*status).or_default() += count;
-            }
-        }
-        for (status, count) in answers {
-            let (status, upstream) = (status.to_string(), name_of(*upstream));
-            let labels = [("upstream", upstream), ("server", name), ("status", &status)];
-            text.sample("zproxy_upstream_requests_total", &labels, count);
-        }
+    for ((upstream, server, status), count) in answers {
+        let status = status.to_string();
+        let labels = [("upstream", upstream), ("server", server), ("status", &status)];
+        text.sample("zproxy_upstream_requests_total", &labels, count);
     }
     text.family("zproxy_upstream_connections", "gauge", "Connections to servers.");
-    for (upstream, server, name) in &places {
-        let (mut active, mut idle) = (0, 0);
-        for report in reports {
-            let found = report.connections.get(*upstream).and_then(|list| list.get(*server));
-            if let Some((more_active, more_idle)) = found {
-                active += more_active;
-                idle += more_idle;
-            }
-        }
+    for ((upstream, server), (active, idle)) in connections {
         for (state, count) in [("active", active), ("idle", idle)] {
-            let labels = [("upstream", name_of(*upstream)), ("server", name), ("state", state)];
+            let labels = [("upstream", upstream), ("server", server), ("state", state)];
             text.sample("zproxy_upstream_connections", &labels, count);
         }
     }
@@ -259,10 +245,8 @@ fn upstreams(text: &mut Text, settings: &Settings, reports: &[Report]) {
         "counter",
         "Further attempts: a pooled connection was dead, or a server not reached.",
     );
-    for (upstream, one) in settings.upstreams.iter().enumerate() {
-        let retries: u64 =
-            reports.iter().filter_map(|report| report.counts.retries.get(upstream)).sum();
-        text.sample("zproxy_upstream_retries_total", &[("upstream", one.name.as_ref())], retries);
+    for (upstream, count) in retries {
+        text.sample("zproxy_upstream_retries_total", &[("upstream", upstream)], count);
     }
 }
 

@@ -17,6 +17,7 @@ pub mod snapshot;
 mod running;
 
 use std::path::PathBuf;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize};
 use std::time::{Duration, Instant};
@@ -312,7 +313,8 @@ fn start(settings: Settings, natives: &Natives, tolerant: bool) -> Result<Gatewa
         make_context: {
             let access_log = access_log.clone();
             Box::new(move |worker, snapshot| {
-                running::make_context(worker, snapshot, access_log.as_ref())
+                let own = Rc::new(running::make_own(worker, snapshot.settings.listeners.len()));
+                running::make_context(own, snapshot, access_log.as_ref(), None)
             })
         },
     });

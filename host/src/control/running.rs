@@ -3,7 +3,7 @@
 //! Not here: starting one (`control`), answering the admin's requests (`admin`).
 
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -15,9 +15,9 @@ use serde_json::{Value, json};
 use super::metrics::{self, Globals, Report};
 use crate::config::{Address, HostPattern, Matching, PluginSource, Target};
 use crate::http::HeadLimits;
-use crate::plugin::{Instances, PlanSource};
-use crate::proxy::{Clock, Context, Snapshot};
-use crate::telemetry::{self, AccessLog, WorkerTelemetry};
+use crate::plugin::PlanSource;
+use crate::proxy::{Clock, Context, Own, Snapshot};
+use crate::telemetry::{self, AccessLog, Tallies, WorkerTelemetry};
 use crate::upstream::Upstream;
 use crate::upstream::balance::Balancer;
 use crate::worker::topology::Machine;
@@ -170,8 +170,7 @@ impl Running {
             log_dropped: telemetry::log::dropped(),
             accept_errors: self.shared.accept_errors.load(Ordering::Relaxed),
         };
-        let settings = &self.snapshot.settings;
-        metrics::render(settings, &self.listeners, reports, globals, openmetrics)
+        metrics::render(&self.listeners, reports, globals, openmetrics)
     }
 
     /// What is running.
@@ -312,47 +311,11 @@ fn clear_gauges(report: &mut Report) {
     }
 }
 
-/// Makes what a worker lends its requests; to be called on the worker's own thread.
-pub(super) fn make_context(
-    worker: usize,
-    snapshot: &Arc<Snapshot>,
-    access_log: Option<&Arc<AccessLog>>,
-) -> anyhow::Result<Context> {
-    let settings = &snapshot.settings;
-    let mut instances = Instances::new();
-    let chains = snapshot
-        .plans
-        .iter()
-        .map(|plan| instances.chain(&plan.chain))
-        .collect::<Result<Vec<_>, _>>()
-        .map_err(|problem| anyhow::anyhow!("{problem}"))?;
-    let upstreams: Vec<Upstream> = settings
-        .upstreams
-        .iter()
-        .enumerate()
-        .map(|(index, one)| Upstream::new(index, one, worker))
-        .collect();
-    let splits = settings.routes.iter().map(|route| match &route.target {
-        Target::Split(shares) => {
-            let weights: Vec<u32> = shares.iter().map(|(_, weight)| *weight).collect();
-            Some(Balancer::new(crate::config::Balance::Weighted, &weights, worker))
-        }
-        _ => None,
-    });
-    let limits = &settings.limits;
-    let head_limits = HeadLimits {
-        bytes_max: limits.header_bytes_max,
-        fields_max: limits.headers_max,
-        target_bytes_max: limits.uri_bytes_max,
-    };
-    let servers: Vec<usize> = upstreams.iter().map(|one| one.connections().count()).collect();
-    Ok(Context {
+/// Makes what a worker owns; to be called on the worker's own thread.
+pub(super) fn make_own(worker: usize, listeners: usize) -> Own {
+    Own {
         worker,
-        instances,
-        chains,
-        route_names: settings.routes.iter().map(|route| Rc::from(&*route.name)).collect(),
-        upstreams,
-        splits: splits.collect(),
+        instances: RefCell::default(),
         pool: Rc::default(),
         pipes: crate::io::PipePool::default(),
         deadlines: Rc::default(),
@@ -360,12 +323,75 @@ pub(super) fn make_context(
         out: RefCell::default(),
         clock: Clock::new(),
         random: RefCell::new(fastrand::Rng::new()),
-        telemetry: WorkerTelemetry::new(settings.listeners.len(), settings.routes.len(), &servers),
-        access_log: access_log.map(AccessLog::logger),
+        telemetry: WorkerTelemetry::new(listeners),
         draining: Cell::new(false),
+        exchanges: RefCell::default(),
+    }
+}
+
+/// Makes what a worker lends its requests; to be called on the worker's own thread. What has not
+/// changed since `former` goes on: instances, connections to servers, counts.
+pub(super) fn make_context(
+    own: Rc<Own>,
+    snapshot: &Arc<Snapshot>,
+    access_log: Option<&Arc<AccessLog>>,
+    former: Option<&Context>,
+) -> anyhow::Result<Context> {
+    let settings = &snapshot.settings;
+    let mut instances = own.instances.borrow_mut();
+    let chains = snapshot
+        .plans
+        .iter()
+        .map(|plan| instances.chain(&plan.chain))
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(|problem| anyhow::anyhow!("{problem}"))?;
+    drop(instances);
+    let before: HashMap<&str, &Upstream> = former
+        .iter()
+        .flat_map(|former| &former.upstreams)
+        .map(|one| (one.settings.name.as_ref(), one))
+        .collect();
+    let upstream = |(index, one): (usize, &crate::config::Upstream)| {
+        Upstream::new(index, one, own.worker, before.get(one.name.as_ref()).copied())
+    };
+    let upstreams: Vec<Upstream> = settings.upstreams.iter().enumerate().map(upstream).collect();
+    let splits = settings.routes.iter().map(|route| match &route.target {
+        Target::Split(shares) => {
+            let weights: Vec<u32> = shares.iter().map(|(_, weight)| *weight).collect();
+            Some(Balancer::new(crate::config::Balance::Weighted, &weights, own.worker))
+        }
+        _ => None,
+    });
+    let tallies = Tallies::new(
+        settings.routes.iter().map(|route| Arc::clone(&route.name)),
+        upstreams.iter().map(|one| {
+            let servers = one.connections().map(|(name, ..)| Arc::clone(name)).collect();
+            (Arc::clone(&one.settings.name), servers)
+        }),
+        former.map(|former| &former.tallies),
+    );
+    let known_log = former.and_then(|former| former.access_log.as_ref());
+    let known_log = known_log.filter(|known| access_log.is_some_and(|log| known.is_of(log)));
+    let access_log = known_log.map(Rc::clone).or_else(|| {
+        let logger = access_log.map(AccessLog::logger);
+        logger.map(Rc::new)
+    });
+    let limits = &settings.limits;
+    let head_limits = HeadLimits {
+        bytes_max: limits.header_bytes_max,
+        fields_max: limits.headers_max,
+        target_bytes_max: limits.uri_bytes_max,
+    };
+    Ok(Context {
+        chains,
+        route_names: settings.routes.iter().map(|route| Arc::from(&*route.name)).collect(),
+        upstreams,
+        splits: splits.collect(),
+        tallies,
+        access_log,
         response_limits: HeadLimits { fields_max: head_limits.fields_max.max(256), ..head_limits },
         head_limits,
-        exchanges: RefCell::default(),
         snapshot: Arc::clone(snapshot),
+        own,
     })
 }

@@ -3,7 +3,6 @@
 //! Not here: bytes of bodies, and sockets (`proxy`, `connection`).
 
 use std::net::IpAddr;
-use std::rc::Rc;
 use std::sync::Arc;
 
 use super::instance::FailureKind;
@@ -40,7 +39,7 @@ pub struct Exchange {
     /// `http` or `https`.
     pub scheme: &'static str,
     /// Name of the route.
-    pub route: Option<Rc<str>>,
+    pub route: Option<Arc<str>>,
     /// Plugins that failed, and how: for the access log.
     pub(crate) failed: Vec<(Arc<str>, FailureKind)>,
     notes: Vec<(String, Vec<u8>)>,

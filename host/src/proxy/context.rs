@@ -3,7 +3,8 @@
 //! Not here: making a snapshot (`control`), and a worker's life (`worker`).
 
 use std::cell::{Cell, RefCell};
-use std::rc::Rc;
+use std::ops::Deref;
+use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -14,7 +15,7 @@ use crate::io::{BufferPool, Deadlines, PipePool, Timer};
 use crate::plugin::{Chain, ChainPlan, Exchange, Instances, PlanSource, PluginStats};
 use crate::route::Router;
 use crate::route::rewrite::{Redirect, Rewrite};
-use crate::telemetry::{AccessLogger, WorkerReport, WorkerTelemetry};
+use crate::telemetry::{AccessLogger, Tallies, WorkerReport, WorkerTelemetry};
 use crate::upstream::Upstream;
 
 /// Exchanges kept for the next requests of a worker.
@@ -53,22 +54,12 @@ pub struct Clock {
     date: Cell<[u8; 29]>,
 }
 
-/// What a worker lends its requests. Belongs to one thread.
-pub struct Context {
+/// What a worker owns for as long as it lives, whatever is reloaded. Belongs to one thread.
+pub struct Own {
     /// Index of the worker.
     pub worker: usize,
-    /// What the gateway is configured to do.
-    pub snapshot: Arc<Snapshot>,
-    /// The instances that the chains call.
-    pub instances: Instances,
-    /// One for each route.
-    pub chains: Vec<Chain>,
-    /// Likewise; the worker's own, because counting those who hold them is writing.
-    pub route_names: Vec<Rc<str>>,
-    /// In the order of the settings.
-    pub upstreams: Vec<Upstream>,
-    /// Shares of the routes that split their requests.
-    pub splits: Vec<Option<crate::upstream::balance::Balancer>>,
+    /// The instances that chains call, of every generation that is still there.
+    pub instances: RefCell<Instances>,
     /// Read buffers.
     pub pool: Rc<BufferPool>,
     /// Pipes for large bodies.
@@ -83,18 +74,112 @@ pub struct Context {
     pub clock: Clock,
     /// Chance for ids; not for secrets.
     pub random: RefCell<fastrand::Rng>,
-    /// Counts.
+    /// Counts that belong to no route and no upstream.
     pub telemetry: WorkerTelemetry,
-    /// The access log.
-    pub access_log: Option<AccessLogger>,
     /// No more requests than those that are here.
     pub draining: Cell<bool>,
+    /// Exchanges to be used again.
+    pub exchanges: RefCell<Vec<Box<Exchange>>>,
+}
+
+/// What a worker lends a request: one generation of the configuration and, by `Deref`, what the
+/// worker owns. A request keeps the one that it began with.
+pub struct Context {
+    /// The worker's own.
+    pub own: Rc<Own>,
+    /// What the gateway is configured to do.
+    pub snapshot: Arc<Snapshot>,
+    /// One for each route.
+    pub chains: Vec<Chain>,
+    /// Likewise. Each worker's own, because counting those who hold them is writing; `Arc` because
+    /// an exchange is lent to stores, which are made on other threads.
+    pub route_names: Vec<Arc<str>>,
+    /// In the order of the settings.
+    pub upstreams: Vec<Upstream>,
+    /// Shares of the routes that split their requests.
+    pub splits: Vec<Option<crate::upstream::balance::Balancer>>,
+    /// Counts by route and server.
+    pub tallies: Tallies,
+    /// The access log.
+    pub access_log: Option<Rc<AccessLogger>>,
     /// Limits of request heads.
     pub head_limits: HeadLimits,
     /// Limits of response heads.
     pub response_limits: HeadLimits,
-    /// Exchanges to be used again.
-    pub exchanges: RefCell<Vec<Box<Exchange>>>,
+}
+
+/// Where a worker's connections find the newest [`Context`].
+pub struct Home {
+    own: Rc<Own>,
+    current: RefCell<Rc<Context>>,
+    /// Those that were current before and may still have requests.
+    former: RefCell<Vec<Weak<Context>>>,
+}
+
+impl Home {
+    /// A home with its first context.
+    pub fn new(context: Context) -> Self {
+        let own = Rc::clone(&context.own);
+        Self { own, current: RefCell::new(Rc::new(context)), former: RefCell::default() }
+    }
+
+    /// What a request that begins now lives by.
+    pub fn current(&self) -> Rc<Context> {
+        Rc::clone(&self.current.borrow())
+    }
+
+    /// Requests that begin from now on live by `context`; those that are here keep theirs.
+    pub fn replace(&self, context: Context) {
+        let context = Rc::new(context);
+        for upstream in &self.current.borrow().upstreams {
+            // What the new one has taken over stays open.
+            upstream.close_idle_unless_shared();
+        }
+        let former = self.current.replace(context);
+        let mut known = self.former.borrow_mut();
+        known.retain(|former| former.strong_count() > 0);
+        known.push(Rc::downgrade(&former));
+        drop(known);
+        // With the last request on it, which may be none, its chains and instances go.
+        drop(former);
+    }
+
+    /// Every context that has requests, the current one first.
+    pub fn all(&self) -> impl Iterator<Item = Rc<Context>> {
+        let former: Vec<_> = self.former.borrow().iter().filter_map(Weak::upgrade).collect();
+        std::iter::once(self.current()).chain(former)
+    }
+
+    /// The worker's counts, for a scrape.
+    pub fn report(&self) -> WorkerReport<PluginStats> {
+        let current = self.current();
+        let connections = current.upstreams.iter().map(|upstream| {
+            upstream.connections().map(|(_, active, idle)| (active, idle)).collect()
+        });
+        WorkerReport {
+            worker: self.own.worker,
+            counts: self.own.telemetry.counts(&current.tallies),
+            connections: connections.collect(),
+            plugins: self.own.instances.borrow().stats(),
+            generations: self.all().count(),
+        }
+    }
+}
+
+impl Deref for Home {
+    type Target = Own;
+
+    fn deref(&self) -> &Own {
+        &self.own
+    }
+}
+
+impl Deref for Context {
+    type Target = Own;
+
+    fn deref(&self) -> &Own {
+        &self.own
+    }
 }
 
 impl Clock {
@@ -158,7 +243,9 @@ impl Context {
     pub fn idle_timeout(&self) -> Duration {
         self.limits().idle_timeout
     }
+}
 
+impl Own {
     /// An exchange for a request.
     pub fn take_exchange(&self) -> Box<Exchange> {
         self.exchanges.borrow_mut().pop().unwrap_or_default()
@@ -170,21 +257,6 @@ impl Context {
         if free.len() < FREE_EXCHANGES_MAX {
             exchange.clear();
             free.push(exchange);
-        }
-    }
-}
-
-impl Context {
-    /// The worker's counts, for a scrape.
-    pub fn report(&self) -> WorkerReport<PluginStats> {
-        let connections = self.upstreams.iter().map(|upstream| {
-            upstream.connections().map(|(_, active, idle)| (active, idle)).collect()
-        });
-        WorkerReport {
-            worker: self.worker,
-            counts: self.telemetry.counts(),
-            connections: connections.collect(),
-            plugins: self.instances.stats(),
         }
     }
 }

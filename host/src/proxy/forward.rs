@@ -159,7 +159,7 @@ impl Forward<'_> {
         for server in upstream.in_turn() {
             let before = journey.server.replace(server);
             if let (Some(before), Some(_)) = (before, failed) {
-                self.context.telemetry.server_failed(upstream.index, before);
+                self.context.tallies.server_failed(upstream.index, before);
             }
             journey.attempts += 1;
             match upstream.lend(server, sure, fresh, &client.timer, self.began).await {

@@ -29,7 +29,7 @@ use std::borrow::Cow;
 use std::time::{Duration, Instant};
 
 use client::ClientFacts;
-pub use context::{Clock, Context, RoutePlan, Snapshot};
+pub use context::{Clock, Context, Home, Own, RoutePlan, Snapshot};
 use deliver::Delivered;
 use forward::{Answered, Forward, Journey, Times};
 use headers::Stamp;
@@ -514,7 +514,7 @@ fn record(
         upstream_wait: progress.waited,
         retries: attempts.saturating_sub(1),
     };
-    context.telemetry.record(&finished);
+    context.telemetry.record(&context.tallies, &finished);
     let Some(log) = &context.access_log else { return };
     let upstream = progress.upstream.map(|upstream| &context.upstreams[upstream]);
     let server = upstream.and_then(|upstream| upstream.server_name(server?));

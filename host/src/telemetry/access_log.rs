@@ -142,6 +142,11 @@ impl AccessLog {
 }
 
 impl AccessLogger {
+    /// Whether it is an end of this log.
+    pub fn is_of(&self, log: &Arc<AccessLog>) -> bool {
+        Arc::ptr_eq(&self.log, log)
+    }
+
     /// Writes a request's line, if it is in the sample.
     pub fn write(&self, record: &AccessRecord<'_>) {
         let sample = self.log.sample;

@@ -12,7 +12,10 @@ pub mod histogram;
 pub mod log;
 pub mod sink;
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 pub use access_log::{AccessLog, AccessLogger, AccessRecord};
@@ -54,8 +57,10 @@ pub struct Finished {
 }
 
 /// Requests of one route.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct RouteCounts {
+    /// Name of the route; empty for requests without.
+    pub route: Arc<str>,
     /// By listener, method and status.
     pub requests: Vec<(usize, Method, u16, u64)>,
     /// How long they took.
@@ -63,10 +68,23 @@ pub struct RouteCounts {
 }
 
 /// Requests of one server.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct ServerCounts {
+    /// Its address as written.
+    pub server: Arc<str>,
     /// By status; 0 stands for no answer.
     pub requests: Vec<(u16, u64)>,
+}
+
+/// Requests of one upstream.
+#[derive(Clone, Debug)]
+pub struct UpstreamCounts {
+    /// Name of the upstream.
+    pub upstream: Arc<str>,
+    /// In the order of the settings.
+    pub servers: Vec<ServerCounts>,
+    /// Attempts beyond the first of a request.
+    pub retries: u64,
 }
 
 /// Connections of one listener.
@@ -85,10 +103,8 @@ pub struct ListenerCounts {
 pub struct Counts {
     /// One for each route, and a last one for requests without.
     pub routes: Vec<RouteCounts>,
-    /// By upstream and server.
-    pub servers: Vec<Vec<ServerCounts>>,
-    /// By upstream: attempts beyond the first of a request.
-    pub retries: Vec<u64>,
+    /// One for each upstream.
+    pub upstreams: Vec<UpstreamCounts>,
     /// By listener.
     pub listeners: Vec<ListenerCounts>,
     /// Waiting for upstreams.
@@ -114,6 +130,26 @@ pub struct WorkerReport<P> {
     pub connections: Vec<Vec<(usize, usize)>>,
     /// What it knows of its plugins.
     pub plugins: Vec<P>,
+    /// Generations of the configuration that have requests here, the current one included.
+    pub generations: usize,
+}
+
+/// A worker's counts by route and upstream, for one generation of the configuration.
+///
+/// The indexes are that generation's. What has the same name in two generations is counted as one, so
+/// that no count goes back when a configuration is taken.
+#[derive(Debug)]
+pub struct Tallies {
+    /// One for each route, and a last one for requests without.
+    routes: Vec<Rc<RefCell<RouteCounts>>>,
+    upstreams: Vec<UpstreamTally>,
+}
+
+#[derive(Debug)]
+struct UpstreamTally {
+    upstream: Arc<str>,
+    servers: Vec<Rc<RefCell<ServerCounts>>>,
+    retries: Rc<Cell<u64>>,
 }
 
 /// A worker's counts in the making.
@@ -123,48 +159,101 @@ pub struct WorkerTelemetry {
     cpu: RefCell<Option<(std::time::Instant, Duration)>>,
 }
 
-impl WorkerTelemetry {
-    /// Counts for so many listeners and routes, and so many servers of each upstream.
-    pub fn new(listeners: usize, routes: usize, servers: &[usize]) -> Self {
-        let counts = Counts {
-            routes: vec![RouteCounts::default(); routes + 1],
-            servers: servers.iter().map(|count| vec![ServerCounts::default(); *count]).collect(),
-            retries: vec![0; servers.len()],
-            listeners: vec![ListenerCounts::default(); listeners],
-            ..Counts::default()
+impl Tallies {
+    /// Counts for these routes, and for these upstreams with their servers. Goes on with the counts
+    /// of `former`.
+    pub fn new(
+        routes: impl Iterator<Item = Arc<str>>,
+        upstreams: impl Iterator<Item = (Arc<str>, Vec<Arc<str>>)>,
+        former: Option<&Self>,
+    ) -> Self {
+        let mut known_routes = HashMap::new();
+        let mut known_upstreams = HashMap::new();
+        if let Some(former) = former {
+            let routes = former.routes.iter();
+            known_routes.extend(routes.map(|route| (Arc::clone(&route.borrow().route), route)));
+            let upstreams = former.upstreams.iter();
+            known_upstreams.extend(upstreams.map(|one| (Arc::clone(&one.upstream), one)));
+        }
+        let route = |route: Arc<str>| match known_routes.get(&route) {
+            Some(known) => Rc::clone(known),
+            None => {
+                let (requests, durations) = (Vec::new(), Histogram::default());
+                Rc::new(RefCell::new(RouteCounts { route, requests, durations }))
+            }
         };
-        Self { counts: RefCell::new(counts), cpu: RefCell::new(None) }
+        let upstream = |(upstream, names): (Arc<str>, Vec<Arc<str>>)| {
+            let known = known_upstreams.get(&upstream);
+            let server = |server: Arc<str>| {
+                let mut all = known.iter().flat_map(|known| &known.servers);
+                let same = all.find(|counts| counts.borrow().server == server);
+                same.cloned().unwrap_or_else(|| {
+                    Rc::new(RefCell::new(ServerCounts { server, requests: Vec::new() }))
+                })
+            };
+            let servers = names.into_iter().map(server).collect();
+            let retries = known.map(|known| Rc::clone(&known.retries)).unwrap_or_default();
+            UpstreamTally { upstream, servers, retries }
+        };
+        Self {
+            routes: routes.chain([Arc::from("")]).map(route).collect(),
+            upstreams: upstreams.map(upstream).collect(),
+        }
     }
 
-    /// Counts a request.
-    pub fn record(&self, done: &Finished) {
-        let counts = &mut *self.counts.borrow_mut();
-        let last = counts.routes.len() - 1;
-        let route = &mut counts.routes[done.route.unwrap_or(last).min(last)];
+    fn record(&self, done: &Finished) {
+        let last = self.routes.len() - 1;
+        let mut route = self.routes[done.route.unwrap_or(last).min(last)].borrow_mut();
         count_request(&mut route.requests, done);
         route.durations.record(done.duration);
-        counts.bytes_in += done.bytes_in;
-        counts.bytes_out += done.bytes_out;
-        if let Some(wait) = done.upstream_wait {
-            counts.upstream_wait.record(wait);
-        }
-        if let Some((upstream, server)) = done.upstream {
-            if let Some(retries) = counts.retries.get_mut(upstream) {
-                *retries += u64::from(done.retries);
-            }
-            let server = counts.servers.get_mut(upstream).and_then(|list| list.get_mut(server));
-            if let Some(server) = server {
-                count_answer(&mut server.requests, done.upstream_status.unwrap_or(0));
-            }
+        if let Some((upstream, server)) = done.upstream
+            && let Some(tally) = self.upstreams.get(upstream)
+        {
+            tally.retries.set(tally.retries.get() + u64::from(done.retries));
+            tally.answered(server, done.upstream_status.unwrap_or(0));
         }
     }
 
     /// A server could not be reached, and another one of its upstream is asked.
     pub fn server_failed(&self, upstream: usize, server: usize) {
+        if let Some(tally) = self.upstreams.get(upstream) {
+            tally.answered(server, 0);
+        }
+    }
+}
+
+impl UpstreamTally {
+    fn answered(&self, server: usize, status: u16) {
+        if let Some(server) = self.servers.get(server) {
+            count_answer(&mut server.borrow_mut().requests, status);
+        }
+    }
+
+    fn counts(&self) -> UpstreamCounts {
+        UpstreamCounts {
+            upstream: Arc::clone(&self.upstream),
+            servers: self.servers.iter().map(|server| server.borrow().clone()).collect(),
+            retries: self.retries.get(),
+        }
+    }
+}
+
+impl WorkerTelemetry {
+    /// Counts for so many listeners.
+    pub fn new(listeners: usize) -> Self {
+        let listeners = vec![ListenerCounts::default(); listeners];
+        let counts = Counts { listeners, ..Counts::default() };
+        Self { counts: RefCell::new(counts), cpu: RefCell::new(None) }
+    }
+
+    /// Counts a request.
+    pub fn record(&self, tallies: &Tallies, done: &Finished) {
+        tallies.record(done);
         let counts = &mut *self.counts.borrow_mut();
-        let server = counts.servers.get_mut(upstream).and_then(|list| list.get_mut(server));
-        if let Some(server) = server {
-            count_answer(&mut server.requests, 0);
+        counts.bytes_in += done.bytes_in;
+        counts.bytes_out += done.bytes_out;
+        if let Some(wait) = done.upstream_wait {
+            counts.upstream_wait.record(wait);
         }
     }
 
@@ -221,9 +310,13 @@ impl WorkerTelemetry {
         }
     }
 
-    /// A copy of the counts.
-    pub fn counts(&self) -> Counts {
-        self.counts.borrow().clone()
+    /// A copy of the counts, by the routes and upstreams of `tallies`.
+    pub fn counts(&self, tallies: &Tallies) -> Counts {
+        Counts {
+            routes: tallies.routes.iter().map(|route| route.borrow().clone()).collect(),
+            upstreams: tallies.upstreams.iter().map(UpstreamTally::counts).collect(),
+            ..self.counts.borrow().clone()
+        }
     }
 
     fn listener(&self, listener: usize, change: impl FnOnce(&mut ListenerCounts)) {
@@ -290,50 +383,75 @@ mod tests {
         }
     }
 
+    fn tallies(routes: &[&str], servers: &[&str], former: Option<&Tallies>) -> Tallies {
+        let routes: Vec<Arc<str>> = routes.iter().map(|name| Arc::from(*name)).collect();
+        let servers = servers.iter().map(|name| Arc::from(*name)).collect();
+        Tallies::new(routes.into_iter(), std::iter::once(("u".into(), servers)), former)
+    }
+
     #[test]
     fn requests_are_counted_by_what_they_were() {
-        let telemetry = WorkerTelemetry::new(1, 1, &[1]);
+        let (telemetry, tallies) = (WorkerTelemetry::new(1), tallies(&["a"], &["s"], None));
 
-        telemetry.record(&done(200));
-        telemetry.record(&done(200));
-        telemetry.record(&Finished { route: None, upstream: None, ..done(404) });
+        telemetry.record(&tallies, &done(200));
+        telemetry.record(&tallies, &done(200));
+        telemetry.record(&tallies, &Finished { route: None, upstream: None, ..done(404) });
 
-        let counts = telemetry.counts();
+        let counts = telemetry.counts(&tallies);
         assert_eq!(counts.routes[0].requests, [(0, Method::Get, 200, 2)]);
         assert_eq!(counts.routes[1].requests, [(0, Method::Get, 404, 1)]);
-        assert_eq!(counts.servers[0][0].requests, [(200, 2)]);
+        assert_eq!(counts.upstreams[0].servers[0].requests, [(200, 2)]);
         assert_eq!((counts.bytes_in, counts.bytes_out), (30, 60));
+    }
+
+    /// A reload may put routes and servers at other places, while requests that began before it still
+    /// count by the old ones.
+    #[test]
+    fn counts_follow_their_names_into_the_next_generation() {
+        let (telemetry, old) = (WorkerTelemetry::new(1), tallies(&["a", "b"], &["s", "t"], None));
+        telemetry.record(&old, &done(200));
+
+        let new = tallies(&["b", "a"], &["t", "s"], Some(&old));
+        telemetry.record(&old, &done(200));
+        telemetry.record(&new, &Finished { route: Some(1), ..done(200) });
+
+        let counts = telemetry.counts(&new);
+        assert_eq!(&*counts.routes[1].route, "a");
+        assert_eq!(counts.routes[1].requests, [(0, Method::Get, 200, 3)]);
+        assert_eq!(counts.upstreams[0].servers[1].requests, [(200, 2)]);
+        assert_eq!(counts.upstreams[0].servers[0].requests, [(200, 1)]);
     }
 
     /// A server that answers with every status there is must not grow the gateway.
     #[test]
     fn combinations_are_bounded() {
-        let telemetry = WorkerTelemetry::new(1, 1, &[1]);
+        let (telemetry, tallies) = (WorkerTelemetry::new(1), tallies(&["a"], &["s"], None));
 
         for status in 100..600 {
-            telemetry.record(&done(status));
+            telemetry.record(&tallies, &done(status));
         }
 
-        let counts = telemetry.counts();
+        let counts = telemetry.counts(&tallies);
         assert!(counts.routes[0].requests.len() <= COMBINATIONS_MAX + 5);
-        assert!(counts.servers[0][0].requests.len() <= COMBINATIONS_MAX + 5);
+        assert!(counts.upstreams[0].servers[0].requests.len() <= COMBINATIONS_MAX + 5);
         let all: u64 = counts.routes[0].requests.iter().map(|entry| entry.3).sum();
         assert_eq!(all, 500);
         // What was counted before still is.
-        telemetry.record(&done(104));
-        assert!(telemetry.counts().servers[0][0].requests.contains(&(104, 2)));
-        assert!(telemetry.counts().routes[0].requests.contains(&(0, Method::Get, 104, 2)));
+        telemetry.record(&tallies, &done(104));
+        let counts = telemetry.counts(&tallies);
+        assert!(counts.upstreams[0].servers[0].requests.contains(&(104, 2)));
+        assert!(counts.routes[0].requests.contains(&(0, Method::Get, 104, 2)));
     }
 
     #[test]
     fn connections_are_counted_where_they_are() {
-        let telemetry = WorkerTelemetry::new(1, 0, &[]);
+        let telemetry = WorkerTelemetry::new(1);
 
         telemetry.connection_accepted(0);
         telemetry.connection_accepted(0);
         telemetry.connection_idle(0);
 
-        let listener = telemetry.counts().listeners[0];
+        let listener = telemetry.counts(&tallies(&[], &[], None)).listeners[0];
         assert_eq!((listener.accepted, listener.active, listener.idle), (2, 1, 1));
     }
 }

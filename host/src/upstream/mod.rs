@@ -96,20 +96,15 @@ impl Drop for Active {
     }
 }
 
-/// Names of an upstream's servers, as log and metrics show them.
-#[must_use]
-pub fn server_names(settings: &config::Upstream) -> Vec<String> {
-    match &settings.kind {
-        config::UpstreamKind::Echo => vec!["echo".to_owned()],
-        config::UpstreamKind::Servers(list) => {
-            list.iter().map(|server| server.address.to_string()).collect()
-        }
-    }
-}
-
 impl Upstream {
-    /// What a worker needs for one upstream.
-    pub fn new(index: usize, settings: &config::Upstream, worker: usize) -> Self {
+    /// What a worker needs for one upstream. Of one with the same settings in `former` it takes the
+    /// servers over, with their connections.
+    pub fn new(
+        index: usize,
+        settings: &config::Upstream,
+        worker: usize,
+        former: Option<&Self>,
+    ) -> Self {
         let server = |name: Arc<str>, target| {
             Rc::new(Server {
                 name,
@@ -120,7 +115,7 @@ impl Upstream {
                 complaints: Complaints::default(),
             })
         };
-        let (servers, weights) = match &settings.kind {
+        let (mut servers, weights) = match &settings.kind {
             config::UpstreamKind::Echo => (vec![server("echo".into(), Target::Echo)], vec![1]),
             config::UpstreamKind::Servers(list) => list
                 .iter()
@@ -130,6 +125,9 @@ impl Upstream {
                 })
                 .unzip(),
         };
+        if let Some(former) = former.filter(|former| former.settings == *settings) {
+            servers.clone_from(&former.servers);
+        }
         let balancer = Balancer::new(settings.balance, &weights, worker);
         Self { settings: settings.clone(), index, servers, balancer }
     }
@@ -207,6 +205,13 @@ impl Upstream {
     /// Closes every idle connection.
     pub fn close_idle(&self) {
         for server in &self.servers {
+            server.idle.borrow_mut().clear();
+        }
+    }
+
+    /// Closes every idle connection that no other generation has taken over.
+    pub fn close_idle_unless_shared(&self) {
+        for server in self.servers.iter().filter(|server| Rc::strong_count(server) == 1) {
             server.idle.borrow_mut().clear();
         }
     }

@@ -39,7 +39,7 @@ use crate::http::Connection;
 use crate::io::{Stream, TICK};
 use crate::plugin::PluginStats;
 use crate::proxy::client::ClientFacts;
-use crate::proxy::{Client, Context, Snapshot};
+use crate::proxy::{Client, Context, Home, Snapshot};
 use crate::sys;
 use crate::telemetry::WorkerReport;
 use listen::Listening;
@@ -203,13 +203,13 @@ fn run(
         .context("cannot make a runtime");
     let made = runtime.and_then(|runtime| {
         let context = (shared.make_context)(placement.worker, snapshot)?;
-        Ok((runtime, Rc::new(context)))
+        Ok((runtime, Rc::new(Home::new(context))))
     });
     match made {
-        Ok((runtime, context)) => {
+        Ok((runtime, home)) => {
             let shared = Arc::clone(shared);
             runtime.block_on(async {
-                let state = State::new(context, shared);
+                let state = State::new(home, shared);
                 let taken = state.listen(sockets);
                 let failed = taken.is_err();
                 // A starter that is gone has given up on this worker; it will be stopped.
@@ -230,7 +230,7 @@ fn run(
 /// A worker's own view of itself.
 #[derive(Clone)]
 struct State {
-    context: Rc<Context>,
+    home: Rc<Home>,
     shared: Arc<Shared>,
     stop_accepting: watch::Sender<bool>,
     accepting: Rc<Cell<usize>>,
@@ -242,9 +242,9 @@ struct State {
 }
 
 impl State {
-    fn new(context: Rc<Context>, shared: Arc<Shared>) -> Self {
+    fn new(home: Rc<Home>, shared: Arc<Shared>) -> Self {
         Self {
-            context,
+            home,
             shared,
             stop_accepting: watch::Sender::new(false),
             accepting: Rc::default(),
@@ -259,7 +259,7 @@ impl State {
             let state = self.clone();
             self.accepting.set(self.accepting.get() + 1);
             tokio::task::spawn_local(async move {
-                let (taking, counting) = (state.clone(), state.context.clone());
+                let (taking, counting) = (state.clone(), state.home.clone());
                 let accepted = accept::accept(
                     listening,
                     state.stop_accepting.subscribe(),
@@ -296,14 +296,14 @@ impl State {
                     Message::Accepted(accepted) => self.adopt(accepted),
                     Message::Report(sender) => {
                         // Whoever asked may have stopped waiting.
-                        let _ = sender.send(self.context.report());
+                        let _ = sender.send(self.home.report());
                     }
                     Message::Drain => self.drain(),
                     Message::Stop => return,
                 }
             }
             let done = self.open.get() == 0 && self.accepting.get() == 0;
-            if self.context.draining.get() && done {
+            if self.home.draining.get() && done {
                 return;
             }
         }
@@ -311,25 +311,27 @@ impl State {
 
     fn tick(&self, count: u32) {
         const SECOND: u32 = 20;
-        self.context.clock.tick();
-        self.context.deadlines.tick();
+        self.home.clock.tick();
+        self.home.deadlines.tick();
         if count.is_multiple_of(SECOND) {
-            let now = self.context.clock.now();
-            for upstream in &self.context.upstreams {
+            let now = self.home.clock.now();
+            for upstream in &self.home.current().upstreams {
                 upstream.sweep(now);
             }
-            self.context.telemetry.sample_utilisation(now);
+            self.home.telemetry.sample_utilisation(now);
         }
-        if let Some(log) = &self.context.access_log {
-            log.flush();
+        for context in self.home.all() {
+            if let Some(log) = &context.access_log {
+                log.flush();
+            }
         }
     }
 
     fn drain(&self) {
-        self.context.draining.set(true);
+        self.home.draining.set(true);
         self.stop_accepting.send_replace(true);
-        self.context.deadlines.wake_all();
-        for upstream in &self.context.upstreams {
+        self.home.deadlines.wake_all();
+        for upstream in &self.home.current().upstreams {
             upstream.close_idle();
         }
     }
@@ -343,34 +345,34 @@ impl State {
         };
         match stream {
             Ok(stream) => self.take(stream, peer, listener),
-            Err(error) => self.context.telemetry.accept_error(&error),
+            Err(error) => self.home.telemetry.accept_error(&error),
         }
     }
 
     /// Serves a connection from now on.
     fn take(&self, stream: Stream, peer: Option<IpAddr>, listener: usize) {
-        let context = Rc::clone(&self.context);
-        context.telemetry.connection_accepted(listener);
-        let Some(open) = Open::new(self) else {
-            context.telemetry.connection_closed(listener);
+        let home = Rc::clone(&self.home);
+        home.telemetry.connection_accepted(listener);
+        let context = home.current();
+        let Some(open) = Open::new(self, context.limits().connections_max) else {
+            home.telemetry.connection_closed(listener);
             return;
         };
-        let trusted = &context.settings().trusted_proxies;
-        let facts = ClientFacts::new(peer, "http", trusted);
+        let facts = ClientFacts::new(peer, "http", &context.settings().trusted_proxies);
         let client = Client {
             connection: Connection::new(stream),
-            timer: context.deadlines.timer(),
+            timer: home.deadlines.timer(),
             facts,
             listener,
             counted: 0,
         };
         tokio::task::spawn_local(async move {
             if open.admitted {
-                connection::serve(Rc::clone(&context), client).await;
+                connection::serve(Rc::clone(&home), client).await;
             } else {
-                connection::turn_away(&context, client).await;
+                connection::turn_away(&home, client).await;
             }
-            context.telemetry.connection_closed(listener);
+            home.telemetry.connection_closed(listener);
             drop(open);
         });
     }
@@ -388,9 +390,9 @@ struct Open {
 
 impl Open {
     /// `None`: there is not even room to be turned away.
-    fn new(state: &State) -> Option<Self> {
+    fn new(state: &State, connections_max: usize) -> Option<Self> {
         let others = state.shared.connections.fetch_add(1, Ordering::Relaxed);
-        let admitted = others < state.context.limits().connections_max;
+        let admitted = others < connections_max;
         if !admitted {
             // Whoever is turned away must not keep others out.
             state.shared.connections.fetch_sub(1, Ordering::Relaxed);
