@@ -6,30 +6,28 @@
 
 #![expect(clippy::disallowed_methods, reason = "a drain takes real time")]
 
+#[path = "main/ask.rs"]
+mod ask;
 #[path = "main/bench.rs"]
 mod bench;
+#[path = "main/load.rs"]
+mod load;
 
-use std::ffi::OsString;
-use std::io::{Read as _, Write as _};
-use std::path::{Path, PathBuf};
+use std::io::Write as _;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Parser, Subcommand, ValueEnum};
 use log::LevelFilter;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use zproxy::config::{self, Overrides, Problems, Settings, System};
+use zproxy::config;
 use zproxy::control::{self, Gateway, GatewayBuilder, StartError};
 use zproxy::telemetry::log as gateway_log;
 use zproxy::worker::placement::report;
 use zproxy::worker::topology::Machine;
 
-/// The configuration that is taken when none is named.
-const DEFAULT_FILE: &str = "zproxy.json";
-
-/// The largest file that is read as a configuration: far more than one needs, and little enough for
-/// what was named by mistake, such as a device without an end.
-const FILE_BYTES_MAX: u64 = 16 * 1024 * 1024;
+use ask::Whom;
+use load::{LoadError, Loaded, Reread, Source, load, text, variable};
 
 /// An HTTP gateway that people program with WebAssembly components.
 #[derive(Parser)]
@@ -66,34 +64,15 @@ enum Command {
         #[arg(long, value_enum, default_value = "text")]
         format: Format,
     },
+    /// Has a running gateway read its configuration anew.
+    Reload(Whom),
+    /// Has a running gateway take no more requests, and end when the last one has.
+    Drain(Whom),
     /// Prints how this binary was built.
     Version {
         #[arg(long, value_enum, default_value = "text")]
         format: Format,
     },
-}
-
-/// Where the configuration comes from, and what overrides it. A flag wins over its variable.
-#[derive(Args)]
-struct Source {
-    /// Configuration file [default: ./zproxy.json if there is one, else the embedded default].
-    #[arg(long, value_name = "FILE")]
-    config: Option<PathBuf>,
-    /// Folder whose *.wasm files are plugins.
-    #[arg(long, value_name = "DIR")]
-    plugins: Option<PathBuf>,
-    /// Listens here instead of where the file says: ip:port or unix:/path.
-    #[arg(long, value_name = "ADDR")]
-    listen: Option<String>,
-    /// Number of workers, or `auto`.
-    #[arg(long, value_name = "N")]
-    workers: Option<String>,
-    /// Admin address, or `off`.
-    #[arg(long, value_name = "ADDR")]
-    admin: Option<String>,
-    /// Sets a key of the configuration, such as limits.headers_max=50.
-    #[arg(long, value_name = "KEY=VALUE")]
-    set: Vec<String>,
 }
 
 #[derive(Clone, Copy, PartialEq, ValueEnum)]
@@ -141,128 +120,11 @@ fn main() -> ExitCode {
         Command::Bench(options) => bench::bench(*options),
         Command::Schema { format } => schema(format),
         Command::Topology { source, format } => topology(&source, format),
+        Command::Reload(whom) => ask(&whom, "/reload"),
+        Command::Drain(whom) => ask(&whom, "/drain"),
         Command::Version { format } => version(format),
     };
     exit.into()
-}
-
-/// A loaded configuration, or why there is none.
-enum LoadError {
-    Usage(String),
-    Config(Problems),
-}
-
-/// What was loaded, and from what.
-struct Loaded {
-    settings: Settings,
-    written: Written,
-    embedded: bool,
-}
-
-/// What the configuration was read from, to find places in it.
-struct Written {
-    text: Vec<u8>,
-    /// For people: the file's name, or that there was none.
-    name: String,
-    overrides: Overrides,
-}
-
-impl Written {
-    /// Why a start failed, for people and for programs.
-    fn explain(&self, error: StartError) -> (String, serde_json::Value) {
-        match error {
-            StartError::Config(problems) | StartError::Plugin(problems) => {
-                let problems = config::place(&self.text, &self.name, &self.overrides, problems);
-                (problems.to_string(), serde_json::json!(problems))
-            }
-            StartError::Bind(_) | StartError::Other(_) => {
-                let text = error.to_string();
-                let list = serde_json::json!([{ "message": text }]);
-                (text, list)
-            }
-        }
-    }
-}
-
-fn load(source: &Source) -> Result<Loaded, LoadError> {
-    let mut overrides = Overrides::default();
-    let plugins = source.plugins.clone().map(|path| text("--plugins", path.into())).transpose()?;
-    if let Some((name, value)) = pick("--plugins", plugins, "ZPROXY_PLUGINS")? {
-        overrides.plugins_dir(name, &value);
-    }
-    if let Some((name, value)) = pick("--listen", source.listen.clone(), "ZPROXY_LISTEN")? {
-        overrides.listen(name, &value);
-    }
-    if let Some((name, value)) = pick("--workers", source.workers.clone(), "ZPROXY_WORKERS")? {
-        overrides.workers(name, &value);
-    }
-    if let Some((name, value)) = pick("--admin", source.admin.clone(), "ZPROXY_ADMIN")? {
-        overrides.admin(name, &value);
-    }
-    for argument in &source.set {
-        overrides.set(argument).map_err(LoadError::Usage)?;
-    }
-    let named = source.config.clone();
-    let named = named.or_else(|| variable("ZPROXY_CONFIG").map(PathBuf::from));
-    let Some(file) = named.or_else(default_file) else {
-        let loaded = config::load_embedded(&overrides, &System, &[]);
-        let (_, settings) = loaded.map_err(LoadError::Config)?;
-        let name = config::EMBEDDED.to_owned();
-        let written = Written { text: Vec::new(), name, overrides };
-        return Ok(Loaded { settings, written, embedded: true });
-    };
-    let name = file.display().to_string();
-    let text = read(&file).map_err(|error| {
-        let message = format!("cannot be read: {error}");
-        let problem = config::Problem::at("", message, "name a readable file with `--config FILE`");
-        LoadError::Config(Problems(vec![config::Problem { file: name.clone(), ..problem }]))
-    })?;
-    let loaded = config::load(&text, &name, &overrides, &System, &[]);
-    let (_, settings) = loaded.map_err(LoadError::Config)?;
-    Ok(Loaded { settings, written: Written { text, name, overrides }, embedded: false })
-}
-
-/// The file in the working directory, if there is one. A link that leads nowhere and a folder that
-/// cannot be looked into are mistakes to be told, not the absence of a file.
-fn default_file() -> Option<PathBuf> {
-    match std::fs::symlink_metadata(DEFAULT_FILE) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
-        Ok(_) | Err(_) => Some(DEFAULT_FILE.into()),
-    }
-}
-
-/// The content of a configuration file, which may be a pipe.
-fn read(file: &Path) -> std::io::Result<Vec<u8>> {
-    let mut text = Vec::new();
-    std::fs::File::open(file)?.take(FILE_BYTES_MAX + 1).read_to_end(&mut text)?;
-    if text.len() as u64 > FILE_BYTES_MAX {
-        return Err(std::io::Error::other(format!("it is larger than {FILE_BYTES_MAX} bytes")));
-    }
-    Ok(text)
-}
-
-/// The value of a flag, else that of its variable, with the name of the one that was taken.
-fn pick(
-    flag: &'static str,
-    given: Option<String>,
-    name: &'static str,
-) -> Result<Option<(&'static str, String)>, LoadError> {
-    if let Some(value) = given {
-        return Ok(Some((flag, value)));
-    }
-    variable(name).map(|value| Ok((name, text(name, value)?))).transpose()
-}
-
-/// A variable of the environment; an empty one counts as not set.
-fn variable(name: &str) -> Option<OsString> {
-    std::env::var_os(name).filter(|value| !value.is_empty())
-}
-
-/// The value of the flag or variable `name` as the text of a configuration.
-fn text(name: &str, value: OsString) -> Result<String, LoadError> {
-    value
-        .into_string()
-        .map_err(|value| LoadError::Usage(format!("{name}: {} is not UTF-8", value.display())))
 }
 
 /// How much the gateway's own log says.
@@ -300,19 +162,20 @@ fn run(source: &Source) -> Exit {
         Err(error) => return complain(error),
     }
     let exit = match load(source) {
-        Ok(loaded) => serve(loaded),
+        Ok(loaded) => serve(source, loaded),
         Err(error) => complain(error),
     };
     gateway_log::flush();
     exit
 }
 
-fn serve(loaded: Loaded) -> Exit {
-    let Loaded { settings, written, embedded } = loaded;
+fn serve(source: &Source, loaded: Loaded) -> Exit {
     let (soft, hard) = zproxy::sys::raise_descriptor_limit();
     log::debug!(target: "control", "descriptors: {soft} of {hard}");
-    log::info!(target: "control", "zproxy {}: {}", env!("CARGO_PKG_VERSION"), written.name);
-    let builder = Gateway::from_settings(settings).tolerate_bad_plugins(embedded);
+    log::info!(target: "control", "zproxy {}: {}", env!("CARGO_PKG_VERSION"), loaded.written.name);
+    let origin = Reread::new(source, &loaded);
+    let Loaded { settings, written, embedded } = loaded;
+    let builder = Gateway::from_settings(settings).tolerate_bad_plugins(embedded).origin(origin);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let served = runtime.and_then(|runtime| {
         runtime.block_on(async {
@@ -402,9 +265,7 @@ impl Signals {
             _ = self.terminate.recv() => return Some("SIGTERM"),
             _ = self.interrupt.recv() => return Some("SIGINT"),
             _ = self.quit.recv() => return Some("SIGQUIT"),
-            _ = self.hang_up.recv() => {
-                log::warn!(target: "control", "SIGHUP: reloading is not supported by this version");
-            }
+            _ = self.hang_up.recv() => gateway.begin_reload(),
             _ = self.reopen.recv() => gateway.reopen_logs(),
             _ = self.upgrade.recv() => {
                 log::warn!(target: "control", "SIGUSR2: upgrading is not supported by this version");
@@ -424,14 +285,17 @@ fn exit_of(error: &StartError) -> Exit {
 }
 
 /// Serves until a signal asks to stop, then drains.
-async fn until_stopped(mut signals: Signals, mut gateway: Gateway) -> Exit {
-    let limit = gateway.drain_timeout();
-    loop {
-        if let Some(name) = signals.next(&gateway).await {
-            log::info!(target: "control", "{name}: draining for at most {limit:?}");
-            break;
+async fn until_stopped(mut signals: Signals, gateway: Gateway) -> Exit {
+    let name = loop {
+        tokio::select! {
+            name = signals.next(&gateway) => if let Some(name) = name {
+                break name;
+            },
+            () = gateway.drain_began() => break "the admin listener",
         }
-    }
+    };
+    let limit = gateway.drain_timeout();
+    log::info!(target: "control", "{name}: draining for at most {limit:?}");
     gateway.begin_drain();
     let deadline = Instant::now() + limit;
     let mut look = tokio::time::interval(Duration::from_millis(10));
@@ -508,6 +372,16 @@ fn topology(source: &Source, format: Format) -> Exit {
     match format {
         Format::Text => print(report::render(&machine, &workers).trim_end()),
         Format::Json => print(&format!("{:#}", report::describe(&machine, &workers))),
+    }
+}
+
+fn ask(whom: &Whom, path: &str) -> Exit {
+    match ask::post(whom, path) {
+        Ok(answer) => print(&answer),
+        Err(error) => {
+            say(&format!("error: {error:#}"));
+            Exit::Failure
+        }
     }
 }
 

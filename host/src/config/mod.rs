@@ -34,7 +34,9 @@ mod suggest;
 #[cfg(test)]
 mod tests;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
+use std::io;
+use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
@@ -96,6 +98,29 @@ pub fn check(
         report.problem(&at, "contains a NUL character", "remove it");
     }
     finish(document, environment, native, report).map(|(_, settings)| settings)
+}
+
+/// Names and files of the plugins in a folder.
+///
+/// # Errors
+/// The folder cannot be read.
+pub fn plugins_in(
+    folder: &Path,
+    environment: &dyn Environment,
+) -> io::Result<BTreeMap<String, PathBuf>> {
+    check::files_in(folder, environment)
+}
+
+/// A plugin that has come into the plugins folder since the configuration was checked.
+#[must_use]
+pub fn plugin_from_folder(name: &str, path: PathBuf) -> Plugin {
+    check::unmentioned(name, path)
+}
+
+/// The one spelling of a plugin's name.
+#[must_use]
+pub fn plugin_name(written: &str) -> String {
+    check::normal(written)
 }
 
 /// Problems that were found after the checks, with their places in the file: a plugin refuses the

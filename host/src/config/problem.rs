@@ -10,7 +10,7 @@
 use std::collections::HashSet;
 use std::fmt;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::suggest;
 
@@ -26,7 +26,7 @@ const FINDINGS_MAX: usize = 1000;
 const SUGGESTIONS_MAX: usize = 100;
 
 /// One thing that is wrong with a configuration.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Problem {
     /// The file, or the flag or variable that overrides it; empty for a `Config` made by a
     /// program.

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
+use std::sync::Arc;
 
 use crate::http::Method;
 use crate::plugin::stats::{DURATION_BOUNDS_NS, HookStats, Outcome, PluginStats};
@@ -15,7 +16,7 @@ use crate::telemetry::{Histogram, WorkerReport};
 pub type Report = WorkerReport<PluginStats>;
 
 /// Numbers that are not any worker's.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Globals {
     /// Access log lines that were dropped.
     pub access_log_dropped: u64,
@@ -23,6 +24,12 @@ pub struct Globals {
     pub log_dropped: u64,
     /// Accepts that failed before there was a worker.
     pub accept_errors: u64,
+    /// Configurations taken.
+    pub config_generation: u64,
+    /// Reloads by their results.
+    pub reloads: BTreeMap<&'static str, u64>,
+    /// New components, by plugin and what became of them.
+    pub swaps: BTreeMap<(Arc<str>, &'static str), u64>,
 }
 
 struct Text {
@@ -96,7 +103,7 @@ impl Text {
 pub fn render(
     listeners: &[String],
     reports: &[Report],
-    globals: Globals,
+    globals: &Globals,
     openmetrics: bool,
 ) -> String {
     let mut text = Text { out: String::with_capacity(16 * 1024), openmetrics };
@@ -114,7 +121,21 @@ pub fn render(
     text.family("zproxy_log_dropped_total", "counter", "Log lines dropped.");
     text.sample("zproxy_log_dropped_total", &[], globals.log_dropped);
     text.family("zproxy_config_generation", "gauge", "Configurations taken since the start.");
-    text.sample("zproxy_config_generation", &[], 1);
+    text.sample("zproxy_config_generation", &[], globals.config_generation);
+    text.family("zproxy_config_reloads_total", "counter", "Reloads by what became of them.");
+    for (result, count) in &globals.reloads {
+        text.sample("zproxy_config_reloads_total", &[("result", result)], count);
+    }
+    let help = "Configurations that have requests, the current one included; the most on a worker.";
+    text.family("zproxy_config_generations_alive", "gauge", help);
+    let alive = reports.iter().map(|report| report.generations).max().unwrap_or(0);
+    text.sample("zproxy_config_generations_alive", &[], alive);
+    let help = "New components by what became of them: swapped, rolled-back, refused.";
+    text.family("zproxy_plugin_swaps_total", "counter", help);
+    for ((plugin, result), count) in &globals.swaps {
+        let labels = [("plugin", plugin.as_ref()), ("result", result)];
+        text.sample("zproxy_plugin_swaps_total", &labels, count);
+    }
     text.family("zproxy_build_info", "gauge", "What is running.");
     let (version, wasmtime) = (env!("CARGO_PKG_VERSION"), env!("ZPROXY_WASMTIME"));
     text.sample("zproxy_build_info", &[("version", version), ("wasmtime", wasmtime)], 1);
@@ -185,7 +206,7 @@ fn requests(text: &mut Text, listeners: &[String], reports: &[Report]) {
     text.sample("zproxy_bytes_total", &[("direction", "out")], bytes_out);
 }
 
-fn connections(text: &mut Text, listeners: &[String], reports: &[Report], globals: Globals) {
+fn connections(text: &mut Text, listeners: &[String], reports: &[Report], globals: &Globals) {
     let sum = |index: usize, pick: fn(&crate::telemetry::ListenerCounts) -> u64| -> u64 {
         reports.iter().filter_map(|report| report.counts.listeners.get(index)).map(pick).sum()
     };
@@ -267,7 +288,8 @@ fn plugins(text: &mut Text, reports: &[Report]) {
         }
         sum.traps += stats.traps;
         sum.memory_bytes += stats.memory_bytes;
-        sum.generation = sum.generation.max(stats.generation);
+        let newest = stats.generations.last().map_or(0, |(generation, _)| *generation);
+        sum.generation = sum.generation.max(newest);
     }
     let hooks = ["on-request", "on-response"];
     text.family("zproxy_plugin_calls_total", "counter", "Hook calls by how they ended.");

@@ -12,9 +12,12 @@
 #![expect(clippy::disallowed_methods, reason = "people and threads are waited for in real time")]
 
 pub mod admin;
+pub mod change;
 pub mod metrics;
 pub mod snapshot;
 mod running;
+mod shelf;
+mod watch;
 
 use std::path::PathBuf;
 use std::rc::Rc;
@@ -22,14 +25,20 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize};
 use std::time::{Duration, Instant};
 
+use crossbeam::channel::Sender;
+
 use crate::config::{self, Acceptors, Address, Config, Problem, Problems, Settings, System};
 use crate::plugin::{Middleware, PluginEngine};
+use crate::proxy::Snapshot;
 use crate::telemetry::AccessLog;
 use crate::worker::listen::{self, Listening};
 use crate::worker::topology::Machine;
 use crate::worker::{Acceptor, Shared, Worker, placement};
-use running::Running;
-use snapshot::{Bad, Natives};
+pub use change::Origin;
+use change::{Beginning, Control, Order};
+use running::{Doors, Running};
+use shelf::Held;
+use snapshot::{Bad, Natives, Probed};
 
 /// Why a gateway did not start.
 #[derive(Debug, thiserror::Error)]
@@ -76,6 +85,7 @@ pub struct GatewayBuilder {
     source: Source,
     natives: Natives,
     tolerant: bool,
+    origin: Option<Box<dyn Origin>>,
 }
 
 enum Source {
@@ -86,12 +96,10 @@ enum Source {
 /// A running gateway. Dropping it stops it at once; see [`drain`](Self::drain).
 pub struct Gateway {
     running: Arc<Running>,
-    acceptors: Vec<Acceptor>,
+    orders: Sender<Order>,
     admin: Option<admin::AdminServer>,
     addresses: Vec<Address>,
-    files: SocketFiles,
     admin_files: SocketFiles,
-    drain_timeout: Duration,
 }
 
 /// Paths of bound Unix sockets, which go with their listener.
@@ -145,6 +153,13 @@ impl GatewayBuilder {
         self
     }
 
+    /// Where settings are read from anew when a reload is asked for; without it there are none.
+    #[must_use]
+    pub fn origin(mut self, origin: impl Origin + 'static) -> Self {
+        self.origin = Some(Box::new(origin));
+        self
+    }
+
     /// Starts the gateway. Returns when every worker serves.
     ///
     /// # Errors
@@ -158,7 +173,8 @@ impl GatewayBuilder {
                 config::check(&config, &System, &natives).map_err(StartError::Config)?
             }
         };
-        start(settings, &self.natives, self.tolerant)
+        let bad = if self.tolerant { Bad::Answers } else { Bad::Refused };
+        start(settings, self.natives, bad, self.origin)
     }
 }
 
@@ -179,6 +195,7 @@ impl Gateway {
             source: Source::Config(Box::new(config)),
             natives: Natives::new(),
             tolerant: false,
+            origin: None,
         }
     }
 
@@ -189,6 +206,7 @@ impl Gateway {
             source: Source::Checked(Box::new(settings)),
             natives: Natives::new(),
             tolerant: false,
+            origin: None,
         }
     }
 
@@ -205,12 +223,19 @@ impl Gateway {
     }
 
     /// Lets the requests that are here end and takes no more. Does not wait.
-    pub fn begin_drain(&mut self) {
+    pub fn begin_drain(&self) {
         self.running.begin_drain();
-        self.files.remove();
-        self.stop_acceptors();
-        // Only now, when the last accepted connection is in a mailbox.
-        self.running.drain_workers();
+    }
+
+    /// Waits until a drain has begun, asked for here or on the admin listener.
+    pub async fn drain_began(&self) {
+        self.running.drain_began().await;
+    }
+
+    /// Asks for a reload and does not wait: what becomes of it is in the log.
+    pub fn begin_reload(&self) {
+        // It fails only when the control thread has panicked, and that was said.
+        let _ = self.orders.send(Order::Reload(Box::new(drop)));
     }
 
     /// Whether the last request has ended.
@@ -221,8 +246,8 @@ impl Gateway {
 
     /// Drains and waits until the last request has ended, or `drain_timeout_ms` is over. Returns
     /// whether all of them ended in time.
-    pub fn drain(mut self) -> bool {
-        let deadline = Instant::now() + self.drain_timeout;
+    pub fn drain(self) -> bool {
+        let deadline = Instant::now() + self.drain_timeout();
         self.begin_drain();
         while !self.has_drained() {
             if Instant::now() >= deadline {
@@ -236,17 +261,7 @@ impl Gateway {
     /// How long a drain may take.
     #[must_use]
     pub fn drain_timeout(&self) -> Duration {
-        self.drain_timeout
-    }
-
-    /// Removes the files of Unix sockets, once: from then on the paths may be another gateway's.
-    fn stop_acceptors(&mut self) {
-        for acceptor in &self.acceptors {
-            acceptor.stop();
-        }
-        for acceptor in &mut self.acceptors {
-            acceptor.join();
-        }
+        self.running.drain_timeout()
     }
 
     /// Opens log files anew, after they have been moved away.
@@ -257,6 +272,8 @@ impl Gateway {
 
 impl Drop for Gateway {
     fn drop(&mut self) {
+        // It may be compiling, for which nobody should have to wait.
+        let _ = self.orders.send(Order::Stop);
         self.begin_drain();
         self.running.stop_workers();
         // Then the admin server, which asks the workers.
@@ -272,10 +289,42 @@ impl Drop for Gateway {
 /// A plugin cannot be loaded, or refuses a configuration.
 pub fn check(settings: Settings) -> Result<(), StartError> {
     let engine = PluginEngine::new().map_err(StartError::Other)?;
-    snapshot::build(settings, &engine, &Natives::new(), Bad::AllRefused).map(drop)
+    load(&settings, &engine, &Natives::new(), Bad::AllRefused).map(drop)
 }
 
-fn start(settings: Settings, natives: &Natives, tolerant: bool) -> Result<Gateway, StartError> {
+/// Loads all plugins of settings, and makes the first snapshot.
+fn load(
+    settings: &Settings,
+    engine: &Arc<PluginEngine>,
+    natives: &Natives,
+    bad: Bad,
+) -> Result<(Snapshot, Vec<Held>, Probed), StartError> {
+    let mut shelf = Vec::new();
+    let (sources, problems) = snapshot::load(settings, bad, |plugin| {
+        let held = change::hold(plugin, engine, natives);
+        let source = held.source.clone();
+        shelf.push(held);
+        source
+    });
+    let mut probed = Probed::default();
+    let snapshot = snapshot::build(settings.clone(), sources, problems, &mut probed, bad)?;
+    Ok((snapshot, shelf, probed))
+}
+
+fn open_access_log(settings: &Settings) -> Result<Option<Arc<AccessLog>>, StartError> {
+    AccessLog::open(&settings.access_log).map_err(|error| {
+        let message = format!("cannot be opened: {error}");
+        let cure = "give a file that can be written, \"stdout\" or \"off\"";
+        StartError::Config(Problems(vec![Problem::at("access_log.path", message, cure)]))
+    })
+}
+
+fn start(
+    settings: Settings,
+    natives: Natives,
+    bad: Bad,
+    origin: Option<Box<dyn Origin>>,
+) -> Result<Gateway, StartError> {
     let machine = Machine::read();
     let quota = machine.quota.as_ref().map(|quota| quota.cpus);
     let places = placement::place(&machine.topology, &machine.allowed, quota, &settings.workers);
@@ -283,14 +332,9 @@ fn start(settings: Settings, natives: &Natives, tolerant: bool) -> Result<Gatewa
         log::warn!(target: "control", "{warning}");
     }
     let engine = PluginEngine::new().map_err(StartError::Other)?;
-    let bad = if tolerant { Bad::Answers } else { Bad::Refused };
-    let snapshot = Arc::new(snapshot::build(settings, &engine, natives, bad)?);
-    let settings = &snapshot.settings;
-    let access_log = AccessLog::open(&settings.access_log).map_err(|error| {
-        let message = format!("cannot be opened: {error}");
-        let cure = "give a file that can be written, \"stdout\" or \"off\"";
-        StartError::Config(Problems(vec![Problem::at("access_log.path", message, cure)]))
-    })?;
+    let (snapshot, shelf, probed) = load(&settings, &engine, &natives, bad)?;
+    let snapshot = Arc::new(snapshot);
+    let access_log = open_access_log(&settings)?;
     let dedicated = settings.workers.acceptors == Acceptors::Dedicated;
     let copies = if dedicated { 1 } else { places.len() };
     let mut files = SocketFiles::default();
@@ -314,7 +358,7 @@ fn start(settings: Settings, natives: &Natives, tolerant: bool) -> Result<Gatewa
             let access_log = access_log.clone();
             Box::new(move |worker, snapshot| {
                 let own = Rc::new(running::make_own(worker, snapshot.settings.listeners.len()));
-                running::make_context(own, snapshot, access_log.as_ref(), None)
+                running::make_context(own, snapshot, access_log.as_ref(), None, Vec::new())
             })
         },
     });
@@ -333,21 +377,18 @@ fn start(settings: Settings, natives: &Natives, tolerant: bool) -> Result<Gatewa
             acceptors.push(acceptor.map_err(|error| StartError::Other(error.into()))?);
         }
     }
-    let drain_timeout = settings.drain_timeout;
-    let running = Arc::new(Running::new(
-        Arc::clone(&snapshot),
-        machine,
-        &addresses,
-        workers,
-        shared,
-        access_log,
-    ));
+    let doors = Doors { acceptors, files };
+    let running = Running::new(snapshot, machine, &addresses, workers, doors, shared, access_log);
+    let running = Arc::new(running);
+    let beginning = Beginning { engine, natives, origin, bad, settings, shelf, probed };
+    let orders = Control::start(beginning, Arc::clone(&running))
+        .map_err(|error| StartError::Other(error.into()))?;
     let admin = admin_socket
-        .map(|socket| admin::AdminServer::start(socket, Arc::clone(&running)))
+        .map(|socket| admin::AdminServer::start(socket, Arc::clone(&running), orders.clone()))
         .transpose()
         .map_err(StartError::Other)?;
     running.set_ready();
-    Ok(Gateway { running, acceptors, admin, addresses, files, admin_files, drain_timeout })
+    Ok(Gateway { running, orders, admin, addresses, admin_files })
 }
 
 /// How this binary was built.

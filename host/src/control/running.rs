@@ -3,65 +3,110 @@
 //! Not here: starting one (`control`), answering the admin's requests (`admin`).
 
 use std::cell::{Cell, RefCell};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use crossbeam::channel::{TryRecvError, bounded};
+use crossbeam::channel::{TryRecvError, bounded, unbounded};
 use serde_json::{Value, json};
+use tokio::sync::Notify;
 
+use super::SocketFiles;
 use super::metrics::{self, Globals, Report};
-use crate::config::{Address, HostPattern, Matching, PluginSource, Target};
+use super::shelf::Held;
+use crate::config::{Address, HostPattern, Matching, Settings, Target};
 use crate::http::HeadLimits;
-use crate::plugin::PlanSource;
+use crate::plugin::Warm;
 use crate::proxy::{Clock, Context, Own, Snapshot};
 use crate::telemetry::{self, AccessLog, Tallies, WorkerTelemetry};
 use crate::upstream::Upstream;
 use crate::upstream::balance::Balancer;
 use crate::worker::topology::Machine;
-use crate::worker::{Message, Shared, Worker};
+use crate::worker::{Acceptor, Message, Shared, Worker};
 
 /// How long a scrape waits for workers. A worker is busy with one plugin call for at most
 /// `time_ms_max`.
 const REPORT_WAIT: Duration = Duration::from_secs(1);
 
+/// How long a change waits for workers. One is busy with a plugin call for at most `time_ms_max`; what
+/// native middleware does, nobody can bound.
+const TAKE_WAIT: Duration = Duration::from_secs(10);
+
 /// A gateway that runs.
 pub struct Running {
-    snapshot: Arc<Snapshot>,
+    /// What every worker serves, or will in a moment.
+    snapshot: Mutex<Arc<Snapshot>>,
+    /// What serves by plugin, as the control thread last said.
+    shelf: Mutex<Vec<Held>>,
     machine: Machine,
     listeners: Vec<String>,
     workers: Mutex<Vec<Worker>>,
+    doors: Mutex<Doors>,
     shared: Arc<Shared>,
     /// What was last heard from each worker.
     last: Mutex<BTreeMap<usize, Report>>,
-    access_log: Option<Arc<AccessLog>>,
+    access_log: Mutex<Option<Arc<AccessLog>>>,
+    changes: Mutex<Changes>,
     ready: AtomicBool,
     draining: AtomicBool,
+    drain_began: Notify,
     started: Instant,
+}
+
+/// What lets connections in.
+pub(super) struct Doors {
+    pub(super) acceptors: Vec<Acceptor>,
+    pub(super) files: SocketFiles,
+}
+
+/// What has changed since the start.
+struct Changes {
+    /// Configurations taken.
+    generation: u64,
+    reloads: BTreeMap<&'static str, u64>,
+    swaps: BTreeMap<(Arc<str>, &'static str), u64>,
+    admin_token: Option<Arc<str>>,
+    drain_timeout: Duration,
+    /// Lines that access logs dropped which are no longer open.
+    lines_dropped: u64,
 }
 
 impl Running {
     /// Takes note of what was started.
-    pub fn new(
+    pub(super) fn new(
         snapshot: Arc<Snapshot>,
         machine: Machine,
         listeners: &[Address],
         workers: Vec<Worker>,
+        doors: Doors,
         shared: Arc<Shared>,
         access_log: Option<Arc<AccessLog>>,
     ) -> Self {
+        let settings = &snapshot.settings;
+        let changes = Changes {
+            generation: 1,
+            reloads: ["ok", "refused"].into_iter().map(|result| (result, 0)).collect(),
+            swaps: BTreeMap::new(),
+            admin_token: settings.admin.as_ref().and_then(|admin| admin.token.clone()),
+            drain_timeout: settings.drain_timeout,
+            lines_dropped: 0,
+        };
         Self {
-            snapshot,
+            snapshot: Mutex::new(snapshot),
+            shelf: Mutex::default(),
             machine,
             listeners: listeners.iter().map(Address::to_string).collect(),
             workers: Mutex::new(workers),
+            doors: Mutex::new(doors),
             shared,
             last: Mutex::default(),
-            access_log,
+            access_log: Mutex::new(access_log),
+            changes: Mutex::new(changes),
             ready: AtomicBool::new(false),
             draining: AtomicBool::new(false),
+            drain_began: Notify::new(),
             started: Instant::now(),
         }
     }
@@ -81,16 +126,140 @@ impl Running {
         self.draining.load(Ordering::Acquire)
     }
 
-    /// From now on `/readyz` says no.
+    /// Lets the requests that are here end and takes no more; `/readyz` says no. Does not wait for
+    /// them.
     pub fn begin_drain(&self) {
-        self.draining.store(true, Ordering::Release);
-    }
-
-    /// Asks every worker to end when its last request has.
-    pub fn drain_workers(&self) {
+        if self.draining.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        let mut doors = lock(&self.doors);
+        doors.files.remove();
+        for acceptor in &doors.acceptors {
+            acceptor.stop();
+        }
+        for acceptor in &mut doors.acceptors {
+            acceptor.join();
+        }
+        // Only now, when the last accepted connection is in a mailbox.
         for worker in self.workers().iter() {
             worker.send(Message::Drain);
         }
+        self.drain_began.notify_one();
+    }
+
+    /// Waits for the beginning of a drain; for one who waits at a time.
+    pub async fn drain_began(&self) {
+        if !self.is_draining() {
+            self.drain_began.notified().await;
+        }
+    }
+
+    /// How long a drain may take.
+    pub fn drain_timeout(&self) -> Duration {
+        lock(&self.changes).drain_timeout
+    }
+
+    /// What the admin listener asks of those who ask it.
+    pub fn admin_token(&self) -> Option<Arc<str>> {
+        lock(&self.changes).admin_token.clone()
+    }
+
+    /// What every worker serves.
+    pub fn snapshot(&self) -> Arc<Snapshot> {
+        Arc::clone(&lock(&self.snapshot))
+    }
+
+    /// The access log.
+    pub fn access_log(&self) -> Option<Arc<AccessLog>> {
+        lock(&self.access_log).clone()
+    }
+
+    /// How many workers there are.
+    pub fn worker_count(&self) -> usize {
+        self.workers().len()
+    }
+
+    /// How many configurations have been taken, the first included.
+    pub fn config_generation(&self) -> u64 {
+        lock(&self.changes).generation
+    }
+
+    /// What `/plugins` shows from now on.
+    pub fn publish(&self, shelf: Vec<Held>) {
+        *lock(&self.shelf) = shelf;
+    }
+
+    /// Counts what became of a new component.
+    pub fn count_swap(&self, plugin: &Arc<str>, result: &'static str) {
+        *lock(&self.changes).swaps.entry((Arc::clone(plugin), result)).or_default() += 1;
+    }
+
+    /// Counts what became of a reload.
+    pub fn count_reload(&self, result: &'static str) {
+        *lock(&self.changes).reloads.entry(result).or_default() += 1;
+    }
+
+    /// A new configuration serves.
+    pub fn took_configuration(&self, settings: &Settings) {
+        let mut changes = lock(&self.changes);
+        changes.generation += 1;
+        changes.admin_token = settings.admin.as_ref().and_then(|admin| admin.token.clone());
+        changes.drain_timeout = settings.drain_timeout;
+    }
+
+    /// Lets every worker serve `snapshot`, with the instances that were made for it, and waits until all
+    /// of them do. Requests that have begun end on what they began with.
+    ///
+    /// # Errors
+    ///
+    /// A worker did not say in time that it serves it. It will, when it is free.
+    pub fn hand_out(
+        &self,
+        snapshot: &Arc<Snapshot>,
+        mut warm: Vec<Vec<Warm>>,
+        access_log: Option<Arc<AccessLog>>,
+    ) -> Result<(), String> {
+        let (done, answers) = unbounded();
+        let mut missing = BTreeSet::new();
+        for worker in self.workers().iter() {
+            let (done, snapshot) = (done.clone(), Arc::clone(snapshot));
+            let (access_log, index) = (access_log.clone(), worker.placement.worker);
+            let warm = warm.pop().unwrap_or_default();
+            missing.insert(index);
+            worker.send(Message::Do(Box::new(move |home| {
+                let own = Rc::clone(home.own());
+                let former = home.current();
+                let made = make_context(own, &snapshot, access_log.as_ref(), Some(&former), warm);
+                drop(former);
+                let taken = made.map(|context| home.replace(context));
+                // Whoever asked may have stopped waiting.
+                let _ = done.send((index, taken.map_err(|problem| problem.to_string())));
+            })));
+        }
+        drop(done);
+        *lock(&self.snapshot) = Arc::clone(snapshot);
+        let former = std::mem::replace(&mut *lock(&self.access_log), access_log.clone());
+        if let Some(former) = former
+            && !access_log.is_some_and(|log| Arc::ptr_eq(&log, &former))
+        {
+            lock(&self.changes).lines_dropped += former.dropped();
+        }
+        let deadline = Instant::now() + TAKE_WAIT;
+        // A worker that has ended drops what it is sent, and with it its end of the channel.
+        while let Ok((worker, taken)) = answers.recv_deadline(deadline) {
+            taken.map_err(|problem| format!("worker {worker} goes on as it was: {problem}"))?;
+            missing.remove(&worker);
+        }
+        missing.retain(|worker| {
+            let workers = self.workers();
+            workers.iter().any(|one| one.placement.worker == *worker && !one.has_ended())
+        });
+        if missing.is_empty() {
+            return Ok(());
+        }
+        Err(format!(
+            "workers {missing:?} do not answer within {TAKE_WAIT:?}; they follow when they can"
+        ))
     }
 
     /// Whether every worker has ended.
@@ -107,14 +276,14 @@ impl Running {
         for worker in workers.iter_mut() {
             worker.join();
         }
-        if let Some(log) = &self.access_log {
+        if let Some(log) = self.access_log() {
             log.flush();
         }
     }
 
     /// Opens log files anew.
     pub fn reopen_logs(&self) {
-        if let Some(log) = &self.access_log {
+        if let Some(log) = self.access_log() {
             log.reopen();
         }
     }
@@ -124,7 +293,7 @@ impl Running {
     pub async fn reports(&self) -> Vec<Report> {
         let answers = self.answers().await;
         let workers = self.workers();
-        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut last = lock(&self.last);
         for answer in answers {
             last.insert(answer.worker, answer);
         }
@@ -165,12 +334,18 @@ impl Running {
 
     /// Everything counted, as text.
     pub fn metrics(&self, reports: &[Report], openmetrics: bool) -> String {
+        let dropped = self.access_log().map_or(0, |log| log.dropped());
+        let changes = lock(&self.changes);
         let globals = Globals {
-            access_log_dropped: self.access_log.as_ref().map_or(0, |log| log.dropped()),
+            access_log_dropped: dropped + changes.lines_dropped,
             log_dropped: telemetry::log::dropped(),
             accept_errors: self.shared.accept_errors.load(Ordering::Relaxed),
+            config_generation: changes.generation,
+            reloads: changes.reloads.clone(),
+            swaps: changes.swaps.clone(),
         };
-        metrics::render(&self.listeners, reports, globals, openmetrics)
+        drop(changes);
+        metrics::render(&self.listeners, reports, &globals, openmetrics)
     }
 
     /// What is running.
@@ -179,7 +354,7 @@ impl Running {
         info["uptime_ms"] = json!(u64::try_from(self.started.elapsed().as_millis()).ok());
         info["listeners"] = json!(self.listeners);
         info["workers"] = json!(self.workers().len());
-        info["config_generation"] = json!(1);
+        info["config_generation"] = json!(self.config_generation());
         info["ready"] = json!(self.is_ready());
         info["draining"] = json!(self.is_draining());
         info
@@ -187,7 +362,8 @@ impl Running {
 
     /// Every route, in the order of the file.
     pub fn routes(&self) -> Value {
-        let settings = &self.snapshot.settings;
+        let snapshot = self.snapshot();
+        let settings = &snapshot.settings;
         let upstream = |index: usize| settings.upstreams[index].name.as_ref();
         let routes = settings.routes.iter().map(|route| {
             let hosts = route.hosts.iter().map(|host| match host {
@@ -227,45 +403,9 @@ impl Running {
 
     /// Every plugin, whether a route uses it or not.
     pub fn plugins(&self, reports: &[Report]) -> Value {
-        let settings = &self.snapshot.settings;
-        let plugins = settings.plugins.iter().zip(&self.snapshot.plugins).map(|(plugin, state)| {
-            let mut value = json!({ "name": plugin.name.as_ref() });
-            if let PluginSource::File(path) = &plugin.source {
-                value["path"] = json!(path);
-            }
-            match state {
-                Ok(PlanSource::Wasm(loaded)) => {
-                    value["kind"] = json!("wasm");
-                    value["state"] = json!("ready");
-                    value["digest"] = json!(loaded.digest());
-                    value["generation"] = json!(loaded.generation());
-                    value["hooks"] = json!(loaded.hooks().names());
-                }
-                Ok(PlanSource::Native(_)) => {
-                    value["kind"] = json!("native");
-                    value["state"] = json!("ready");
-                }
-                Err(problem) => {
-                    value["state"] = json!("refused");
-                    value["problem"] = json!(problem);
-                }
-            }
-            let stats = reports
-                .iter()
-                .flat_map(|report| &report.plugins)
-                .filter(|stats| stats.plugin == plugin.name);
-            let (mut instances, mut traps, mut memory) = (0, 0, 0);
-            for stats in stats {
-                instances += stats.instances;
-                traps += stats.traps;
-                memory += stats.memory_bytes;
-            }
-            value["instances"] = json!(instances);
-            value["traps"] = json!(traps);
-            value["memory_bytes"] = json!(memory);
-            value
-        });
-        json!({ "plugins": plugins.collect::<Vec<_>>() })
+        let shelf = lock(&self.shelf).clone();
+        let plugins: Vec<Value> = shelf.iter().map(|held| held.describe(reports)).collect();
+        json!({ "plugins": plugins })
     }
 
     /// Every worker: where it sits and what it has.
@@ -294,9 +434,13 @@ impl Running {
     }
 
     fn workers(&self) -> MutexGuard<'_, Vec<Worker>> {
-        // A panic while the list was held cannot have broken it: it never changes.
-        self.workers.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.workers)
     }
+}
+
+/// A panic while one of these was held cannot have broken it: each change is one step.
+fn lock<T>(held: &Mutex<T>) -> MutexGuard<'_, T> {
+    held.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Takes out of a report what a worker no longer has when it has ended.
@@ -336,16 +480,20 @@ pub(super) fn make_context(
     snapshot: &Arc<Snapshot>,
     access_log: Option<&Arc<AccessLog>>,
     former: Option<&Context>,
+    warm: Vec<Warm>,
 ) -> anyhow::Result<Context> {
     let settings = &snapshot.settings;
     let mut instances = own.instances.borrow_mut();
+    instances.take_in(warm);
     let chains = snapshot
         .plans
         .iter()
         .map(|plan| instances.chain(&plan.chain))
         .collect::<Result<Vec<_>, _>>()
-        .map_err(|problem| anyhow::anyhow!("{problem}"))?;
+        .map_err(|problem| anyhow::anyhow!("{problem}"));
+    instances.take_in(Vec::new());
     drop(instances);
+    let chains = chains?;
     let before: HashMap<&str, &Upstream> = former
         .iter()
         .flat_map(|former| &former.upstreams)

@@ -3,16 +3,15 @@
 //! Compiles plugins, tries each configuration once, builds the router and the chains. All problems are
 //! reported at once. Nothing here touches what is running, so a refusal changes nothing.
 //!
-//! Not here: the snapshot itself (`proxy::context`).
+//! Not here: the snapshot itself (`proxy::context`), and handing it to workers (`running`).
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use super::StartError;
-use crate::config::{Environment as _, PluginSource, Problem, Problems, Settings, System, Target};
+use crate::config::{self, Problem, Problems, Settings, Target};
 use crate::plugin::chain::make_native;
-use crate::plugin::load::COMPONENT_BYTES_MAX;
-use crate::plugin::{ChainPlan, LinkPlan, NativeFactory, PlanSource, Plugin, PluginEngine};
+use crate::plugin::{ChainPlan, LinkPlan, NativeFactory, PlanSource, Plugin};
 use crate::proxy::{RoutePlan, Snapshot};
 use crate::route::rewrite::{Redirect, Rewrite};
 use crate::route::{PatternError, Router};
@@ -32,55 +31,31 @@ pub enum Bad {
     Answers,
 }
 
-/// A plugin that is ready to be configured.
-#[derive(Clone)]
-enum Source {
-    Wasm(Arc<Plugin>),
-    Native(Arc<NativeFactory>),
-}
+/// What each plugin of the settings calls, or why there is nothing to call.
+pub type Sources = Vec<Result<PlanSource, String>>;
 
-impl Source {
-    fn into_plan(self) -> PlanSource {
-        match self {
-            Self::Wasm(plugin) => PlanSource::Wasm(plugin),
-            Self::Native(factory) => PlanSource::Native(factory),
-        }
-    }
-}
-
-/// Makes a snapshot of checked settings.
-///
-/// # Errors
-///
-/// A plugin cannot be loaded, or refuses a configuration that a route gives it. Problems have paths
-/// and no positions.
-pub fn build(
-    mut settings: Settings,
-    engine: &Arc<PluginEngine>,
-    natives: &Natives,
+/// Loads every plugin of `settings` with `load`. What is bad is logged, or among the problems.
+pub fn load(
+    settings: &Settings,
     bad: Bad,
-) -> Result<Snapshot, StartError> {
+    mut load: impl FnMut(&config::Plugin) -> Result<PlanSource, String>,
+) -> (Sources, Vec<Problem>) {
     let mut problems = Vec::new();
     let used: HashSet<usize> =
         settings.routes.iter().flat_map(|route| &route.chain).map(|item| item.plugin).collect();
-    let sources: Vec<Result<Source, String>> = settings
-        .plugins
-        .iter()
-        .enumerate()
-        .map(|(index, plugin)| match load(plugin, engine, natives) {
-            Ok(source) => Ok(source),
-            Err(problem) => {
-                let problem = format!("plugin `{}`: {problem}", plugin.name);
-                // A file that nobody uses hurts nobody.
-                if bad == Bad::AllRefused || (bad == Bad::Refused && used.contains(&index)) {
-                    problems.push(Problem::at(&plugin.at, &problem, LOAD_CURE));
-                } else {
-                    log::error!(target: "plugin", "{problem}");
-                }
-                Err(problem)
+    let load = |(index, plugin): (usize, &config::Plugin)| {
+        load(plugin).map_err(|problem| {
+            let problem = format!("plugin `{}`: {problem}", plugin.name);
+            // A file that nobody uses hurts nobody.
+            if bad == Bad::AllRefused || (bad == Bad::Refused && used.contains(&index)) {
+                problems.push(Problem::at(&plugin.at, &problem, LOAD_CURE));
+            } else {
+                log::error!(target: "plugin", "{problem}");
             }
+            problem
         })
-        .collect();
+    };
+    let sources = settings.plugins.iter().enumerate().map(load).collect();
     for path in &settings.misnamed {
         let problem = format!("the file name of {} cannot name a plugin", path.display());
         let cure = "rename it: letters, digits, `-`, `_` and `.`, at most 64";
@@ -90,7 +65,23 @@ pub fn build(
             log::error!(target: "plugin", "{problem}; {cure}");
         }
     }
-    let mut probed = Probed::default();
+    (sources, problems)
+}
+
+/// Makes a snapshot of checked settings and what their plugins call. `problems` are those that were
+/// found before; `probed` knows configurations that need not be tried.
+///
+/// # Errors
+///
+/// A plugin cannot be loaded, or refuses a configuration that a route gives it. Problems have paths
+/// and no positions.
+pub fn build(
+    mut settings: Settings,
+    sources: Sources,
+    mut problems: Vec<Problem>,
+    probed: &mut Probed,
+    bad: Bad,
+) -> Result<Snapshot, StartError> {
     let mut plans = Vec::new();
     for route in &mut settings.routes {
         let mut links = Vec::new();
@@ -105,11 +96,13 @@ pub fn build(
                     continue;
                 }
             };
-            let (result, first) = probed.probe(item.plugin, name, source, &item.config);
+            let (result, first) = probed.probe(name, source, &item.config);
             if let Err(problem) = result {
                 match (bad, first) {
-                    (Bad::Answers, _) => {
-                        log::error!(target: "plugin", "{}: {problem}", item.at);
+                    (Bad::Answers, first) => {
+                        if first {
+                            log::error!(target: "plugin", "{}: {problem}", item.at);
+                        }
                         route.target = explain(problem);
                     }
                     (_, true) => problems.push(Problem::at(&item.at, problem, CONFIG_CURE)),
@@ -119,7 +112,7 @@ pub fn build(
                 continue;
             }
             links.push(LinkPlan {
-                plugin: source.clone().into_plan(),
+                plugin: source.clone(),
                 name: Arc::clone(name),
                 config: Arc::clone(&item.config),
                 on_error: item.on_error,
@@ -132,7 +125,7 @@ pub fn build(
             let (Ok(source), Some((config, at))) = (&sources[index], &plugin.config) else {
                 continue;
             };
-            if let (Err(problem), true) = probed.probe(index, &plugin.name, source, config) {
+            if let (Err(problem), true) = probed.probe(&plugin.name, source, config) {
                 problems.push(Problem::at(at, problem, CONFIG_CURE));
             }
         }
@@ -164,8 +157,21 @@ pub fn build(
             })
         })
         .collect::<Result<Vec<_>, StartError>>()?;
-    let plugins = sources.into_iter().map(|source| source.map(Source::into_plan)).collect();
-    Ok(Snapshot { settings, router, plans, plugins })
+    Ok(Snapshot { settings, router, plans })
+}
+
+/// The wasm plugins that a snapshot's chains call, with their configurations; each once.
+pub fn calls(snapshot: &Snapshot) -> Vec<(Arc<Plugin>, Arc<str>)> {
+    let mut seen = HashSet::new();
+    let mut calls = Vec::new();
+    for link in snapshot.plans.iter().flat_map(|plan| &plan.chain.links) {
+        if let PlanSource::Wasm(plugin) = &link.plugin
+            && seen.insert((plugin.generation(), &link.config))
+        {
+            calls.push((Arc::clone(plugin), Arc::clone(&link.config)));
+        }
+    }
+    calls
 }
 
 /// How to mend a plugin that does not load.
@@ -182,24 +188,44 @@ fn refused(route: usize, message: &str) -> StartError {
 
 /// Configurations that have been tried, by plugin. Trying one makes an instance, so each is tried
 /// once however many routes use it.
-#[derive(Default)]
-struct Probed(HashMap<(usize, Arc<str>), Result<(), String>>);
+#[derive(Clone, Default)]
+pub struct Probed(HashMap<(Arc<str>, u64, Arc<str>), Result<(), String>>);
 
 impl Probed {
+    /// `plugin` accepts `config`: it was tried elsewhere.
+    pub fn accepts(&mut self, plugin: &Plugin, config: &Arc<str>) {
+        let key = (Arc::clone(plugin.name()), plugin.generation(), Arc::clone(config));
+        self.0.insert(key, Ok(()));
+    }
+
+    /// Forgets what is known of generations that nobody calls any more.
+    pub fn keep(&mut self, sources: &Sources) {
+        let alive: HashSet<u64> = sources.iter().flatten().map(generation).collect();
+        self.0.retain(|(_, generation, _), _| alive.contains(generation));
+    }
+
     /// Tries a configuration; also says whether this was the first time.
     fn probe(
         &mut self,
-        index: usize,
-        name: &str,
-        source: &Source,
+        name: &Arc<str>,
+        source: &PlanSource,
         config: &Arc<str>,
     ) -> (Result<(), &str>, bool) {
         let mut first = false;
-        let result = self.0.entry((index, Arc::clone(config))).or_insert_with(|| {
+        let key = (Arc::clone(name), generation(source), Arc::clone(config));
+        let result = self.0.entry(key).or_insert_with(|| {
             first = true;
             probe(source, config).map_err(|problem| format!("plugin `{name}`: {problem}"))
         });
         (result.as_ref().copied().map_err(String::as_str), first)
+    }
+}
+
+/// 0 for native middleware, which has none.
+fn generation(source: &PlanSource) -> u64 {
+    match source {
+        PlanSource::Wasm(plugin) => plugin.generation(),
+        PlanSource::Native(_) => 0,
     }
 }
 
@@ -212,31 +238,11 @@ fn explain(problem: &str) -> Target {
     }
 }
 
-fn load(
-    plugin: &crate::config::Plugin,
-    engine: &Arc<PluginEngine>,
-    natives: &Natives,
-) -> Result<Source, String> {
-    match &plugin.source {
-        PluginSource::File(path) => {
-            let bytes = System
-                .read(path, COMPONENT_BYTES_MAX)
-                .map_err(|error| format!("cannot read {}: {error}", path.display()))?;
-            let loaded = engine.load(&plugin.name, &bytes, &plugin.limits);
-            loaded.map(Source::Wasm).map_err(|error| format!("{}: {error}", path.display()))
-        }
-        PluginSource::Native => natives
-            .get(plugin.name.as_ref())
-            .map(|factory| Source::Native(Arc::clone(factory)))
-            .ok_or_else(|| "no native middleware of this name is registered".to_owned()),
-    }
-}
-
 /// Tries a configuration once, where a failure costs nobody a request.
-fn probe(source: &Source, config: &str) -> Result<(), String> {
+fn probe(source: &PlanSource, config: &str) -> Result<(), String> {
     match source {
-        Source::Wasm(plugin) => plugin.probe(config),
-        Source::Native(factory) => {
+        PlanSource::Wasm(plugin) => plugin.probe(config),
+        PlanSource::Native(factory) => {
             let config = serde_json::from_str(config).map_err(|error| error.to_string())?;
             make_native(&**factory, &config).map(drop)
         }

@@ -17,6 +17,7 @@
 //! answers (`proxy`).
 
 use std::any::Any;
+use std::collections::BTreeMap;
 use std::fmt;
 use std::panic::AssertUnwindSafe;
 use std::panic::catch_unwind;
@@ -31,6 +32,7 @@ use super::instance::Failure;
 use super::instance::FailureKind;
 use super::instance::Hook;
 use super::instance::Instance;
+use super::instance::Warm;
 use super::load::Hooks;
 use super::load::Plugin;
 use super::middleware::Middleware;
@@ -131,6 +133,8 @@ pub struct Broken {
 #[derive(Default)]
 pub struct Instances {
     wasm: Vec<Weak<Instance>>,
+    /// Made elsewhere, for the chains that are made next.
+    warm: Vec<Warm>,
     native: Vec<Native>,
     meters: Vec<Rc<Meter>>,
 }
@@ -145,6 +149,12 @@ impl Instances {
     /// None yet.
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// Chains that are made from now on look here first for an instance that they need. What was left
+    /// of an earlier call goes.
+    pub fn take_in(&mut self, warm: Vec<Warm>) {
+        self.warm = warm;
     }
 
     /// Makes a plan's chain, with whatever instances it needs and does not find. Takes microseconds
@@ -170,10 +180,13 @@ impl Instances {
             instances.filter(|instance| *instance.plugin().name() == meter.plugin).collect();
         let dropped = instances.iter().map(|instance| instance.take_lines_dropped()).sum();
         meter.add_lines_dropped(dropped);
-        let generations = instances.iter().map(|instance| instance.plugin().generation());
+        let mut generations: BTreeMap<u64, usize> = BTreeMap::new();
+        for instance in &instances {
+            *generations.entry(instance.plugin().generation()).or_default() += 1;
+        }
         let memory_bytes: usize = instances.iter().map(|instance| instance.memory_bytes()).sum();
         PluginStats {
-            generation: generations.max().unwrap_or(0),
+            generations: generations.into_iter().collect(),
             instances: instances.len(),
             memory_bytes: u64::try_from(memory_bytes).unwrap_or(u64::MAX),
             ..meter.read()
@@ -206,6 +219,11 @@ impl Instances {
     fn wasm(&mut self, plugin: &Arc<Plugin>, config: &Arc<str>, meter: &Meter) -> Rc<Instance> {
         let mut known = self.wasm.iter().filter_map(Weak::upgrade);
         if let Some(instance) = known.find(|instance| instance.is_of(plugin, config)) {
+            return instance;
+        }
+        if let Some(index) = self.warm.iter().position(|warm| warm.is_of(plugin, config)) {
+            let instance = Rc::new(Instance::from(self.warm.swap_remove(index)));
+            self.wasm.push(Rc::downgrade(&instance));
             return instance;
         }
         let now = clock();

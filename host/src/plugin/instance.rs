@@ -319,6 +319,36 @@ struct Slot {
     lines_dropped: u64,
 }
 
+/// An instance that was made where that may take its time, on its way to the worker that will call
+/// it.
+pub struct Warm {
+    plugin: Arc<Plugin>,
+    config: Arc<str>,
+    live: Live,
+    took: Duration,
+}
+
+impl Warm {
+    pub(super) fn new(plugin: &Arc<Plugin>, config: &Arc<str>) -> Result<Self, Box<Failure>> {
+        let began = Instant::now();
+        let live = Live::new(plugin, config)?;
+        let (plugin, config) = (Arc::clone(plugin), Arc::clone(config));
+        Ok(Self { plugin, config, live, took: began.elapsed() })
+    }
+
+    /// Whether it is of this plugin and configuration.
+    pub(super) fn is_of(&self, plugin: &Plugin, config: &str) -> bool {
+        self.plugin.generation() == plugin.generation() && *self.config == *config
+    }
+}
+
+impl From<Warm> for Instance {
+    fn from(warm: Warm) -> Self {
+        let slot = Slot { live: Some(warm.live), init_took: warm.took, ..Slot::default() };
+        Self { plugin: warm.plugin, config: warm.config, slot: RefCell::new(slot) }
+    }
+}
+
 impl Instance {
     /// Makes the instance up front, so that no request has to wait for it. When that fails, the
     /// reason comes along, and requests try again.

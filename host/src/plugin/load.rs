@@ -35,6 +35,7 @@ use super::host::bindings::exports::zproxy::gateway::request_filter;
 use super::host::bindings::exports::zproxy::gateway::response_filter;
 use super::host::clean;
 use super::instance::Live;
+use super::instance::Warm;
 use crate::config::PluginLimits;
 
 /// The largest component that is compiled. A JavaScript or Python plugin has 12 to 18 MB.
@@ -158,6 +159,7 @@ impl Hooks {
 }
 
 /// A loaded component. Shared by all workers, which make instances of it.
+#[derive(Clone)]
 pub struct Plugin {
     name: Arc<str>,
     digest: String,
@@ -204,6 +206,21 @@ impl Plugin {
     pub fn probe(self: &Arc<Self>, config: &str) -> Result<(), String> {
         Live::new(self, config).map(drop).map_err(|failure| failure.message.to_string())
     }
+
+    /// Makes an instance for a worker to take in, so that a slow `init` keeps no request waiting.
+    ///
+    /// May take a second: for the control thread.
+    pub fn warm(self: &Arc<Self>, config: &Arc<str>) -> Result<Warm, String> {
+        Warm::new(self, config).map_err(|failure| failure.message.to_string())
+    }
+
+    /// The same component as a new generation: compiled code is shared, instances are not.
+    pub fn renewed(&self, limits: &PluginLimits) -> Arc<Self> {
+        let generation = self.engine.next_generation();
+        let plugin = Arc::new(Self { generation, limits: *limits, ..self.clone() });
+        self.engine.remember(&plugin);
+        plugin
+    }
 }
 
 impl std::fmt::Debug for Plugin {
@@ -220,7 +237,8 @@ impl PluginEngine {
     /// Makes a plugin of a component. Compiles, which takes milliseconds to seconds.
     ///
     /// The same bytes under the same name and limits give the same plugin for as long as somebody
-    /// holds it: a reload that changes nothing keeps its warm instances.
+    /// holds it: a reload that changes nothing keeps its warm instances. With other limits they give
+    /// a new generation of the same compiled code.
     pub fn load(
         self: &Arc<Self>,
         name: &str,
@@ -229,9 +247,9 @@ impl PluginEngine {
     ) -> Result<Arc<Plugin>, LoadError> {
         check_header(bytes)?;
         self.start_ticker()?;
-        let digest = hexadecimal(digest(&SHA256, bytes).as_ref());
+        let digest = digest_of(bytes);
         if let Some(plugin) = self.find_loaded(name, &digest, limits) {
-            return Ok(plugin);
+            return Ok(if plugin.limits == *limits { plugin } else { plugin.renewed(limits) });
         }
         let engine = self.wasmtime();
         let component = compile(engine, bytes)?;
@@ -266,18 +284,28 @@ impl PluginEngine {
                 .map_err(link_error)?,
             component,
         });
-        let mut loaded = self.loaded.lock().unwrap_or_else(PoisonError::into_inner);
-        loaded.retain(|plugin| plugin.strong_count() > 0);
-        loaded.push(Arc::downgrade(&plugin));
+        self.remember(&plugin);
         Ok(plugin)
     }
 
+    fn remember(&self, plugin: &Arc<Plugin>) {
+        let mut loaded = self.loaded.lock().unwrap_or_else(PoisonError::into_inner);
+        loaded.retain(|plugin| plugin.strong_count() > 0);
+        loaded.push(Arc::downgrade(plugin));
+    }
+
+    /// The newest plugin of this component; one with these limits before any other.
     fn find_loaded(&self, name: &str, digest: &str, limits: &PluginLimits) -> Option<Arc<Plugin>> {
         let loaded = self.loaded.lock().unwrap_or_else(PoisonError::into_inner);
-        loaded.iter().filter_map(std::sync::Weak::upgrade).find(|plugin| {
-            *plugin.name == *name && plugin.digest == digest && plugin.limits == *limits
-        })
+        let known = loaded.iter().filter_map(std::sync::Weak::upgrade);
+        let same = known.filter(|plugin| *plugin.name == *name && plugin.digest == digest);
+        same.max_by_key(|plugin| (plugin.limits == *limits, plugin.generation))
     }
+}
+
+/// SHA-256 of a component, in hexadecimal.
+pub fn digest_of(bytes: &[u8]) -> String {
+    hexadecimal(digest(&SHA256, bytes).as_ref())
 }
 
 fn compile(engine: &Engine, bytes: &[u8]) -> Result<Component, LoadError> {

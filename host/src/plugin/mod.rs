@@ -36,8 +36,8 @@ pub use chain::{
 };
 pub use engine::PluginEngine;
 pub use exchange::{Exchange, Flow};
-pub use instance::{FailureKind, Hook};
-pub use load::{Hooks, LoadError, Plugin};
+pub use instance::{FailureKind, Hook, Warm};
+pub use load::{Hooks, LoadError, Plugin, digest_of};
 pub use middleware::Middleware;
 pub use stats::{DURATION_BOUNDS_NS, HookStats, Outcome, PluginStats};
 

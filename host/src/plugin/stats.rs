@@ -110,8 +110,9 @@ pub struct HookStats {
 pub struct PluginStats {
     /// Its name.
     pub plugin: Arc<str>,
-    /// The newest generation that has instances here; 0 for native middleware.
-    pub generation: u64,
+    /// Generations that have instances here, and how many; the newest last. None of native
+    /// middleware.
+    pub generations: Vec<(u64, usize)>,
     /// Instances held here.
     pub instances: usize,
     /// Linear memory of those instances.
@@ -212,7 +213,7 @@ impl Meter {
         };
         PluginStats {
             plugin: Arc::clone(&self.plugin),
-            generation: 0,
+            generations: Vec::new(),
             instances: 0,
             memory_bytes: 0,
             traps: traps(&on_request) + traps(&on_response),

@@ -12,7 +12,7 @@ use super::relay::{Lanes, Scratch};
 use crate::config::{self, Settings};
 use crate::http::HeadLimits;
 use crate::io::{BufferPool, Deadlines, PipePool, Timer};
-use crate::plugin::{Chain, ChainPlan, Exchange, Instances, PlanSource, PluginStats};
+use crate::plugin::{Chain, ChainPlan, Exchange, Instances, PluginStats};
 use crate::route::Router;
 use crate::route::rewrite::{Redirect, Rewrite};
 use crate::telemetry::{AccessLogger, Tallies, WorkerReport, WorkerTelemetry};
@@ -29,8 +29,6 @@ pub struct Snapshot {
     pub router: Router,
     /// One for each route, in the order of the settings.
     pub plans: Vec<RoutePlan>,
-    /// One for each plugin, in the order of the settings; or why it was refused.
-    pub plugins: Vec<Result<PlanSource, String>>,
 }
 
 /// What becomes of a route's requests; worked out once, at load.
@@ -121,6 +119,11 @@ impl Home {
     pub fn new(context: Context) -> Self {
         let own = Rc::clone(&context.own);
         Self { own, current: RefCell::new(Rc::new(context)), former: RefCell::default() }
+    }
+
+    /// What the worker owns.
+    pub fn own(&self) -> &Rc<Own> {
+        &self.own
     }
 
     /// What a request that begins now lives by.

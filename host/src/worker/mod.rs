@@ -60,9 +60,14 @@ pub enum Message {
     Report(Sender<WorkerReport<PluginStats>>),
     /// Take no more requests and end when the last one has ended.
     Drain,
+    /// Do this, between two requests.
+    Do(Job),
     /// End now.
     Stop,
 }
+
+/// What a worker is to do with its own things. Keeps its requests waiting: microseconds.
+pub type Job = Box<dyn FnOnce(&Home) + Send>;
 
 /// An accepted connection on its way to a worker.
 #[derive(Debug)]
@@ -299,6 +304,7 @@ impl State {
                         let _ = sender.send(self.home.report());
                     }
                     Message::Drain => self.drain(),
+                    Message::Do(job) => job(&self.home),
                     Message::Stop => return,
                 }
             }

@@ -39,6 +39,26 @@ impl Gateway {
         client.response_to(method)
     }
 
+    /// The answer of the admin listener to a POST with this body.
+    #[track_caller]
+    pub fn admin_post(&self, path: &str, body: &[u8]) -> Message {
+        let mut client = connect(self.admin_address());
+        let length = body.len();
+        client.send(format!(
+            "POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {length}\r\n\r\n"
+        ));
+        client.send(body);
+        client.response_to("POST")
+    }
+
+    /// The entry of this plugin in `/plugins`.
+    #[track_caller]
+    pub fn plugin(&self, name: &str) -> Value {
+        let all = self.admin_json("/plugins");
+        let mut plugins = all["plugins"].as_array().unwrap().iter();
+        plugins.find(|plugin| plugin["name"] == name).cloned().unwrap_or_default()
+    }
+
     /// The JSON that the admin listener answers.
     #[track_caller]
     pub fn admin_json(&self, path: &str) -> Value {

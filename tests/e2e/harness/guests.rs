@@ -15,7 +15,7 @@ pub const JWT_SAMPLE: &str = "eyJhbGciOiJIUzI1NiIsInR5cCI6IkpXVCJ9.\
     SflKxwRJSMeKKF2QT4fwpMeJf36POk6yJV_adQssw5c";
 
 /// Guests of `tests/guests`, by the names of their files.
-const GUESTS: [&str; 14] = [
+const GUESTS: [&str; 15] = [
     "bad_header",
     "echo_headers",
     "edit_flood",
@@ -30,6 +30,7 @@ const GUESTS: [&str; 14] = [
     "response_panic",
     "sleep",
     "stack_overflow",
+    "versioned",
 ];
 
 /// The component of this name: a guest, or `jwt`, or `header-stamp`.
@@ -37,6 +38,18 @@ pub fn guest(name: &str) -> PathBuf {
     let path = folder().join(format!("{name}.wasm"));
     assert!(path.exists(), "{} was not built", path.display());
     path
+}
+
+/// The component of the guest `versioned` that says it is this version.
+pub fn version(version: u32) -> Vec<u8> {
+    const MARK: &[u8] = b"zproxy-version:";
+    static COMPONENT: OnceLock<Vec<u8>> = OnceLock::new();
+    let mut component =
+        COMPONENT.get_or_init(|| std::fs::read(guest("versioned")).unwrap()).clone();
+    let at = component.windows(MARK.len()).position(|bytes| bytes == MARK).expect("the mark");
+    let digits = at + MARK.len()..at + MARK.len() + 8;
+    component[digits].copy_from_slice(format!("{version:08}").as_bytes());
+    component
 }
 
 /// A plugins folder with these components in it.

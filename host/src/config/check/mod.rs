@@ -29,7 +29,7 @@ mod route;
 mod upstream;
 
 pub(super) use address::listen;
-pub(super) use plugin::names_in;
+pub(super) use plugin::{files_in, names_in, normal, unmentioned};
 
 /// Checks `config` and turns it into settings, which are whole only if nothing was reported.
 pub(super) fn settings(

@@ -287,10 +287,7 @@ impl<'a> Plugins<'a> {
     }
 
     fn add(&mut self, name: &str, source: PluginSource, entry: &PluginConfig, at: &At) -> usize {
-        let limits = PluginLimits {
-            memory_bytes_max: entry.limits.memory_bytes_max,
-            time_max: Duration::from_millis(entry.limits.time_ms_max.into()),
-        };
+        let limits = limits(entry);
         let index = self.list.len();
         let at = at.to_string().into();
         self.list.push(Plugin { name: name.into(), source, limits, at, config: None });
@@ -334,7 +331,7 @@ const BUILT_IN_LATER: [&str; 2] = ["cache", "rate-limit"];
 const NAME_CURE: &str = "use letters, digits, `-`, `_` and `.`, at most 64, and no `.` in front";
 
 /// The one spelling of a plugin's name.
-pub(super) fn normal(name: &str) -> String {
+pub(in crate::config) fn normal(name: &str) -> String {
     name.to_ascii_lowercase().replace('_', "-")
 }
 
@@ -355,12 +352,44 @@ fn text(config: &Map<String, Value>) -> Arc<str> {
     Value::Object(config.clone()).to_string().into()
 }
 
+/// A plugin that has come into the plugins folder, as no configuration mentions it.
+pub(in crate::config) fn unmentioned(name: &str, path: PathBuf) -> Plugin {
+    let entry = PluginConfig::default();
+    Plugin {
+        name: name.into(),
+        source: PluginSource::File(path),
+        limits: limits(&entry),
+        at: At::default().key("plugins_dir").to_string().into(),
+        config: None,
+    }
+}
+
+fn limits(entry: &PluginConfig) -> PluginLimits {
+    PluginLimits {
+        memory_bytes_max: entry.limits.memory_bytes_max,
+        time_max: Duration::from_millis(entry.limits.time_ms_max.into()),
+    }
+}
+
+/// Names and files of the plugins in a folder. Of two files with one name the first by its path.
+pub(in crate::config) fn files_in(
+    folder: &Path,
+    environment: &dyn Environment,
+) -> std::io::Result<BTreeMap<String, PathBuf>> {
+    let mut paths = environment.list(folder)?;
+    paths.sort();
+    let mut files = BTreeMap::new();
+    for path in paths.into_iter().filter(|path| is_component(path)) {
+        let name = normal(&path.file_stem().unwrap_or_default().to_string_lossy());
+        if is_name(&name) {
+            files.entry(name).or_insert(path);
+        }
+    }
+    Ok(files)
+}
+
 /// Names of the plugins in a folder; none when it cannot be read, which [`Plugins::check`]
 /// reports.
 pub(in crate::config) fn names_in(folder: &str, environment: &dyn Environment) -> Vec<String> {
-    let entries = environment.list(Path::new(folder)).unwrap_or_default();
-    let stems =
-        entries.iter().filter(|path| is_component(path)).filter_map(|path| path.file_stem());
-    let names = stems.map(|stem| normal(&stem.to_string_lossy()));
-    names.filter(|name| is_name(name)).collect()
+    files_in(Path::new(folder), environment).unwrap_or_default().into_keys().collect()
 }

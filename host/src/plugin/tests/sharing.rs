@@ -33,3 +33,21 @@ fn calls_are_counted_over_generations() {
     assert_eq!(stats[0].instances, 1);
     assert!(stats[0].on_request.duration_ns_sum > 0);
 }
+
+/// A slow `init` must not keep a worker's requests waiting.
+#[test]
+fn an_instance_made_on_another_thread_is_taken_in_and_not_made_again() {
+    let mut instances = Instances::new();
+    let plan = plan([&setter("x-warm", "1")]);
+    let PlanSource::Wasm(plugin) = &plan.links[0].plugin else { panic!("not wasm") };
+    let (made, config) = (Arc::clone(plugin), Arc::clone(&plan.links[0].config));
+    let warm = std::thread::spawn(move || made.warm(&config).unwrap()).join().unwrap();
+
+    instances.take_in(vec![warm]);
+    let chain = instances.chain(&plan).unwrap();
+    instances.take_in(Vec::new());
+
+    let (exchange, _) = down(&chain, request(&[]));
+    assert_eq!(exchange.request.fields.get("x-warm"), Some(b"1".as_slice()));
+    assert_eq!(instances.stats()[0].generations, [(plugin.generation(), 1)]);
+}

@@ -2,10 +2,13 @@
 //!
 //! On a listener and a thread of its own, so that it answers while the workers are busy. Not a hot
 //! path: hyper serves it. A peer can neither hang nor grow it: connections are capped, each is for one
-//! request and has a time limit as a whole, bodies are not read.
+//! request and has a time limit as a whole, and only a component is read as a body, one at a time.
 //!
-//! Not here: what the answers say (`running`, `metrics`).
+//! Not here: what the answers say (`running`, `metrics`), changes (`control::change`).
 
+mod change;
+
+use std::cell::Cell;
 use std::convert::Infallible;
 use std::net::IpAddr;
 use std::rc::Rc;
@@ -15,6 +18,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use bytes::Bytes;
+use crossbeam::channel::Sender;
 use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::header::{
@@ -27,7 +31,9 @@ use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::{Notify, Semaphore};
+use tokio::time::Instant;
 
+use super::change::Order;
 use super::running::Running;
 use crate::config::{self, Address};
 use crate::worker::listen::{self, Listening};
@@ -39,14 +45,19 @@ const CONNECTIONS_MAX: usize = 256;
 /// holds its place no longer. Prometheus waits for as long by default.
 const CONNECTION_TIME_MAX: Duration = Duration::from_secs(10);
 
+/// How long it may take for a change, from its head on: a component is uploaded and compiled (a minute
+/// at most), perhaps after somebody else's.
+const CHANGE_TIME_MAX: Duration = Duration::from_secs(300);
+
 const PATHS: [&str; 7] =
     ["/livez", "/readyz", "/metrics", "/info", "/routes", "/plugins", "/workers"];
+
+const CHANGES: &str = "/reload /drain /plugins/NAME /plugins/NAME/rollback";
 
 /// The admin listener, bound and not yet served.
 pub struct AdminSocket {
     address: Address,
     listening: Listening,
-    token: Option<Arc<str>>,
 }
 
 /// A running admin server. Dropping it stops it.
@@ -70,7 +81,7 @@ impl AdminServer {
         };
         let (address, sockets) = listen::bind(&listener, 1).context("admin")?;
         let listening = sockets.into_iter().next().context("admin: no socket")?;
-        Ok(AdminSocket { address, listening, token: admin.token.clone() })
+        Ok(AdminSocket { address, listening })
     }
 
     /// Serves until dropped.
@@ -78,16 +89,19 @@ impl AdminServer {
     /// # Errors
     ///
     /// The thread cannot be started.
-    pub fn start(socket: AdminSocket, running: Arc<Running>) -> anyhow::Result<Self> {
-        let AdminSocket { address, listening, token } = socket;
-        // Browsers reach it, too, when it is on loopback; then it needs no token.
-        let checks_host = token.is_none() && matches!(address, Address::Tcp(_));
+    pub fn start(
+        socket: AdminSocket,
+        running: Arc<Running>,
+        orders: Sender<Order>,
+    ) -> anyhow::Result<Self> {
+        let AdminSocket { address, listening } = socket;
+        let is_tcp = matches!(address, Address::Tcp(_));
         let stop = Arc::new(Notify::new());
         let stopped = Arc::clone(&stop);
         let thread = std::thread::Builder::new()
             .name("admin".to_owned())
             .spawn(move || {
-                let admin = Admin { running, token, checks_host };
+                let admin = Admin { running, orders, uploads: Semaphore::new(1), is_tcp };
                 if let Err(error) = serve(admin, listening, &stopped) {
                     log::error!(target: "admin", "{error:#}");
                 }
@@ -116,9 +130,25 @@ impl Drop for AdminServer {
 
 struct Admin {
     running: Arc<Running>,
-    token: Option<Arc<str>>,
-    /// Asked for under a name that may be anybody's, it does not answer.
-    checks_host: bool,
+    orders: Sender<Order>,
+    uploads: Semaphore,
+    is_tcp: bool,
+}
+
+/// When a connection must have ended.
+struct Deadline(Cell<Instant>);
+
+impl Deadline {
+    /// For a change, there is more time.
+    fn extend(&self) {
+        self.0.set(Instant::now() + CHANGE_TIME_MAX);
+    }
+
+    async fn over(&self) {
+        while self.0.get() > Instant::now() {
+            tokio::time::sleep_until(self.0.get()).await;
+        }
+    }
 }
 
 type Answer = Response<Full<Bytes>>;
@@ -182,40 +212,59 @@ async fn connection(
     stream: impl tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + 'static,
     admin: Rc<Admin>,
 ) {
+    let deadline = Rc::new(Deadline(Cell::new(Instant::now() + CONNECTION_TIME_MAX)));
+    let known = Rc::clone(&deadline);
     let service = service_fn(move |request| {
-        let admin = Rc::clone(&admin);
-        async move { Ok::<_, Infallible>(answer(&admin, &request).await) }
+        let (admin, deadline) = (Rc::clone(&admin), Rc::clone(&known));
+        async move { Ok::<_, Infallible>(answer(&admin, request, &deadline).await) }
     });
     let served = http1::Builder::new()
         .keep_alive(false)
         .max_buf_size(64 * 1024)
         .serve_connection(TokioIo::new(stream), service);
-    match tokio::time::timeout(CONNECTION_TIME_MAX, served).await {
-        Ok(Ok(())) => {}
-        Ok(Err(error)) => log::debug!(target: "admin", "{error}"),
-        Err(late) => log::debug!(target: "admin", "{late}"),
+    tokio::select! {
+        served = served => if let Err(error) = served {
+            log::debug!(target: "admin", "{error}");
+        },
+        () = deadline.over() => log::debug!(target: "admin", "a connection took too long"),
     }
 }
 
-async fn answer(admin: &Admin, request: &Request<Incoming>) -> Answer {
-    let path = request.uri().path();
-    if !PATHS.contains(&path) {
-        return problem(StatusCode::NOT_FOUND, &format!("there are: {}", PATHS.join(" ")));
-    }
-    if !matches!(*request.method(), Method::GET | Method::HEAD) {
-        let mut answer = problem(StatusCode::METHOD_NOT_ALLOWED, "use GET or HEAD");
-        answer.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
+async fn answer(admin: &Admin, request: Request<Incoming>, deadline: &Deadline) -> Answer {
+    let uri = request.uri().clone();
+    let path = uri.path();
+    let asked = change::asked(path);
+    let (allowed, allow) = match (PATHS.contains(&path), &asked) {
+        (true, _) => (matches!(*request.method(), Method::GET | Method::HEAD), "GET, HEAD"),
+        (false, Some(_)) => (*request.method() == Method::POST, "POST"),
+        (false, None) => {
+            let detail = format!("there are: {}; for POST: {CHANGES}", PATHS.join(" "));
+            return problem(StatusCode::NOT_FOUND, &detail);
+        }
+    };
+    if !allowed {
+        let mut answer = problem(StatusCode::METHOD_NOT_ALLOWED, &format!("use {allow}"));
+        answer.headers_mut().insert(ALLOW, HeaderValue::from_static(allow));
         return answer;
     }
     let health = matches!(path, "/livez" | "/readyz");
-    if !health && admin.checks_host && !is_local_name(request) {
+    let token = admin.running.admin_token();
+    // Browsers reach it, too, when it is on loopback; then it needs no token.
+    if !health && token.is_none() && admin.is_tcp && !is_local_name(&request) {
         let detail = "without a token, ask for an IP address or `localhost`";
         return problem(StatusCode::MISDIRECTED_REQUEST, detail);
     }
-    if !health && !is_allowed(admin, request) {
+    if asked.is_some() && token.is_none() && change::is_foreign(&request) {
+        let detail = "without a token, pages of other origins may not change anything";
+        return problem(StatusCode::FORBIDDEN, detail);
+    }
+    if !health && !is_allowed(token.as_deref(), &request) {
         let mut answer = problem(StatusCode::UNAUTHORIZED, "send `Authorization: Bearer <token>`");
         answer.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         return answer;
+    }
+    if let Some(asked) = asked {
+        return change::change(admin, asked, request, deadline).await;
     }
     let running = &admin.running;
     match path {
@@ -225,7 +274,7 @@ async fn answer(admin: &Admin, request: &Request<Incoming>) -> Answer {
             let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
             json(status, &serde_json::json!({ "ready": ready, "draining": running.is_draining() }))
         }
-        "/metrics" => metrics(running, request).await,
+        "/metrics" => metrics(running, &request).await,
         "/info" => json(StatusCode::OK, &running.info()),
         "/routes" => json(StatusCode::OK, &running.routes()),
         "/plugins" => json(StatusCode::OK, &running.plugins(&running.reports().await)),
@@ -260,8 +309,8 @@ fn is_local_name(request: &Request<Incoming>) -> bool {
     host.eq_ignore_ascii_case("localhost") || address.parse::<IpAddr>().is_ok()
 }
 
-fn is_allowed(admin: &Admin, request: &Request<Incoming>) -> bool {
-    let Some(token) = &admin.token else { return true };
+fn is_allowed(token: Option<&str>, request: &Request<Incoming>) -> bool {
+    let Some(token) = token else { return true };
     let given = request.headers().get(AUTHORIZATION).map(HeaderValue::as_bytes);
     // RFC 9110 §11.1: the name of a scheme is case-insensitive.
     let given = given
@@ -280,12 +329,19 @@ fn json(status: StatusCode, value: &serde_json::Value) -> Answer {
     respond(status, "application/json", format!("{value:#}\n"))
 }
 
-/// RFC 9457.
 fn problem(status: StatusCode, detail: &str) -> Answer {
+    problem_of(status, detail, serde_json::Value::Null)
+}
+
+/// RFC 9457, with the members of `more` besides.
+fn problem_of(status: StatusCode, detail: &str, more: serde_json::Value) -> Answer {
     let title = status.canonical_reason().unwrap_or_default();
-    let value = serde_json::json!({
+    let mut value = serde_json::json!({
         "type": "about:blank", "title": title, "status": status.as_u16(), "detail": detail,
     });
+    if let (Some(members), serde_json::Value::Object(more)) = (value.as_object_mut(), more) {
+        members.extend(more);
+    }
     respond(status, "application/problem+json", format!("{value:#}\n"))
 }
 
