@@ -142,7 +142,7 @@ mod tests {
 
     #[test]
     fn kept_connections_are_answered_without_an_error() {
-        let outcome = run(&plan(origin::in_background())).unwrap();
+        let outcome = run(&plan(origin::in_background().unwrap())).unwrap();
 
         assert!(count(&outcome, "/requests") > 20, "{outcome}");
         assert_eq!(count(&outcome, "/errors/total"), 0, "{outcome}");
@@ -153,7 +153,7 @@ mod tests {
 
     #[test]
     fn a_connection_per_request_is_closed_and_counted_each_time() {
-        let mut plan = plan(origin::in_background());
+        let mut plan = plan(origin::in_background().unwrap());
         plan.per_request = true;
         plan.request = request("/", true, &[], None);
 
@@ -166,7 +166,7 @@ mod tests {
 
     #[test]
     fn a_rate_is_kept() {
-        let mut plan = plan(origin::in_background());
+        let mut plan = plan(origin::in_background().unwrap());
         plan.rate = Some(500);
         plan.window = Duration::from_millis(400);
 
@@ -179,7 +179,7 @@ mod tests {
 
     #[test]
     fn large_bodies_both_ways_come_through_whole() {
-        let mut plan = plan(origin::in_background());
+        let mut plan = plan(origin::in_background().unwrap());
         plan.request = request("/3m", false, &[], Some(300_000));
         plan.body_bytes = 3 << 20;
         plan.window = Duration::from_millis(400);
@@ -193,9 +193,9 @@ mod tests {
     /// A proxy that answers fast because it answers wrong must not win.
     #[test]
     fn a_body_of_another_length_or_status_is_an_error() {
-        let mut wrong_length = plan(origin::in_background());
+        let mut wrong_length = plan(origin::in_background().unwrap());
         wrong_length.body_bytes = 99;
-        let mut wrong_status = plan(origin::in_background());
+        let mut wrong_status = plan(origin::in_background().unwrap());
         wrong_status.request = b"HEAD / HTTP/1.1\r\n\r\n".to_vec();
         wrong_status.body_bytes = 0;
 
