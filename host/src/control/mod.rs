@@ -15,6 +15,8 @@ pub mod admin;
 pub mod metrics;
 pub mod snapshot;
 mod running;
+#[cfg(test)]
+mod tests;
 
 use std::path::PathBuf;
 use std::sync::Arc;
