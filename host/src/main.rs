@@ -305,6 +305,14 @@ fn serve(loaded: Loaded) -> Exit {
     let Loaded { settings, written, embedded } = loaded;
     let (soft, hard) = zproxy::sys::raise_descriptor_limit();
     log::debug!(target: "control", "descriptors: {soft} of {hard}");
+    let connections = settings.limits.connections_max;
+    if soft < connections as u64 {
+        log::warn!(
+            target: "control",
+            "limits.connections_max is {connections}, but this process may have {soft} open files: \
+             raise its hard limit (ulimit -Hn, LimitNOFILE=), or lower the number",
+        );
+    }
     log::info!(target: "control", "zproxy {}: {}", env!("CARGO_PKG_VERSION"), written.name);
     let builder = Gateway::from_settings(settings).tolerate_bad_plugins(embedded);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();

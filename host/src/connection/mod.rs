@@ -11,7 +11,6 @@
 //! Not here: accepting (`worker::accept`), the life of a request (`proxy`).
 
 use std::future::poll_fn;
-use std::rc::Rc;
 use std::task::Poll;
 use std::time::Duration;
 
@@ -39,38 +38,35 @@ enum Woken {
 }
 
 /// Answers a connection for which there is no room, and ends it.
-pub async fn turn_away(context: &Context, mut client: Client) {
-    poll_fn(|cx| {
-        client.timer.bind(cx);
-        Poll::Ready(())
-    })
-    .await;
+pub async fn turn_away(context: &Context, client: &mut Client) {
+    bind(client).await;
     let exchange = context.take_exchange();
-    proxy::refuse(context, &mut client, exchange, RequestError::Overloaded).await;
-    let Client { connection, timer, .. } = client;
-    connection.linger(&context.pool, &timer).await;
+    proxy::refuse(context, client, exchange, RequestError::Overloaded).await;
+    client.connection.linger(&context.pool, &client.timer).await;
 }
 
 /// Serves a connection until it is done.
-pub async fn serve(context: Rc<Context>, mut client: Client) {
+pub async fn serve(context: &Context, client: &mut Client) {
+    bind(client).await;
+    client.timer.arm(context.idle_timeout());
+    while let Woken::Bytes = idle(context, client).await {
+        match Box::pin(serve_requests(context, client)).await {
+            After::KeepAlive => client.timer.arm(context.idle_timeout().saturating_sub(WARM)),
+            After::Abort => return,
+            After::Close if !has_sent_more(context, &client.connection) => return,
+            After::Close | After::Linger => {
+                return Box::pin(client.connection.linger(&context.pool, &client.timer)).await;
+            }
+        }
+    }
+}
+
+/// Names this task as the one to wake.
+fn bind(client: &Client) -> impl Future<Output = ()> {
     poll_fn(|cx| {
         client.timer.bind(cx);
         Poll::Ready(())
     })
-    .await;
-    let mut wait = context.idle_timeout();
-    while let Woken::Bytes = idle(&context, &mut client, wait).await {
-        match Box::pin(serve_requests(&context, &mut client)).await {
-            After::KeepAlive => wait = context.idle_timeout().saturating_sub(WARM),
-            After::Abort => return,
-            After::Close if !has_sent_more(&context, &client.connection) => return,
-            After::Close | After::Linger => {
-                let Client { connection, timer, .. } = client;
-                connection.linger(&context.pool, &timer).await;
-                return;
-            }
-        }
-    }
 }
 
 /// Whether the client has sent something that nobody will read. Closing then would take back what was
@@ -83,12 +79,11 @@ fn has_sent_more(context: &Context, connection: &Connection) -> bool {
     inbox.is_some() || ((context.draining.get() || stream.is_readable()) && stream.holds_bytes())
 }
 
-/// Waits for the first bytes of a request.
-async fn idle(context: &Context, client: &mut Client, wait: Duration) -> Woken {
+/// Waits for the first bytes of a request, as long as the timer has been armed for.
+async fn idle(context: &Context, client: &mut Client) -> Woken {
     context.telemetry.connection_idle(client.listener);
     let Client { connection, timer, .. } = &mut *client;
     timer.limit(None);
-    timer.arm(wait);
     let Connection { stream, inbox } = connection;
     let mut hurried = false;
     let woken = poll_fn(|cx| {
@@ -151,7 +146,8 @@ async fn serve_requests(context: &Context, client: &mut Client) -> After {
             return after;
         }
         if client.connection.inbox.is_none() {
-            match idle(context, client, WARM.min(context.idle_timeout())).await {
+            client.timer.arm(WARM.min(context.idle_timeout()));
+            match idle(context, client).await {
                 Woken::Bytes => {}
                 Woken::Silence => return After::KeepAlive,
                 Woken::End => return After::Abort,
