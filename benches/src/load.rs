@@ -136,7 +136,7 @@ mod tests {
 
     #[test]
     fn kept_connections_are_answered_without_an_error() {
-        let outcome = outcome(&plan(origin::in_background()));
+        let outcome = outcome(&plan(origin::in_background().unwrap()));
 
         assert!(count(&outcome, "/successes") > 20, "{outcome}");
         assert_eq!(count(&outcome, "/errors/total"), 0, "{outcome}");
@@ -146,7 +146,7 @@ mod tests {
 
     #[test]
     fn a_connection_per_request_is_closed_and_counted_each_time() {
-        let mut plan = plan(origin::in_background());
+        let mut plan = plan(origin::in_background().unwrap());
         plan.per_request = true;
         plan.request = request("/", true, &[], None).unwrap();
 
@@ -159,7 +159,7 @@ mod tests {
 
     #[test]
     fn large_bodies_both_ways_come_through_whole() {
-        let mut plan = plan(origin::in_background());
+        let mut plan = plan(origin::in_background().unwrap());
         plan.request = request("/3m", false, &[], Some(300_000)).unwrap();
         plan.expected = Expected::Exactly(3 << 20);
         plan.window = Duration::from_millis(400);
@@ -172,7 +172,7 @@ mod tests {
 
     #[test]
     fn messages_go_through_a_tunnel() {
-        let mut plan = plan(origin::in_background());
+        let mut plan = plan(origin::in_background().unwrap());
         plan.request = Request::raw(websocket::upgrade("/"));
         plan.tunnel = Some(websocket::tunnel());
 
@@ -186,9 +186,9 @@ mod tests {
     /// A proxy that answers fast because it answers wrong must not win.
     #[test]
     fn a_body_of_another_length_or_status_is_an_error() {
-        let mut wrong_length = plan(origin::in_background());
+        let mut wrong_length = plan(origin::in_background().unwrap());
         wrong_length.expected = Expected::Exactly(99);
-        let mut wrong_status = plan(origin::in_background());
+        let mut wrong_status = plan(origin::in_background().unwrap());
         wrong_status.request = Request::raw(b"HEAD / HTTP/1.1\r\n\r\n".to_vec());
         wrong_status.expected = Expected::Exactly(0);
 

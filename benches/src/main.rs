@@ -14,6 +14,7 @@
 #![allow(clippy::disallowed_methods, reason = "what is measured runs on the real clock")]
 
 mod run;
+mod idle;
 mod report;
 mod record;
 mod machine;
@@ -33,6 +34,8 @@ const USAGE: &str = "\
 zproxy-benches run    [--only NAME,…] [--scenario NAME,…] [--rounds N] [--seconds N] [--quick]
                       [--zproxy PATH] [--noop PATH] [--peers DIR] [--cpus A,B] [--no-fifo]
                       [--out DIR] [--list]
+zproxy-benches idle   [--connections N,…] [--silent] [--only NAME,…]
+                      [--zproxy PATH] [--peers DIR] [--out DIR]
 zproxy-benches origin [--port N]
 zproxy-benches load   --target ADDR:PORT [--path PATH] [--body-bytes N] [--post-bytes N]
                       [--header 'K: V']… [--connections N] [--per-request] [--websocket] [--rate N]
@@ -50,6 +53,7 @@ fn main() -> ExitCode {
     let rest: Vec<String> = arguments.collect();
     let done = match command.as_str() {
         "run" => run::command(rest),
+        "idle" => idle::command(rest),
         "origin" => origin::command(rest),
         "load" => load::command(rest),
         "launch" => launch::command(rest),

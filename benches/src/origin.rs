@@ -310,16 +310,21 @@ pub(crate) fn letters(bytes: usize) -> Vec<u8> {
     body
 }
 
-/// An origin on a thread of its own, for tests.
-#[cfg(test)]
-pub(crate) fn in_background() -> SocketAddr {
+/// An origin on a thread of its own.
+pub(crate) fn in_background() -> Result<SocketAddr> {
     let (sender, receiver) = std::sync::mpsc::channel();
     std::thread::spawn(move || {
-        let mut origin = Origin::bind(0).unwrap();
-        sender.send(origin.address()).unwrap();
-        origin.serve()
+        let mut origin = match Origin::bind(0) {
+            Ok(origin) => origin,
+            Err(error) => return sender.send(Err(error)),
+        };
+        let told = sender.send(Ok(origin.address()));
+        if let Err(error) = origin.serve() {
+            eprintln!("origin: {error:#}");
+        }
+        told
     });
-    receiver.recv().unwrap()
+    receiver.recv()?
 }
 
 #[cfg(test)]
@@ -330,7 +335,7 @@ mod tests {
     use super::*;
 
     fn exchange(request: &[u8]) -> String {
-        let mut client = TcpStream::connect(in_background()).unwrap();
+        let mut client = TcpStream::connect(in_background().unwrap()).unwrap();
         for part in request.chunks(40) {
             client.write_all(part).unwrap();
         }

@@ -62,12 +62,34 @@ fn thread_cpu_time_ns(thread: &Path) -> Option<u64> {
 
 /// Resident memory of these processes, in KiB.
 pub(crate) fn resident_kib(pids: &[u32]) -> u64 {
+    status_kib(pids, "VmRSS:")
+}
+
+/// Of that, what is not the content of a file: what they have written.
+pub(crate) fn written_kib(pids: &[u32]) -> u64 {
+    status_kib(pids, "RssAnon:")
+}
+
+fn status_kib(pids: &[u32], name: &str) -> u64 {
     let of = |pid: &u32| {
         let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+        let line = status.lines().find_map(|line| line.strip_prefix(name))?;
         line.split_ascii_whitespace().next()?.parse::<u64>().ok()
     };
     pids.iter().filter_map(of).sum()
+}
+
+/// Open descriptors of these processes.
+pub(crate) fn descriptors(pids: &[u32]) -> usize {
+    // Since Linux 6.2 the size of the folder is their number; counting them takes its time.
+    let of = |pid: &u32| {
+        let folder = format!("/proc/{pid}/fd");
+        match fs::metadata(&folder).map_or(0, |found| found.len()) {
+            0 => fs::read_dir(folder).map_or(0, Iterator::count),
+            count => usize::try_from(count).unwrap_or(usize::MAX),
+        }
+    };
+    pids.iter().map(of).sum()
 }
 
 /// Whether these processes hold every listening socket of a TCP port, and there is one.

@@ -172,6 +172,14 @@ fn run(source: &Source) -> Exit {
 fn serve(source: &Source, loaded: Loaded) -> Exit {
     let (soft, hard) = zproxy::sys::raise_descriptor_limit();
     log::debug!(target: "control", "descriptors: {soft} of {hard}");
+    let connections = loaded.settings.limits.connections_max;
+    if soft < connections as u64 {
+        log::warn!(
+            target: "control",
+            "limits.connections_max is {connections}, but this process may have {soft} open files: \
+             raise its hard limit (ulimit -Hn, LimitNOFILE=), or lower the number",
+        );
+    }
     log::info!(target: "control", "zproxy {}: {}", env!("CARGO_PKG_VERSION"), loaded.written.name);
     let origin = Reread::new(source, &loaded);
     let Loaded { settings, written, embedded } = loaded;

@@ -204,6 +204,19 @@ pub fn splice(_from: impl AsFd, _to: impl AsFd, _bytes: usize) -> io::Result<usi
     Err(io::ErrorKind::Unsupported.into())
 }
 
+/// Gives memory that this process has freed back to the system, as far as its allocator holds on to
+/// it. Takes milliseconds where there is much.
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+pub fn release_free_memory() {
+    // SAFETY: takes and keeps no pointers; may be called from any thread at any time.
+    unsafe { libc::malloc_trim(0) };
+}
+
+/// Gives memory that this process has freed back to the system: nothing to do for allocators that do
+/// so by themselves.
+#[cfg(not(all(target_os = "linux", target_env = "gnu")))]
+pub fn release_free_memory() {}
+
 /// CPU time that the calling thread has used so far. One system call.
 #[must_use]
 pub fn thread_cpu_time() -> std::time::Duration {
@@ -211,6 +224,58 @@ pub fn thread_cpu_time() -> std::time::Duration {
     let seconds = u64::try_from(time.tv_sec).unwrap_or_default();
     let nanos = u64::try_from(time.tv_nsec).unwrap_or_default();
     std::time::Duration::from_secs(seconds) + std::time::Duration::from_nanos(nanos)
+}
+
+/// Counts what each thread allocates, in unit tests.
+#[cfg(test)]
+pub(crate) mod allocations {
+    use std::alloc::{GlobalAlloc, Layout, System};
+    use std::cell::Cell;
+
+    thread_local! {
+        static COUNT: Cell<u64> = const { Cell::new(0) };
+    }
+
+    struct Counting;
+
+    #[global_allocator]
+    static COUNTING: Counting = Counting;
+
+    fn count() {
+        // A thread that ends has no counts any more.
+        let _ = COUNT.try_with(|count| count.set(count.get() + 1));
+    }
+
+    /// Allocations of the calling thread so far.
+    pub(crate) fn so_far() -> u64 {
+        COUNT.get()
+    }
+
+    // SAFETY: everything is left to the system's allocator; counting allocates nothing.
+    unsafe impl GlobalAlloc for Counting {
+        unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+            count();
+            // SAFETY: the caller's promises are those that are asked for.
+            unsafe { System.alloc(layout) }
+        }
+
+        unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
+            count();
+            // SAFETY: as above.
+            unsafe { System.alloc_zeroed(layout) }
+        }
+
+        unsafe fn realloc(&self, memory: *mut u8, layout: Layout, bytes: usize) -> *mut u8 {
+            count();
+            // SAFETY: as above.
+            unsafe { System.realloc(memory, layout, bytes) }
+        }
+
+        unsafe fn dealloc(&self, memory: *mut u8, layout: Layout) {
+            // SAFETY: as above.
+            unsafe { System.dealloc(memory, layout) }
+        }
+    }
 }
 
 #[cfg(all(test, target_os = "linux"))]

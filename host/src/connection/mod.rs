@@ -11,7 +11,6 @@
 //! Not here: accepting (`worker::accept`), the life of a request (`proxy`).
 
 use std::future::poll_fn;
-use std::rc::Rc;
 use std::task::Poll;
 use std::time::Duration;
 
@@ -39,40 +38,37 @@ enum Woken {
 }
 
 /// Answers a connection for which there is no room, and ends it.
-pub async fn turn_away(home: &Home, mut client: Client) {
-    poll_fn(|cx| {
-        client.timer.bind(cx);
-        Poll::Ready(())
-    })
-    .await;
+pub async fn turn_away(home: &Home, client: &mut Client) {
+    bind(client).await;
     let exchange = home.take_exchange();
-    proxy::refuse(&home.current(), &mut client, exchange, RequestError::Overloaded).await;
-    let Client { connection, timer, .. } = client;
-    connection.linger(&home.pool, &timer).await;
+    proxy::refuse(&home.current(), client, exchange, RequestError::Overloaded).await;
+    client.connection.linger(&home.pool, &client.timer).await;
 }
 
 /// Serves a connection until it is done.
-pub async fn serve(home: Rc<Home>, mut client: Client) {
+pub async fn serve(home: &Home, client: &mut Client) {
+    bind(client).await;
+    client.timer.arm(home.current().idle_timeout());
+    while let Woken::Bytes = idle(home, client).await {
+        match Box::pin(serve_requests(home, client)).await {
+            After::KeepAlive => {
+                client.timer.arm(home.current().idle_timeout().saturating_sub(WARM));
+            }
+            After::Abort => return,
+            After::Close if !has_sent_more(home, &client.connection) => return,
+            After::Close | After::Linger => {
+                return Box::pin(client.connection.linger(&home.pool, &client.timer)).await;
+            }
+        }
+    }
+}
+
+/// Names this task as the one to wake.
+fn bind(client: &Client) -> impl Future<Output = ()> {
     poll_fn(|cx| {
         client.timer.bind(cx);
         Poll::Ready(())
     })
-    .await;
-    let mut warm = Duration::ZERO;
-    loop {
-        let wait = home.current().idle_timeout().saturating_sub(warm);
-        let Woken::Bytes = idle(&home, &mut client, wait).await else { return };
-        match Box::pin(serve_requests(&home, &mut client)).await {
-            After::KeepAlive => warm = WARM,
-            After::Abort => return,
-            After::Close if !has_sent_more(&home, &client.connection) => return,
-            After::Close | After::Linger => {
-                let Client { connection, timer, .. } = client;
-                connection.linger(&home.pool, &timer).await;
-                return;
-            }
-        }
-    }
 }
 
 /// Whether the client has sent something that nobody will read. Closing then would take back what was
@@ -85,12 +81,11 @@ fn has_sent_more(own: &Own, connection: &Connection) -> bool {
     inbox.is_some() || ((own.draining.get() || stream.is_readable()) && stream.holds_bytes())
 }
 
-/// Waits for the first bytes of a request.
-async fn idle(own: &Own, client: &mut Client, wait: Duration) -> Woken {
+/// Waits for the first bytes of a request, as long as the timer has been armed for.
+async fn idle(own: &Own, client: &mut Client) -> Woken {
     own.telemetry.connection_idle(client.listener);
     let Client { connection, timer, .. } = &mut *client;
     timer.limit(None);
-    timer.arm(wait);
     let Connection { stream, inbox } = connection;
     let mut hurried = false;
     let woken = poll_fn(|cx| {
@@ -153,9 +148,9 @@ async fn serve_requests(home: &Home, client: &mut Client) -> After {
             return after;
         }
         if client.connection.inbox.is_none() {
-            let warm = WARM.min(context.idle_timeout());
+            client.timer.arm(WARM.min(context.idle_timeout()));
             drop(context);
-            match idle(home, client, warm).await {
+            match idle(home, client).await {
                 Woken::Bytes => {}
                 Woken::Silence => return After::KeepAlive,
                 Woken::End => return After::Abort,

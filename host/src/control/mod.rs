@@ -18,6 +18,8 @@ pub mod snapshot;
 mod running;
 mod shelf;
 mod watch;
+#[cfg(test)]
+mod tests;
 
 use std::path::PathBuf;
 use std::rc::Rc;

@@ -45,7 +45,7 @@ pub fn poll_fill(
     pool: &Rc<BufferPool>,
 ) -> Poll<io::Result<usize>> {
     let mut buffer = match inbox.take() {
-        Some(buffer) => buffer.grow(pool),
+        Some(buffer) => buffer.grow(),
         None => pool.take(),
     };
     let read = reader.poll_read(cx, buffer.room());
@@ -174,7 +174,7 @@ impl Connection {
     ///
     /// Closing with unread bytes makes the kernel send a reset, which can destroy a response that the
     /// peer has not read yet (RFC 9112 §9.6). So: finish sending, then read and forget for a moment.
-    pub async fn linger(mut self, pool: &Rc<BufferPool>, timer: &Timer) {
+    pub async fn linger(&mut self, pool: &Rc<BufferPool>, timer: &Timer) {
         const LINGER: Duration = Duration::from_secs(2);
         const LINGER_BYTES_MAX: usize = 4 * 1024 * 1024;
         self.inbox = None;

@@ -1,35 +1,61 @@
-//! Read buffers, pooled per worker.
+//! Read buffers, pooled per worker and by size.
 //!
 //! A buffer is taken when bytes are there and given back when they have been forwarded, so a
-//! connection that waits holds none. One size: large enough that a body of 100 KiB takes one read
-//! (`ARCHITECTURE.md`, "Read size"), and few enough are in use at a time that smaller classes
-//! would save nothing. What must be kept over a wait is copied to its own size by
-//! [`Buffer::settle`].
+//! connection that waits for bytes holds none. What must be kept over a wait is copied to the
+//! smallest size that holds it by [`Buffer::settle`].
+//!
+//! ```text
+//!   reads ── 256 KiB ──┐                       ┌─► written: back to the pool
+//!         (16 KiB when │──► bytes ─► forward ──┤
+//!          much waits) ┘                       └─► waits:   4, 16, 64 or 256 KiB, as it takes
+//! ```
+//!
+//! Reads take the largest size, so that a body of 100 KiB takes one read (`ARCHITECTURE.md`, "Read
+//! size"). While [`LENT_BYTES_MAX`] of a worker's buffers wait for slow receivers, reads take
+//! [`CROWDED_READ_BYTES`], and so a further slow receiver holds no more than that.
+//!
+//! Free buffers that nobody has needed for a while go back to the system ([`BufferPool::trim`]).
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::ops::Range;
 use std::rc::Rc;
 
-/// One read takes at most this much.
-const BUFFER_BYTES: usize = 256 * 1024;
+/// Sizes of buffers; one read takes at most the largest.
+const SIZES: [usize; 4] = [4 * 1024, 16 * 1024, 64 * 1024, 256 * 1024];
+
+const LARGEST: usize = SIZES[SIZES.len() - 1];
 
 // A read takes at most a buffer, so every head that is allowed must end within one.
-const _: () = assert!(crate::config::HEAD_BYTES_MAX < BUFFER_BYTES);
+const _: () = assert!(crate::config::HEAD_BYTES_MAX + 2 * MARGIN < LARGEST);
 
-/// Free buffers kept. More are needed only while many peers are slow at once.
-const FREE_MAX: usize = 16;
+/// So much may wait in buffers before reads become short: what 64 slow receivers of large bodies
+/// hold, and far more than fast ones ever do.
+const LENT_BYTES_MAX: usize = 64 * LARGEST;
+
+/// A short read. What HAProxy gives a connection too.
+const CROWDED_READ_BYTES: usize = SIZES[1];
+
+/// Free buffers of each size that are kept, altogether.
+const FREE_BYTES_MAX: usize = 16 * LARGEST;
 
 /// Room at both ends of a read, so that a message head, a chunk's size and its end fit around the
 /// data in place. A forwarded head is a little longer than the received one, whose place it takes.
 const MARGIN: usize = 512;
 
-/// Below this, what waits is copied out and the large buffer is given back.
-const SETTLE_BYTES_MAX: usize = 64 * 1024;
-
-/// A worker's free buffers.
+/// A worker's buffers.
 #[derive(Debug, Default)]
 pub struct BufferPool {
-    free: RefCell<Vec<Box<[u8]>>>,
+    free: [RefCell<Free>; SIZES.len()],
+    /// Bytes of all buffers that are in use.
+    lent: Cell<usize>,
+}
+
+/// Free buffers of one size.
+#[derive(Debug, Default)]
+struct Free {
+    buffers: Vec<Box<[u8]>>,
+    /// The fewest that there were since the last trim.
+    unused: usize,
 }
 
 /// Bytes that were received and not yet used up.
@@ -38,51 +64,99 @@ pub struct Buffer {
     bytes: Box<[u8]>,
     start: usize,
     end: usize,
-    pool: Option<Rc<BufferPool>>,
+    /// Where room for reading ends.
+    limit: usize,
+    pool: Rc<BufferPool>,
+}
+
+/// Index of the smallest size that holds so much.
+fn size_for(bytes: usize) -> Option<usize> {
+    SIZES.iter().position(|size| bytes <= *size)
 }
 
 impl BufferPool {
-    /// A buffer that holds `bytes`.
-    pub fn filled(self: &Rc<Self>, bytes: &[u8]) -> Buffer {
-        let mut buffer = self.take();
-        let room = buffer.room();
-        if bytes.len() > room.len() {
-            return Buffer::copy_of(bytes);
-        }
-        room[..bytes.len()].copy_from_slice(bytes);
-        buffer.add(bytes.len());
+    /// An empty buffer to read into.
+    pub fn take(self: &Rc<Self>) -> Buffer {
+        self.for_reading(self.read_bytes())
+    }
+
+    /// Bytes of all buffers that are in use.
+    pub fn lent(&self) -> usize {
+        self.lent.get()
+    }
+
+    /// Size of the buffer for the next read.
+    fn read_bytes(&self) -> usize {
+        if self.lent.get() < LENT_BYTES_MAX { LARGEST } else { CROWDED_READ_BYTES }
+    }
+
+    fn for_reading(self: &Rc<Self>, bytes: usize) -> Buffer {
+        let mut buffer = self.sized(bytes);
+        (buffer.start, buffer.end) = (MARGIN, MARGIN);
+        buffer.limit = buffer.bytes.len() - MARGIN;
         buffer
     }
 
-    /// An empty buffer.
-    pub fn take(self: &Rc<Self>) -> Buffer {
-        let free = self.free.borrow_mut().pop();
-        let bytes = free.unwrap_or_else(|| vec![0; BUFFER_BYTES].into_boxed_slice());
-        Buffer { bytes, start: MARGIN, end: MARGIN, pool: Some(Rc::clone(self)) }
+    /// An empty buffer with room for `bytes`, without margins.
+    pub fn sized(self: &Rc<Self>, bytes: usize) -> Buffer {
+        let size = size_for(bytes);
+        let free = size.and_then(|size| self.free[size].borrow_mut().take());
+        let bytes = free
+            .unwrap_or_else(|| vec![0; size.map_or(bytes, |size| SIZES[size])].into_boxed_slice());
+        self.lent.set(self.lent.get() + bytes.len());
+        let limit = bytes.len();
+        Buffer { bytes, start: 0, end: 0, limit, pool: Rc::clone(self) }
+    }
+
+    /// A buffer that holds a copy of `bytes`, and has no room for more.
+    pub fn copy_of(self: &Rc<Self>, bytes: &[u8]) -> Buffer {
+        let mut buffer = self.sized(bytes.len());
+        buffer.push(bytes);
+        buffer.limit = buffer.end;
+        buffer
+    }
+
+    /// Lets go of free buffers that nobody has needed since the last call: half of them, so that a
+    /// load that comes and goes finds some. To be called once in a while.
+    pub fn trim(&self) {
+        for free in &self.free {
+            let mut free = free.borrow_mut();
+            let spare = free.unused.div_ceil(2);
+            let kept = free.buffers.len().saturating_sub(spare).max(1);
+            free.buffers.truncate(kept);
+            free.unused = free.buffers.len();
+        }
     }
 
     fn give_back(&self, bytes: Box<[u8]>) {
-        let mut free = self.free.borrow_mut();
-        if free.len() < FREE_MAX {
-            free.push(bytes);
+        self.lent.set(self.lent.get() - bytes.len());
+        let Some(size) = SIZES.iter().position(|size| *size == bytes.len()) else { return };
+        let mut free = self.free[size].borrow_mut();
+        if free.bytes() < FREE_BYTES_MAX {
+            free.buffers.push(bytes);
         }
+    }
+}
+
+impl Free {
+    fn take(&mut self) -> Option<Box<[u8]>> {
+        let buffer = self.buffers.pop();
+        self.unused = self.unused.min(self.buffers.len());
+        buffer
+    }
+
+    fn bytes(&self) -> usize {
+        self.buffers.last().map_or(0, |one| one.len()) * self.buffers.len()
     }
 }
 
 impl Drop for Buffer {
     fn drop(&mut self) {
-        if let Some(pool) = self.pool.take() {
-            pool.give_back(std::mem::take(&mut self.bytes));
-        }
+        self.pool.give_back(std::mem::take(&mut self.bytes));
     }
 }
 
 impl Buffer {
-    /// A buffer of its own size that holds a copy of `bytes`.
-    pub fn copy_of(bytes: &[u8]) -> Self {
-        Self { bytes: bytes.into(), start: 0, end: bytes.len(), pool: None }
-    }
-
     /// What is there.
     pub fn filled(&self) -> &[u8] {
         &self.bytes[self.start..self.end]
@@ -90,14 +164,19 @@ impl Buffer {
 
     /// Where the next bytes can be read into; empty when there is no room.
     pub fn room(&mut self) -> &mut [u8] {
-        let limit = if self.pool.is_some() { self.bytes.len() - MARGIN } else { self.end };
-        &mut self.bytes[self.end..limit.max(self.end)]
+        &mut self.bytes[self.end..self.limit.max(self.end)]
     }
 
     /// Takes note of `count` bytes read into [`room`](Self::room).
     pub fn add(&mut self, count: usize) {
         debug_assert!(self.end + count <= self.bytes.len(), "read into the room");
         self.end += count;
+    }
+
+    /// Adds a copy of `bytes`, for which there must be room.
+    pub fn push(&mut self, bytes: &[u8]) {
+        self.room()[..bytes.len()].copy_from_slice(bytes);
+        self.end += bytes.len();
     }
 
     /// Uses up the first `count` bytes.
@@ -139,24 +218,116 @@ impl Buffer {
 
     /// Makes the buffer fit to be held while its connection waits.
     pub fn settle(self) -> Self {
-        if self.pool.is_some() && self.len() <= SETTLE_BYTES_MAX {
-            Self::copy_of(self.filled())
-        } else {
-            self
-        }
+        let smaller = size_for(self.len()).is_some_and(|size| SIZES[size] < self.bytes.len());
+        if smaller { self.pool.copy_of(self.filled()) } else { self }
     }
 
     /// Makes room for more, keeping what is there.
-    pub fn grow(self, pool: &Rc<BufferPool>) -> Self {
-        if self.pool.is_some() && self.end + MARGIN < self.bytes.len() {
+    pub fn grow(self) -> Self {
+        if self.end < self.limit {
             return self;
         }
-        let mut larger = pool.take();
-        let held = self.filled();
-        let room = larger.room();
-        let kept = held.len().min(room.len());
-        room[..kept].copy_from_slice(&held[..kept]);
-        larger.add(kept);
+        // What is there may be larger than any buffer of the pool: a body that was put back.
+        let least = self.len() + 2 * MARGIN + CROWDED_READ_BYTES / 2;
+        let mut larger = self.pool.for_reading(least.max(self.pool.read_bytes()));
+        larger.push(self.filled());
         larger
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pool() -> Rc<BufferPool> {
+        Rc::default()
+    }
+
+    fn kept(pool: &BufferPool) -> usize {
+        pool.free.iter().map(|free| free.borrow().bytes()).sum()
+    }
+
+    #[test]
+    fn what_waits_is_held_in_the_smallest_buffer_that_holds_it() {
+        let pool = pool();
+        for (count, held) in [(10, SIZES[0]), (SIZES[0] + 1, SIZES[1]), (SIZES[2] + 1, SIZES[3])] {
+            let mut buffer = pool.take();
+            buffer.room()[..count].fill(7);
+            buffer.add(count);
+
+            let buffer = buffer.settle();
+
+            assert_eq!((buffer.len(), pool.lent()), (count, held));
+            assert!(buffer.filled().iter().all(|byte| *byte == 7));
+        }
+        assert_eq!(pool.lent(), 0);
+    }
+
+    #[test]
+    fn what_is_there_stays_when_a_buffer_grows() {
+        let pool = pool();
+        for count in [1, SIZES[1], LARGEST - 2 * MARGIN, LARGEST, LARGEST * 2] {
+            let bytes: Vec<u8> = (0..count).map(|at| u8::try_from(at % 251).unwrap()).collect();
+
+            let mut buffer = pool.copy_of(&bytes).grow();
+
+            assert!(!buffer.room().is_empty(), "{count}");
+            assert_eq!(buffer.filled(), bytes);
+        }
+    }
+
+    /// A thousand receivers that have stopped reading in the middle of a read of the largest size.
+    #[test]
+    fn many_slow_receivers_hold_little() {
+        let pool = pool();
+        let stalled: Vec<Buffer> = (0..1_000)
+            .map(|_| {
+                let mut buffer = pool.take();
+                let count = buffer.room().len();
+                buffer.add(count);
+                buffer.settle()
+            })
+            .collect();
+
+        assert!(pool.lent() <= LENT_BYTES_MAX + 1_000 * CROWDED_READ_BYTES, "{}", pool.lent());
+        drop(stalled);
+        assert!(pool.take().room().len() > LARGEST - 3 * MARGIN, "reads are long again");
+    }
+
+    #[test]
+    fn the_memory_of_a_burst_is_let_go() {
+        let pool = pool();
+        drop((0..100).map(|_| pool.take()).collect::<Vec<_>>());
+        assert!(kept(&pool) >= FREE_BYTES_MAX, "{}", kept(&pool));
+        assert!(kept(&pool) <= 2 * FREE_BYTES_MAX, "{}", kept(&pool));
+
+        for _ in 0..20 {
+            drop(pool.take());
+            pool.trim();
+        }
+
+        assert!(kept(&pool) <= SIZES.iter().sum::<usize>(), "{}", kept(&pool));
+    }
+
+    #[test]
+    fn what_is_in_use_is_not_taken_for_a_leftover() {
+        let pool = pool();
+        for _ in 0..20 {
+            drop((0..8).map(|_| pool.take()).collect::<Vec<_>>());
+            pool.trim();
+        }
+
+        assert_eq!(kept(&pool), 8 * LARGEST);
+    }
+
+    #[test]
+    fn a_head_is_put_around_what_was_read() {
+        let pool = pool();
+        let mut buffer = pool.take();
+        buffer.push(b"old body");
+
+        assert!(buffer.wrap(4..8, b"a longer head ", b" and an end"));
+        assert_eq!(buffer.filled(), b"a longer head body and an end");
+        assert!(!pool.copy_of(b"body").wrap(0..4, b"head", b""));
     }
 }

@@ -42,4 +42,4 @@ pub use middleware::Middleware;
 pub use stats::{DURATION_BOUNDS_NS, HookStats, Outcome, PluginStats};
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

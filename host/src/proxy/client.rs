@@ -25,7 +25,7 @@ pub struct ClientFacts {
     /// `http` or `https`.
     pub scheme: &'static str,
     text: [u8; ADDRESS_BYTES_MAX],
-    text_len: usize,
+    text_len: u8,
 }
 
 impl ClientFacts {
@@ -38,14 +38,14 @@ impl ClientFacts {
         // Cannot fail: the longest address fits.
         let written = peer.map(|peer| write!(rest, "{peer}"));
         debug_assert!(!matches!(written, Some(Err(_))), "an address is longer than it can be");
-        let text_len = ADDRESS_BYTES_MAX - rest.len();
+        let text_len = u8::try_from(ADDRESS_BYTES_MAX - rest.len()).unwrap_or_default();
         let trusted = peer.is_some_and(|peer| is_trusted(peer, trusted));
         Self { peer, trusted, scheme, text, text_len }
     }
 
     /// The peer's address as text, empty on a Unix socket.
     pub fn peer_text(&self) -> &[u8] {
-        &self.text[..self.text_len]
+        &self.text[..usize::from(self.text_len)]
     }
 }
 

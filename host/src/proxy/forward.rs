@@ -14,6 +14,7 @@
 
 use std::future::poll_fn;
 use std::io;
+use std::rc::Rc;
 use std::task::{Context as TaskContext, Poll};
 use std::time::{Duration, Instant};
 
@@ -25,7 +26,7 @@ use crate::http::body::{BodyReader, Form};
 use crate::http::connection::{consume, poll_fill};
 use crate::http::parse::{self, Framing, HeadLimits, RequestFacts, ResponseFacts};
 use crate::http::{Connection, Name, ResponseHead, Version, write};
-use crate::io::{Buffer, Reader, Timer, Writer};
+use crate::io::{Buffer, BufferPool, Reader, Timer, Writer};
 use crate::plugin::Exchange;
 use crate::upstream::{Lease, Upstream};
 
@@ -138,7 +139,7 @@ impl Forward<'_> {
                     if perhaps_again && !heard && upload.received() <= kept.len() as u64 =>
                 {
                     let taken = usize::try_from(upload.received()).unwrap_or(kept.len());
-                    put_back(&mut client.connection.inbox, &kept[..taken]);
+                    put_back(&mut client.connection.inbox, &kept[..taken], &context.pool);
                     fresh = true;
                 }
                 Err(error) => return Err(error),
@@ -435,11 +436,14 @@ fn upload_time(request: Duration, received: u64, passed: Duration) -> Duration {
 }
 
 /// Puts bytes that were taken from `inbox` back in front of what is there.
-fn put_back(inbox: &mut Option<Buffer>, bytes: &[u8]) {
+fn put_back(inbox: &mut Option<Buffer>, bytes: &[u8], pool: &Rc<BufferPool>) {
     if !bytes.is_empty() {
         let rest = inbox.take();
-        let all = [bytes, rest.as_ref().map_or(&[], Buffer::filled)].concat();
-        *inbox = Some(Buffer::copy_of(&all));
+        let rest = rest.as_ref().map_or(&[][..], Buffer::filled);
+        let mut all = pool.sized(bytes.len() + rest.len());
+        all.push(bytes);
+        all.push(rest);
+        *inbox = Some(all);
     }
 }
 

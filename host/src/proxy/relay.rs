@@ -17,7 +17,7 @@
 //! Not here: when a body may be sent (`proxy`), where it ends (`http::body`).
 
 use std::cell::RefCell;
-use std::io;
+use std::io::{self, Write as _};
 use std::ops::Range;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
@@ -42,6 +42,7 @@ const BULK_READ_BYTES: usize = 64 * 1024;
 #[derive(Debug, Default)]
 pub struct Scratch {
     pieces: Vec<Range<usize>>,
+    start: Vec<u8>,
     tail: Vec<u8>,
 }
 
@@ -118,7 +119,7 @@ impl Pump {
             Some(buffer) if !self.finished => self.stage(buffer, head, inbox, lanes),
             buffer => {
                 *inbox = buffer.map(Buffer::settle);
-                self.pending = Some(lanes.pool.filled(head));
+                self.pending = Some(lanes.pool.copy_of(head));
                 Ok(())
             }
         }
@@ -263,7 +264,7 @@ impl Pump {
     fn finish(&mut self, lanes: &Lanes<'_>) {
         self.finished = true;
         if self.to_chunks {
-            self.pending = Some(lanes.pool.filled(b"0\r\n\r\n"));
+            self.pending = Some(lanes.pool.copy_of(b"0\r\n\r\n"));
         }
     }
 
@@ -277,7 +278,7 @@ impl Pump {
         lanes: &Lanes<'_>,
     ) -> Result<(), RequestError> {
         let mut scratch = lanes.scratch.borrow_mut();
-        let Scratch { pieces, tail } = &mut *scratch;
+        let Scratch { pieces, start, tail } = &mut *scratch;
         pieces.clear();
         tail.clear();
         let step = self.reader.advance(buffer.filled(), pieces, tail)?;
@@ -286,15 +287,17 @@ impl Pump {
         // The shorter part is the one that is copied: a short body may have much behind it.
         let leaves = rest > step.consumed;
         if rest > 0 && !leaves {
-            *inbox = Some(Buffer::copy_of(&buffer.filled()[step.consumed..]));
+            *inbox = Some(lanes.pool.copy_of(&buffer.filled()[step.consumed..]));
             buffer.truncate(step.consumed);
         }
         let mut before = head;
-        let chunk;
         if self.to_chunks && !pieces.is_empty() {
             let size: usize = pieces.iter().map(Range::len).sum();
-            chunk = [head, format!("{size:x}\r\n").as_bytes()].concat();
-            before = &chunk;
+            start.clear();
+            start.extend_from_slice(head);
+            // Cannot fail: it is memory that is written to.
+            let _ = write!(start, "{size:x}\r\n");
+            before = start;
             tail.extend_from_slice(b"\r\n");
         }
         let in_place = match pieces.as_slice() {
@@ -303,16 +306,16 @@ impl Pump {
             _ => false,
         };
         if !in_place {
-            let mut run = before.to_vec();
-            for piece in pieces.iter() {
-                run.extend_from_slice(&buffer.filled()[piece.clone()]);
-            }
-            run.extend_from_slice(tail);
+            let size: usize = pieces.iter().map(Range::len).sum();
+            let mut run = lanes.pool.sized(before.len() + size + tail.len());
+            run.push(before);
+            pieces.iter().for_each(|piece| run.push(&buffer.filled()[piece.clone()]));
+            run.push(tail);
             if leaves {
                 buffer.consume(step.consumed);
                 *inbox = Some(buffer.settle());
             }
-            buffer = Buffer::copy_of(&run);
+            buffer = run;
         }
         self.pending = (!buffer.is_empty()).then_some(buffer);
         Ok(())

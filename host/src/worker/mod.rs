@@ -52,6 +52,9 @@ const STACK_BYTES: usize = 4 * 1024 * 1024;
 /// kept until they have heard it. Beyond this they are closed without a word.
 const TURNED_AWAY_MAX: usize = 64;
 
+/// When so many connections have ended, and at least half of all, their memory is given back.
+const BURST_CONNECTIONS: usize = 1_000;
+
 /// What the control thread asks of a worker.
 pub enum Message {
     /// A connection that somebody else has accepted, for the listener of this index.
@@ -239,11 +242,19 @@ struct State {
     shared: Arc<Shared>,
     stop_accepting: watch::Sender<bool>,
     accepting: Rc<Cell<usize>>,
-    open: Rc<Cell<usize>>,
-    /// Of those, the ones that are being turned away.
-    turned_away: Rc<Cell<usize>>,
+    open: Rc<OpenCount>,
     /// Rung when a connection or an accept loop ends.
     ended: Rc<Notify>,
+}
+
+/// A worker's connections.
+#[derive(Default)]
+struct OpenCount {
+    all: Cell<usize>,
+    /// Of those, the ones that are being turned away.
+    turned_away: Cell<usize>,
+    /// The most that there were since memory was given back.
+    most: Cell<usize>,
 }
 
 impl State {
@@ -254,7 +265,6 @@ impl State {
             stop_accepting: watch::Sender::new(false),
             accepting: Rc::default(),
             open: Rc::default(),
-            turned_away: Rc::default(),
             ended: Rc::new(Notify::new()),
         }
     }
@@ -308,7 +318,7 @@ impl State {
                     Message::Stop => return,
                 }
             }
-            let done = self.open.get() == 0 && self.accepting.get() == 0;
+            let done = self.open.all.get() == 0 && self.accepting.get() == 0;
             if self.home.draining.get() && done {
                 return;
             }
@@ -325,6 +335,11 @@ impl State {
                 upstream.sweep(now);
             }
             self.home.telemetry.sample_utilisation(now);
+            self.home.pool.trim();
+            if self.open.has_fallen() {
+                // Where an allocator has to be told, and takes its time.
+                tokio::task::spawn_blocking(sys::release_free_memory);
+            }
         }
         for context in self.home.all() {
             if let Some(log) = &context.access_log {
@@ -372,23 +387,43 @@ impl State {
             listener,
             counted: 0,
         };
-        tokio::task::spawn_local(async move {
-            if open.admitted {
-                connection::serve(Rc::clone(&home), client).await;
-            } else {
-                connection::turn_away(&home, client).await;
-            }
-            home.telemetry.connection_closed(listener);
-            drop(open);
-        });
+        tokio::task::spawn_local(serve(home, client, open));
+    }
+}
+
+impl OpenCount {
+    /// Whether so many connections have ended since this was true last that their memory is worth
+    /// asking back.
+    fn has_fallen(&self) -> bool {
+        let (now, most) = (self.all.get(), self.most.get());
+        let fallen = most.saturating_sub(now) >= BURST_CONNECTIONS && now <= most / 2;
+        self.most.set(if fallen { now } else { most.max(now) });
+        fallen
+    }
+}
+
+/// A connection from its beginning to its end. While it is idle this is what it costs, so nothing is
+/// in here twice: `client` is moved in and from then on only borrowed, and what an active connection
+/// needs is in boxes.
+#[expect(clippy::manual_async_fn, reason = "an async fn would hold its arguments twice")]
+fn serve(home: Rc<Home>, mut client: Client, open: Open) -> impl Future<Output = ()> {
+    async move {
+        if open.admitted {
+            connection::serve(&home, &mut client).await;
+        } else {
+            Box::pin(connection::turn_away(&home, &mut client)).await;
+        }
+        let listener = client.listener;
+        drop(client);
+        home.telemetry.connection_closed(listener);
+        drop(open);
     }
 }
 
 /// Counts an open connection: here, and in the whole gateway if there is room for it.
 struct Open {
     shared: Arc<Shared>,
-    open: Rc<Cell<usize>>,
-    turned_away: Rc<Cell<usize>>,
+    open: Rc<OpenCount>,
     ended: Rc<Notify>,
     /// Whether it may ask for anything.
     admitted: bool,
@@ -402,16 +437,16 @@ impl Open {
         if !admitted {
             // Whoever is turned away must not keep others out.
             state.shared.connections.fetch_sub(1, Ordering::Relaxed);
-            if state.turned_away.get() >= TURNED_AWAY_MAX {
+            let turned_away = state.open.turned_away.get();
+            if turned_away >= TURNED_AWAY_MAX {
                 return None;
             }
-            state.turned_away.set(state.turned_away.get() + 1);
+            state.open.turned_away.set(turned_away + 1);
         }
-        state.open.set(state.open.get() + 1);
+        state.open.all.set(state.open.all.get() + 1);
         Some(Self {
             shared: Arc::clone(&state.shared),
             open: Rc::clone(&state.open),
-            turned_away: Rc::clone(&state.turned_away),
             ended: Rc::clone(&state.ended),
             admitted,
         })
@@ -423,10 +458,10 @@ impl Drop for Open {
         if self.admitted {
             self.shared.connections.fetch_sub(1, Ordering::Relaxed);
         } else {
-            self.turned_away.set(self.turned_away.get() - 1);
+            self.open.turned_away.set(self.open.turned_away.get() - 1);
         }
-        self.open.set(self.open.get() - 1);
-        if self.open.get() == 0 {
+        self.open.all.set(self.open.all.get() - 1);
+        if self.open.all.get() == 0 {
             self.ended.notify_one();
         }
     }
@@ -520,4 +555,38 @@ fn deal(
         failed(&io::Error::other("no worker is left"));
     };
     runtime.block_on(accept::accept(listening, stop, take, failed))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn size_of_future<A, B, C, F>(_: impl FnOnce(A, B, C) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    fn after(counts: &[usize]) -> Vec<bool> {
+        let open = OpenCount::default();
+        let seen = counts.iter().map(|count| {
+            open.all.set(*count);
+            open.has_fallen()
+        });
+        seen.collect()
+    }
+
+    #[test]
+    fn memory_is_given_back_after_a_burst_and_not_at_every_turn() {
+        assert_eq!(after(&[5_000, 2_600, 2_400, 2_400, 0]), [false, false, true, false, true]);
+        assert_eq!(after(&[900, 0, 900, 0]), [false; 4]);
+        assert_eq!(after(&[100_000, 99_000, 51_000]), [false; 3]);
+    }
+
+    /// Everything that an idle connection holds in this process is its task, which holds this, the
+    /// runtime's entry for its socket, and its place among the deadlines (`ARCHITECTURE.md`).
+    #[test]
+    fn an_idle_connection_is_small() {
+        let bytes = size_of_future(serve);
+
+        assert!(bytes <= 400, "{bytes} bytes, of which {} know the client", size_of::<Client>());
+    }
 }

@@ -2,7 +2,7 @@
 
 mod chains;
 mod failing;
-mod guest;
+pub(crate) mod guest;
 mod loading;
 mod native;
 mod probing;
@@ -107,7 +107,7 @@ fn setting(mut guest: Guest, at: usize, function: &str, name: &str, value: &str)
     guest
 }
 
-fn setter(name: &str, value: &str) -> Guest {
+pub(crate) fn setter(name: &str, value: &str) -> Guest {
     setting(Guest::on_request("(i32.const 0)").edits_requests(), 64, "request-set", name, value)
 }
 

@@ -1,0 +1,309 @@
+//! What connections cost that do nothing: memory of the proxy's processes, before, during, after.
+//!
+//! ```text
+//! start ─► warm up ─► measure ─► N connections, each asks once ─► measure ─► close all ─► measure
+//!                        ▲                                                          │
+//!                        └──────────────────── again: a burst must leave nothing ───┘
+//! ```
+//!
+//! With `--silent` they ask for nothing at all; the kernel keeps such connections back for some
+//! seconds (`TCP_DEFER_ACCEPT`), so that these runs take minutes. The connections come from many
+//! addresses of 127.0.0.0/8, since one has no more than some 28,000 ports. What counts is
+//! memory that the process has written (`RssAnon`); the kernel's side of a socket is not in it and is
+//! the same for every proxy.
+//!
+//! Not here: what requests cost (`run`).
+
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::ops::Range;
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use rustix::net::{AddressFamily, SocketFlags, SocketType};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use serde_json::{Value, json};
+
+use crate::args::Flags;
+use crate::contender::{Kind, Lab, Running};
+use crate::launch::Place;
+use crate::record::Record;
+use crate::{load, machine, origin, process};
+
+/// Far above what a machine of this size has memory for in its kernel.
+const CONNECTIONS_MAX: usize = 400_000;
+/// From one source address.
+const PER_ADDRESS: usize = 5_000;
+/// Of so many connections one is kept when the others end: memory that is shared with them must not
+/// keep all of it from going back.
+const STAYS: usize = 1_000;
+/// Silent connections opened before the proxy has taken those that came before: the kernel keeps
+/// them back for some seconds, and has room for no more than a backlog of them.
+const AHEAD: usize = 2_000;
+/// A proxy that has not taken its connections by then will not. The kernel itself keeps silent ones
+/// back for some seconds.
+const TAKEN_WITHIN: Duration = Duration::from_secs(60);
+/// Between an event and its measurement: timers that were due have run.
+const SETTLE: Duration = Duration::from_millis(1_500);
+/// Requests before anything is measured.
+const WARMUP_REQUESTS: usize = 2_000;
+
+/// `zproxy-benches idle`.
+pub(crate) fn command(arguments: Vec<String>) -> Result<()> {
+    let command_line = arguments.join(" ");
+    let mut flags = Flags::parse(arguments, &["silent"])?;
+    let counts = flags.words("connections").iter().map(|n| n.parse()).collect::<Result<_, _>>();
+    let mut counts: Vec<usize> = counts.context("--connections takes numbers")?;
+    if counts.is_empty() {
+        counts = vec![10_000];
+    }
+    let only = flags.words("only");
+    let silent = flags.switch("silent");
+    let path =
+        |given: Option<String>, default: &str| PathBuf::from(given.unwrap_or(default.into()));
+    let zproxy = path(flags.text("zproxy"), "target/release/zproxy");
+    let noop = path(flags.text("noop"), "target/guests/tests/noop.wasm");
+    let peers = path(flags.text("peers"), "benches/peers");
+    let today = machine::said("date", &["-u", "+%Y-%m-%d"]);
+    let folder = format!("benches/runs/{today}-{}-idle", machine::kind());
+    let folder = path(flags.text("out"), &folder);
+    flags.finish()?;
+    let most = counts.iter().copied().max().unwrap_or(0);
+    if most > CONNECTIONS_MAX {
+        bail!("--connections {most}: at most {CONNECTIONS_MAX}");
+    }
+    let descriptors = allow_descriptors(most)?;
+
+    let lab = Lab {
+        scratch: std::env::temp_dir().join(format!("zproxy-bench-{}", std::process::id())),
+        origin: origin::in_background()?,
+        place: Place { cpu: None, fifo: false },
+        zproxy,
+        noop,
+        peers,
+    };
+    let mut record = Record::create(&folder)?;
+    record.run(&json!({
+        "command": format!("zproxy-benches idle {command_line}").trim_end(),
+        "began": machine::said("date", &["-u", "+%Y-%m-%dT%H:%M:%SZ"]),
+        "uname": machine::said("uname", &["-srvm"]),
+        "commit": machine::said("git", &["describe", "--always", "--dirty", "--abbrev=12"]),
+        "descriptors": descriptors,
+        "zproxy": machine::said(&lab.zproxy.display().to_string(), &["version"]),
+    }))?;
+    let kinds = [Kind::Haproxy, Kind::Nginx, Kind::Zproxy { plugins: 0 }];
+    let mut table = vec![format!(
+        "{:<10} {:>8} {:>7}  {:>9} {:>9} {:>9} {:>12}",
+        "", "number", "asked", "before KiB", "held KiB", "left KiB", "bytes each"
+    )];
+    let mut failed = false;
+    for kind in kinds.into_iter().filter(|kind| kind.is_among(&only)) {
+        for count in &counts {
+            match measure(&lab, kind, *count, !silent) {
+                Ok(rounds) => {
+                    for round in rounds {
+                        record.measurement(&round)?;
+                        table.push(line(&round));
+                        println!("{}", line(&round));
+                    }
+                }
+                Err(error) => {
+                    failed = true;
+                    let error = format!("{} with {count} connections: {error:#}", kind.name());
+                    record.measurement(&json!({ "failed": &error }))?;
+                    eprintln!("{error}");
+                }
+            }
+        }
+    }
+    let _ = std::fs::remove_dir_all(&lab.scratch);
+    record.table(&(table.join("\n") + "\n"))?;
+    eprintln!("raw output: {}", record.folder().display());
+    if failed { bail!("not everybody held every connection") } else { Ok(()) }
+}
+
+/// Lets this process and its children have a descriptor for each connection; returns the limit.
+fn allow_descriptors(connections: usize) -> Result<u64> {
+    // A proxy may need a second one, and some for itself.
+    let wanted = 2 * connections as u64 + 1_000;
+    let limit = getrlimit(Resource::Nofile);
+    let maximum = limit.maximum.map(|maximum| maximum.max(wanted));
+    if setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }).is_err() {
+        // Only root may go beyond the hard limit.
+        let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit });
+    }
+    let granted = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+    if granted < connections as u64 + 1_000 {
+        bail!("{granted} descriptors are allowed, too few: `ulimit -Hn {wanted}` first");
+    }
+    Ok(granted)
+}
+
+/// Two bursts on one process: the second shows whether the first has left something behind.
+fn measure(lab: &Lab, kind: Kind, count: usize, asks: bool) -> Result<Vec<Value>> {
+    let mut running = lab.start(kind)?;
+    let mut warm = Client::connect(running.target, 0)?;
+    for _ in 0..WARMUP_REQUESTS {
+        warm.ask()?;
+    }
+    drop(warm);
+    let mut rounds = Vec::new();
+    for burst in 1..=2 {
+        std::thread::sleep(SETTLE);
+        running.check()?;
+        let sockets = process::descriptors(&running.pids);
+        let before = process::written_kib(&running.pids);
+        let started = Instant::now();
+        // Ports of the burst before are still taken, by connections that have ended.
+        let first = (burst * CONNECTIONS_MAX).next_multiple_of(PER_ADDRESS);
+        let mut clients = open(&running, first..first + count, asks, sockets)?;
+        let opened = started.elapsed();
+        std::thread::sleep(SETTLE);
+        let held = process::written_kib(&running.pids);
+        let last = clients.len() - 1;
+        // They are really there, and really served.
+        for place in [0, last / 2, last] {
+            clients[place].ask()?;
+        }
+        let mut place = 0;
+        clients.retain(|_| {
+            place += 1;
+            place % STAYS == 0
+        });
+        let left = sockets + clients.len() + 64;
+        await_descriptors(&running, "let its connections go", |now| now <= left)?;
+        std::thread::sleep(SETTLE);
+        let after = process::written_kib(&running.pids);
+        let bytes_each = (held.saturating_sub(before) * 1_024) as f64 / count as f64;
+        rounds.push(json!({
+            "contender": kind.name(),
+            "connections": count,
+            "asked": asks,
+            "burst": burst,
+            "opened_ms": u64::try_from(opened.as_millis())?,
+            "before_kib": before,
+            "held_kib": held,
+            "after_kib": after,
+            "resident_after_kib": process::resident_kib(&running.pids),
+            "bytes_each": bytes_each.round(),
+        }));
+    }
+    Ok(rounds)
+}
+
+fn line(round: &Value) -> String {
+    let text = |name: &str| {
+        round[name].as_str().map_or_else(|| round[name].to_string(), ToOwned::to_owned)
+    };
+    format!(
+        "{:<10} {:>8} {:>7}  {:>9} {:>9} {:>9} {:>12}",
+        text("contender"),
+        text("connections"),
+        text("asked"),
+        text("before_kib"),
+        text("held_kib"),
+        text("after_kib"),
+        text("bytes_each"),
+    )
+}
+
+/// Opens connections no faster than the proxy takes them.
+fn open(
+    running: &Running,
+    places: Range<usize>,
+    asks: bool,
+    sockets: usize,
+) -> Result<Vec<Client>> {
+    let (first, count) = (places.start, places.len());
+    let mut clients = Vec::with_capacity(count);
+    for place in 0..count {
+        let mut client = Client::connect(running.target, first + place)
+            .with_context(|| format!("connection {place}"))?;
+        if asks {
+            client.ask().with_context(|| format!("request on connection {place}"))?;
+        } else if (place + 1) % AHEAD == 0 {
+            let wanted = sockets + place + 1;
+            await_descriptors(running, "take its connections", |now| now >= wanted)?;
+        }
+        clients.push(client);
+    }
+    await_descriptors(running, "take its connections", |now| now >= sockets + count)?;
+    Ok(clients)
+}
+
+fn await_descriptors(running: &Running, what: &str, done: impl Fn(usize) -> bool) -> Result<()> {
+    let started = Instant::now();
+    loop {
+        let now = process::descriptors(&running.pids);
+        if done(now) {
+            return Ok(());
+        }
+        if started.elapsed() > TAKEN_WITHIN {
+            bail!("did not {what} within {TAKEN_WITHIN:?}: {now} descriptors");
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+/// One connection.
+struct Client {
+    socket: std::net::TcpStream,
+}
+
+impl Client {
+    /// Connects; `place` decides from which address.
+    fn connect(target: SocketAddr, place: usize) -> Result<Self> {
+        let flags = SocketFlags::CLOEXEC;
+        let socket: OwnedFd =
+            rustix::net::socket_with(AddressFamily::INET, SocketType::STREAM, flags, None)?;
+        let number = u32::try_from(place / PER_ADDRESS)?;
+        let from = Ipv4Addr::from(u32::from(Ipv4Addr::new(127, 1, 0, 1)) + number);
+        rustix::net::bind(&socket, &SocketAddrV4::new(from, 0))?;
+        rustix::net::connect(&socket, &target)?;
+        let socket = std::net::TcpStream::from(socket);
+        socket.set_read_timeout(Some(Duration::from_secs(10)))?;
+        Ok(Self { socket })
+    }
+
+    /// One request and its answer of 100 bytes, whose end is known by heart.
+    fn ask(&mut self) -> Result<()> {
+        self.socket.write_all(b"GET / HTTP/1.1\r\nHost: bench.example\r\n\r\n")?;
+        let mut answer = Vec::with_capacity(1_024);
+        let mut part = [0; 1_024];
+        loop {
+            let count = self.socket.read(&mut part)?;
+            if count == 0 {
+                bail!("closed without an answer");
+            }
+            answer.extend_from_slice(&part[..count]);
+            let Some(head) = zproxy::load::head::find_head(&answer) else { continue };
+            if head.status() != Some(200) {
+                bail!("answered {:?}", head.status());
+            }
+            let length = usize::try_from(head.content_length.unwrap_or(0))?;
+            if answer.len() >= head.bytes + length {
+                return Ok(());
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn connections_come_from_many_addresses_and_are_answered() {
+        let target = origin::in_background().unwrap();
+
+        let mut near = Client::connect(target, 0).unwrap();
+        let mut far = Client::connect(target, 3 * PER_ADDRESS).unwrap();
+        near.ask().unwrap();
+        far.ask().unwrap();
+
+        let address = |client: &Client| client.socket.local_addr().unwrap().ip().to_string();
+        assert_eq!((address(&near).as_str(), address(&far).as_str()), ("127.1.0.1", "127.1.0.4"));
+    }
+}
