@@ -24,6 +24,8 @@ pub struct Globals {
     pub log_dropped: u64,
     /// Accepts that failed before there was a worker.
     pub accept_errors: u64,
+    /// Connections that workers handed on to others.
+    pub handed_on: u64,
 }
 
 struct Text {
@@ -207,6 +209,9 @@ fn connections(text: &mut Text, listeners: &[String], reports: &[Report], global
     let errors: u64 = reports.iter().map(|report| report.counts.accept_errors).sum();
     text.family("zproxy_accept_errors_total", "counter", "Accepts that failed.");
     text.sample("zproxy_accept_errors_total", &[], errors + globals.accept_errors);
+    let help = "Client connections that a worker handed on to one that had fewer.";
+    text.family("zproxy_connections_handed_on_total", "counter", help);
+    text.sample("zproxy_connections_handed_on_total", &[], globals.handed_on);
 }
 
 fn upstreams(text: &mut Text, settings: &Settings, reports: &[Report]) {

@@ -20,8 +20,9 @@ use crate::proxy::{Clock, Context, Snapshot};
 use crate::telemetry::{self, AccessLog, WorkerTelemetry};
 use crate::upstream::Upstream;
 use crate::upstream::balance::Balancer;
+use crate::worker::mailbox::Message;
 use crate::worker::topology::Machine;
-use crate::worker::{Message, Shared, Worker};
+use crate::worker::{Shared, Worker};
 
 /// How long a scrape waits for workers. A worker is busy with one plugin call for at most
 /// `time_ms_max`.
@@ -169,6 +170,7 @@ impl Running {
             access_log_dropped: self.access_log.as_ref().map_or(0, |log| log.dropped()),
             log_dropped: telemetry::log::dropped(),
             accept_errors: self.shared.accept_errors.load(Ordering::Relaxed),
+            handed_on: self.shared.handed_on.load(Ordering::Relaxed),
         };
         let settings = &self.snapshot.settings;
         metrics::render(settings, &self.listeners, reports, globals, openmetrics)
