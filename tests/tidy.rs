@@ -8,8 +8,10 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// The way of a request: a module may use those to its right only.
-const LAYERS: [&str; 14] = [
+const LAYERS: [&str; 15] = [
     "main",
+    // Beside the gateway: looks at the host with what `worker` knows of it, and runs nothing.
+    "doctor",
     "control",
     "worker",
     "connection",

@@ -4,6 +4,7 @@
 
 #![cfg_attr(test, allow(clippy::disallowed_methods, reason = "unit tests may wait in real time"))]
 
+pub mod doctor;
 pub mod control;
 pub mod worker;
 pub mod connection;

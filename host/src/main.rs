@@ -17,6 +17,7 @@ use log::LevelFilter;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use zproxy::config::{self, Overrides, Problems, Settings, System};
 use zproxy::control::{self, Gateway, GatewayBuilder, StartError};
+use zproxy::doctor;
 use zproxy::telemetry::log as gateway_log;
 use zproxy::worker::placement::report;
 use zproxy::worker::topology::Machine;
@@ -56,6 +57,13 @@ enum Command {
     },
     /// Shows the machine's layout and where workers would sit.
     Topology {
+        #[command(flatten)]
+        source: Source,
+        #[arg(long, value_enum, default_value = "text")]
+        format: Format,
+    },
+    /// Shows what limits the gateway on this host, and how to lift it.
+    Doctor {
         #[command(flatten)]
         source: Source,
         #[arg(long, value_enum, default_value = "text")]
@@ -135,6 +143,7 @@ fn main() -> ExitCode {
         Command::Check { source, format } => check(&source, format),
         Command::Schema { format } => schema(format),
         Command::Topology { source, format } => topology(&source, format),
+        Command::Doctor { source, format } => doctor(&source, format),
         Command::Version { format } => version(format),
     };
     exit.into()
@@ -503,6 +512,20 @@ fn topology(source: &Source, format: Format) -> Exit {
         Format::Text => print(report::render(&machine, &workers).trim_end()),
         Format::Json => print(&format!("{:#}", report::describe(&machine, &workers))),
     }
+}
+
+/// What is only a warning is no failure: the gateway works, if not as well as it could.
+fn doctor(source: &Source, format: Format) -> Exit {
+    let settings = match load(source) {
+        Ok(loaded) => loaded.settings,
+        Err(error) => return complain(error),
+    };
+    let findings = doctor::judge(&doctor::examine(&settings));
+    let printed = match format {
+        Format::Text => print(doctor::render(&findings).trim_end()),
+        Format::Json => print(&format!("{:#}", doctor::describe(&findings))),
+    };
+    if printed == Exit::Ok && doctor::is_bad(&findings) { Exit::Failure } else { printed }
 }
 
 fn version(format: Format) -> Exit {
