@@ -8,10 +8,12 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// The way of a request: a module may use those to its right only.
-const LAYERS: [&str; 15] = [
+const LAYERS: [&str; 16] = [
     "main",
     // Beside the gateway: it uses `http` and nothing of the rest.
     "load",
+    // Beside the gateway: looks at the host with what `worker` knows of it, and runs nothing.
+    "doctor",
     "control",
     "worker",
     "connection",

@@ -30,7 +30,7 @@ use crate::args::Flags;
 use crate::contender::{Kind, Lab, Running};
 use crate::launch::Place;
 use crate::record::Record;
-use crate::{load, machine, origin, process};
+use crate::{machine, origin, process};
 
 /// Far above what a machine of this size has memory for in its kernel.
 const CONNECTIONS_MAX: usize = 400_000;

@@ -5,6 +5,7 @@
 #![cfg_attr(test, allow(clippy::disallowed_methods, reason = "unit tests may wait in real time"))]
 
 pub mod load;
+pub mod doctor;
 pub mod control;
 pub mod worker;
 pub mod connection;

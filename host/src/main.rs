@@ -22,6 +22,7 @@ use log::LevelFilter;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use zproxy::config;
 use zproxy::control::{self, Gateway, GatewayBuilder, StartError};
+use zproxy::doctor;
 use zproxy::telemetry::log as gateway_log;
 use zproxy::worker::placement::report;
 use zproxy::worker::topology::Machine;
@@ -68,6 +69,13 @@ enum Command {
     Reload(Whom),
     /// Has a running gateway take no more requests, and end when the last one has.
     Drain(Whom),
+    /// Shows what limits the gateway on this host, and how to lift it.
+    Doctor {
+        #[command(flatten)]
+        source: Source,
+        #[arg(long, value_enum, default_value = "text")]
+        format: Format,
+    },
     /// Prints how this binary was built.
     Version {
         #[arg(long, value_enum, default_value = "text")]
@@ -122,6 +130,7 @@ fn main() -> ExitCode {
         Command::Topology { source, format } => topology(&source, format),
         Command::Reload(whom) => ask(&whom, "/reload"),
         Command::Drain(whom) => ask(&whom, "/drain"),
+        Command::Doctor { source, format } => doctor(&source, format),
         Command::Version { format } => version(format),
     };
     exit.into()
@@ -391,6 +400,20 @@ fn ask(whom: &Whom, path: &str) -> Exit {
             Exit::Failure
         }
     }
+}
+
+/// What is only a warning is no failure: the gateway works, if not as well as it could.
+fn doctor(source: &Source, format: Format) -> Exit {
+    let settings = match load(source) {
+        Ok(loaded) => loaded.settings,
+        Err(error) => return complain(error),
+    };
+    let findings = doctor::judge(&doctor::examine(&settings));
+    let printed = match format {
+        Format::Text => print(doctor::render(&findings).trim_end()),
+        Format::Json => print(&format!("{:#}", doctor::describe(&findings))),
+    };
+    if printed == Exit::Ok && doctor::is_bad(&findings) { Exit::Failure } else { printed }
 }
 
 fn version(format: Format) -> Exit {

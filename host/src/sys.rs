@@ -36,31 +36,33 @@ pub fn affinity() -> io::Result<BTreeSet<usize>> {
     Err(io::ErrorKind::Unsupported.into())
 }
 
-/// Keeps the calling thread on one CPU from here on. Threads that it starts inherit this.
+/// Keeps the calling thread on these CPUs from here on. Threads that it starts inherit this.
 ///
 /// # Errors
 ///
-/// There is no such CPU, this process may not use it, or the system cannot pin threads.
+/// There is no such CPU, this process may use none of them, or the system cannot pin threads.
 #[cfg(target_os = "linux")]
-pub fn pin_to_cpu(cpu: usize) -> io::Result<()> {
+pub fn pin_to_cpus(cpus: impl IntoIterator<Item = usize>) -> io::Result<()> {
     use rustix::thread::{CpuSet, sched_setaffinity};
 
-    // The set panics on a number that it has no place for.
-    if cpu >= CpuSet::MAX_CPU {
-        return Err(io::ErrorKind::InvalidInput.into());
-    }
     let mut set = CpuSet::new();
-    set.set(cpu);
+    for cpu in cpus {
+        // The set panics on a number that it has no place for.
+        if cpu >= CpuSet::MAX_CPU {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        set.set(cpu);
+    }
     Ok(sched_setaffinity(None, &set)?)
 }
 
-/// Keeps the calling thread on one CPU from here on.
+/// Keeps the calling thread on these CPUs from here on.
 ///
 /// # Errors
 ///
 /// Always: this system cannot pin threads.
 #[cfg(not(target_os = "linux"))]
-pub fn pin_to_cpu(_cpu: usize) -> io::Result<()> {
+pub fn pin_to_cpus(_cpus: impl IntoIterator<Item = usize>) -> io::Result<()> {
     Err(io::ErrorKind::Unsupported.into())
 }
 
@@ -150,8 +152,21 @@ pub fn raise_descriptor_limit() -> (u64, u64) {
         // A refusal shows in what is read back.
         let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit });
     }
+    descriptor_limit()
+}
+
+/// How many descriptors this process may have open, and how many it may allow itself; [`u64::MAX`] is
+/// no limit.
+#[must_use]
+pub fn descriptor_limit() -> (u64, u64) {
     let limit = getrlimit(Resource::Nofile);
     (limit.current.unwrap_or(u64::MAX), limit.maximum.unwrap_or(u64::MAX))
+}
+
+/// How many bytes this process may lock in memory; [`u64::MAX`] is no limit.
+#[must_use]
+pub fn memlock_limit() -> u64 {
+    getrlimit(Resource::Memlock).current.unwrap_or(u64::MAX)
 }
 
 /// A pipe that holds up to `bytes`, or what the system grants: its read side and its write side.
@@ -292,7 +307,7 @@ mod tests {
         let last = *affinity().unwrap().last().unwrap();
 
         let pinned = thread::spawn(move || {
-            pin_to_cpu(last).unwrap();
+            pin_to_cpus([last]).unwrap();
             affinity().unwrap()
         });
 
@@ -318,9 +333,10 @@ mod tests {
     #[test]
     fn a_cpu_that_does_not_exist_is_an_error() {
         thread::spawn(|| {
-            assert!(pin_to_cpu(1_023).is_err());
-            assert!(pin_to_cpu(1_024).is_err());
-            assert!(pin_to_cpu(usize::MAX).is_err());
+            assert!(pin_to_cpus([1_023]).is_err());
+            assert!(pin_to_cpus([0, 1_024]).is_err());
+            assert!(pin_to_cpus([usize::MAX]).is_err());
+            assert!(pin_to_cpus([]).is_err());
         })
         .join()
         .unwrap();

@@ -1,10 +1,10 @@
-//! Choosing among servers and among upstreams.
+//! Choosing among servers and among upstreams, and how connections spread over the workers.
 
 use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 
-use crate::harness::{Gateway, Upstream, eventually};
+use crate::harness::{Gateway, Upstream, Wire, eventually};
 
 /// Asks this often, each time on a new connection: who answered how often.
 fn count_answers(gateway: &Gateway, requests: usize) -> BTreeMap<String, usize> {
@@ -134,4 +134,62 @@ fn failures_are_those_of_the_server_that_failed() {
     assert_eq!(log.lines().collect::<Vec<_>>(), [turn.clone(), turn].concat());
     // One line a second at most.
     assert!(gateway.stderr().matches("connection refused").count() <= 2, "{}", gateway.stderr());
+}
+
+/// Connections of each worker, as `/workers` says.
+fn connections(gateway: &Gateway) -> Vec<u64> {
+    let workers = gateway.admin_json("/workers");
+    let of = |worker: &Value| worker["connections"].as_u64().unwrap();
+    workers["workers"].as_array().unwrap().iter().map(of).collect()
+}
+
+/// Opens this many connections that stay, each served once.
+fn open(gateway: &Gateway, count: usize) -> Vec<Wire> {
+    let connect = || {
+        let mut client = gateway.connect();
+        assert_eq!(client.exchange("GET / HTTP/1.1\r\nHost: a\r\n\r\n").status(), 200);
+        client
+    };
+    std::iter::repeat_with(connect).take(count).collect()
+}
+
+fn with_workers(count: usize, acceptors: &str) -> Gateway {
+    Gateway::start(json!({
+        "workers": { "count": count, "pin": false, "acceptors": acceptors },
+        "routes": [{ "path": "/", "respond": { "status": 200, "body": "hello" } }],
+    }))
+}
+
+/// The kernel's hash deals a few connections as coins fall: of twenty, one worker often gets
+/// thirteen. Each may carry as much as all others together.
+#[test]
+fn few_connections_that_stay_are_spread_evenly() {
+    let gateway = with_workers(2, "per-worker");
+
+    let clients = open(&gateway, 20);
+
+    let spread = connections(&gateway);
+    assert_eq!(spread.iter().sum::<u64>(), 20);
+    assert!(spread[0].abs_diff(spread[1]) <= 2, "{spread:?}");
+    // That the hash deals this evenly by itself is possible, but once in a thousand runs.
+    gateway.counts_some("zproxy_connections_handed_on_total", &[]);
+    drop(clients);
+    eventually("all of them closed", || (connections(&gateway) == [0, 0]).then_some(()));
+}
+
+/// Also when many of them end, and those that are left are all with one worker.
+#[test]
+fn dedicated_acceptors_deal_to_whoever_has_the_fewest() {
+    let gateway = with_workers(3, "dedicated");
+
+    let mut clients = open(&gateway, 30);
+
+    assert_eq!(connections(&gateway), [10, 10, 10]);
+    gateway.counts("zproxy_connections_handed_on_total", &[], 0.0);
+    // In turn: what is left is with the first worker, or nearly so.
+    let mut turn = 0..;
+    clients.retain(|_| turn.next().is_some_and(|turn| turn % 3 == 0));
+    eventually("those closed", || (connections(&gateway).iter().sum::<u64>() == 10).then_some(()));
+    clients.extend(open(&gateway, 20));
+    assert_eq!(connections(&gateway), [10, 10, 10]);
 }

@@ -219,6 +219,24 @@ fn check_says_ok_or_everything_that_is_wrong() {
     assert_eq!(run(dir.path(), &["--config", "wrong.json"]).code, Some(3));
 }
 
+/// Warnings are no failure; what is judged is tested with the judge.
+#[test]
+fn doctor_says_what_limits_this_host() {
+    let dir = tempfile::TempDir::new().unwrap();
+    let text = run(dir.path(), &["doctor", "--set", "limits.connections_max=100000000"]);
+    let json = run(dir.path(), &["doctor", "--format", "json"]);
+
+    let line = text.stdout.lines().find(|line| line.contains("descriptors")).expect(&text.stdout);
+    assert!(line.starts_with("warn  descriptors"), "{line}");
+    assert!(text.stdout.contains("do:  ulimit -Hn 200001024"), "{}", text.stdout);
+    let report: Value = serde_json::from_str(&json.stdout).unwrap();
+    let expected = if report["ok"] == true { 0 } else { 1 };
+    assert_eq!((json.code, text.code), (Some(expected), Some(expected)), "{json:?}");
+    let names: Vec<&Value> =
+        report["findings"].as_array().unwrap().iter().map(|one| &one["name"]).collect();
+    assert!(names.contains(&&Value::from("io_uring")), "{names:?}");
+}
+
 #[test]
 fn topology_shows_the_machine_and_where_workers_sit() {
     let text = run_alone(&["topology"]);

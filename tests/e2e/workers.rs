@@ -109,3 +109,103 @@ fn cpu_ticks(gateway: &Gateway) -> u64 {
     let fields: Vec<&str> = stat.rsplit_once(") ").unwrap().1.split(' ').collect();
     fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()
 }
+
+/// Nobody is refused when everybody comes at once: what the queues of the kernel cannot hold tries
+/// again by itself. All of them stay until the last one has its answer.
+#[test]
+fn ten_thousand_connections_at_once_are_all_served() {
+    let spare = 200;
+    let count = descriptors().saturating_sub(spare).min(10_000);
+    for acceptors in ["per-worker", "dedicated"] {
+        let gateway = Gateway::start(json!({
+            "workers": { "count": 2, "pin": false, "acceptors": acceptors },
+            "routes": [{ "path": "/", "respond": { "status": 200, "body": "hello" } }],
+        }));
+
+        let answers = ask_at_once(gateway.address(), count);
+
+        assert_eq!(answers, count, "{acceptors}: answers");
+        let count = u32::try_from(count).unwrap().into();
+        gateway.counts("zproxy_connections_accepted_total", &[], count);
+        gateway.counts("zproxy_accept_errors_total", &[], 0.0);
+    }
+}
+
+#[test]
+fn a_backlog_that_the_kernel_cuts_is_told_at_the_start() {
+    let gateway = Gateway::start(json!({
+        "listeners": [{ "address": "127.0.0.1:0", "backlog": 1_000_000 }],
+        "routes": [{ "path": "/", "respond": { "status": 200 } }],
+    }));
+
+    gateway.logs("sysctl -w net.core.somaxconn=1000000");
+}
+
+/// Allows this process as many descriptors as it can have, and says how many.
+fn descriptors() -> usize {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+    let limit = getrlimit(Resource::Nofile);
+    setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }).unwrap();
+    limit.maximum.map_or(usize::MAX, |maximum| usize::try_from(maximum).unwrap())
+}
+
+/// Opens this many connections at the same time, asks on each, and closes none before all have been
+/// answered: how many were.
+fn ask_at_once(address: &str, count: usize) -> usize {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+    const END: &[u8] = b"\r\n\r\nhello";
+    let ask = async |address: String| -> std::io::Result<_> {
+        let mut stream = tokio::net::TcpStream::connect(address).await?;
+        stream.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").await?;
+        let mut answer = Vec::new();
+        while !answer.ends_with(END) {
+            if stream.read_buf(&mut answer).await? == 0 {
+                return Err(std::io::ErrorKind::UnexpectedEof.into());
+            }
+        }
+        assert!(answer.starts_with(b"HTTP/1.1 200 "), "{}", String::from_utf8_lossy(&answer));
+        Ok(stream)
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let mut open = Vec::with_capacity(count);
+    runtime.block_on(async {
+        let mut asking = tokio::task::JoinSet::new();
+        for _ in 0..count {
+            asking.spawn(ask(address.to_owned()));
+        }
+        let deadline = tokio::time::Instant::now() + Duration::from_secs(60);
+        while let Ok(Some(asked)) = tokio::time::timeout_at(deadline, asking.join_next()).await {
+            open.push(asked.unwrap().unwrap());
+        }
+    });
+    open.len()
+}
+
+#[test]
+fn dedicated_acceptors_are_threads_kept_on_their_node() {
+    let gateway = Gateway::start(json!({
+        "workers": { "count": 1, "pin": true, "acceptors": "dedicated" },
+        "routes": [{ "path": "/", "respond": { "status": 200 } }],
+    }));
+    assert_eq!(gateway.get("/").status(), 200);
+
+    let topology = crate::harness::run(
+        gateway.dir.path(),
+        &["topology", "--config", "zproxy.json", "--format", "json"],
+    );
+    let plan: serde_json::Value = serde_json::from_str(&topology.stdout).unwrap();
+    let planned = &plan["acceptors"][0];
+
+    let tasks = std::fs::read_dir(format!("/proc/{}/task", gateway.id())).unwrap();
+    let name = format!("Name:\tacceptor-{}\n", planned["node"]);
+    let status = tasks
+        .filter_map(|task| std::fs::read_to_string(task.ok()?.path().join("status")).ok())
+        .find(|status| status.starts_with(&name))
+        .expect("a thread of that name");
+    let cpus = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:")).unwrap();
+    let planned: Vec<usize> = serde_json::from_value(planned["cpus"].clone()).unwrap();
+    let allowed = zproxy::worker::topology::parse_cpu_list(cpus).unwrap();
+    assert_eq!(allowed, BTreeSet::from_iter(planned));
+}

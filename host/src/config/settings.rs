@@ -77,7 +77,7 @@ pub struct Workers {
 pub enum Acceptors {
     /// Every worker has its own listening socket (SO_REUSEPORT).
     PerWorker,
-    /// One thread accepts and deals connections out to the workers.
+    /// One thread per NUMA node accepts and deals connections out to the workers there.
     Dedicated,
 }
 

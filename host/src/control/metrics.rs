@@ -30,6 +30,8 @@ pub struct Globals {
     pub reloads: BTreeMap<&'static str, u64>,
     /// New components, by plugin and what became of them.
     pub swaps: BTreeMap<(Arc<str>, &'static str), u64>,
+    /// Connections that workers handed on to others.
+    pub handed_on: u64,
 }
 
 struct Text {
@@ -224,6 +226,9 @@ fn connections(text: &mut Text, listeners: &[String], reports: &[Report], global
     let errors: u64 = reports.iter().map(|report| report.counts.accept_errors).sum();
     text.family("zproxy_accept_errors_total", "counter", "Accepts that failed.");
     text.sample("zproxy_accept_errors_total", &[], errors + globals.accept_errors);
+    let help = "Client connections that a worker handed on to one that had fewer.";
+    text.family("zproxy_connections_handed_on_total", "counter", help);
+    text.sample("zproxy_connections_handed_on_total", &[], globals.handed_on);
 }
 
 fn upstreams(text: &mut Text, reports: &[Report]) {

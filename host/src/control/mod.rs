@@ -24,7 +24,7 @@ mod tests;
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize};
+use std::sync::atomic::AtomicU64;
 use std::time::{Duration, Instant};
 
 use crossbeam::channel::Sender;
@@ -33,9 +33,12 @@ use crate::config::{self, Acceptors, Address, Config, Problem, Problems, Setting
 use crate::plugin::{Middleware, PluginEngine};
 use crate::proxy::Snapshot;
 use crate::telemetry::AccessLog;
+use crate::worker::acceptor;
 use crate::worker::listen::{self, Listening};
+use crate::worker::mailbox::mailbox;
+use crate::worker::tally::Tally;
 use crate::worker::topology::Machine;
-use crate::worker::{Acceptor, Shared, Worker, placement};
+use crate::worker::{Shared, Worker, placement};
 pub use change::Origin;
 use change::{Beginning, Control, Order};
 use running::{Doors, Running};
@@ -333,16 +336,20 @@ fn start(
     for warning in placement::warnings(&machine, &settings.workers, &places) {
         log::warn!(target: "control", "{warning}");
     }
+    for listener in &settings.listeners {
+        if let Some(warning) = listen::warning(listener, listen::somaxconn()) {
+            log::warn!(target: "control", "{warning}");
+        }
+    }
     let engine = PluginEngine::new().map_err(StartError::Other)?;
     let (snapshot, shelf, probed) = load(&settings, &engine, &natives, bad)?;
     let snapshot = Arc::new(snapshot);
     let access_log = open_access_log(&settings)?;
     let dedicated = settings.workers.acceptors == Acceptors::Dedicated;
-    let copies = if dedicated { 1 } else { places.len() };
     let mut files = SocketFiles::default();
     let mut bound = Vec::new();
     for listener in &settings.listeners {
-        bound.push(listen::bind(listener, copies).map_err(StartError::Bind)?);
+        bound.push(listen::bind(listener, places.len()).map_err(StartError::Bind)?);
         files.add(&listener.address);
     }
     let mut admin_files = SocketFiles::default();
@@ -352,10 +359,14 @@ fn start(
         admin_files.add(&admin.address);
     }
     let addresses: Vec<Address> = bound.iter().map(|(address, _)| address.clone()).collect();
-    let mut sockets = deal_out(bound, places.len(), dedicated);
+    let mut sockets = deal_out(bound, places.len());
+    let acceptor_places = placement::acceptors(&machine, &settings.workers, &places);
+    let (mailboxes, inboxes): (Vec<_>, Vec<_>) = places.iter().copied().map(mailbox).unzip();
     let shared = Arc::new(Shared {
-        connections: AtomicUsize::new(0),
+        connections: Tally::new(),
         accept_errors: AtomicU64::new(0),
+        handed_on: AtomicU64::new(0),
+        mailboxes,
         make_context: {
             let access_log = access_log.clone();
             Box::new(move |worker, snapshot| {
@@ -365,20 +376,17 @@ fn start(
         },
     });
     let mut workers = Vec::new();
-    for place in places {
-        let own = if dedicated { Vec::new() } else { sockets.pop().unwrap_or_default() };
-        let worker = Worker::start(place, Arc::clone(&snapshot), own, Arc::clone(&shared));
+    for (place, inbox) in places.into_iter().zip(inboxes) {
+        // With acceptors the sockets are theirs.
+        let own = if dedicated { None } else { sockets.get_mut(place.worker) };
+        let own = own.map(std::mem::take).unwrap_or_default();
+        let mailbox = shared.mailboxes[place.worker].clone();
+        let snapshot = Arc::clone(&snapshot);
+        let worker = Worker::start(place, snapshot, own, Arc::clone(&shared), mailbox, inbox);
         workers.push(worker.map_err(StartError::Other)?);
     }
-    let mailboxes: Vec<_> = workers.iter().map(Worker::mailbox).collect();
-    let mut acceptors = Vec::new();
-    if dedicated {
-        for (listener, listening) in sockets.into_iter().flatten() {
-            let acceptor =
-                Acceptor::start(listener, listening, mailboxes.clone(), Arc::clone(&shared));
-            acceptors.push(acceptor.map_err(|error| StartError::Other(error.into()))?);
-        }
-    }
+    let acceptors = acceptor::start(acceptor_places, sockets, &shared)
+        .map_err(|error| StartError::Other(error.into()))?;
     let doors = Doors { acceptors, files };
     let running = Running::new(snapshot, machine, &addresses, workers, doors, shared, access_log);
     let running = Arc::new(running);
@@ -408,13 +416,8 @@ pub fn build_info() -> serde_json::Value {
 }
 
 /// Each worker's share of the sockets, with the index of the listener that each belongs to.
-fn deal_out(
-    bound: Vec<(Address, Vec<Listening>)>,
-    workers: usize,
-    dedicated: bool,
-) -> Vec<Vec<(usize, Listening)>> {
-    let shares = if dedicated { 1 } else { workers };
-    let mut dealt: Vec<Vec<_>> = (0..shares).map(|_| Vec::new()).collect();
+fn deal_out(bound: Vec<(Address, Vec<Listening>)>, workers: usize) -> Vec<Vec<(usize, Listening)>> {
+    let mut dealt: Vec<Vec<_>> = (0..workers).map(|_| Vec::new()).collect();
     for (listener, (_, sockets)) in bound.into_iter().enumerate() {
         for (share, socket) in dealt.iter_mut().zip(sockets) {
             share.push((listener, socket));

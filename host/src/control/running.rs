@@ -23,8 +23,10 @@ use crate::proxy::{Clock, Context, Own, Snapshot};
 use crate::telemetry::{self, AccessLog, Tallies, WorkerTelemetry};
 use crate::upstream::Upstream;
 use crate::upstream::balance::Balancer;
+use crate::worker::acceptor::Acceptor;
+use crate::worker::mailbox::Message;
 use crate::worker::topology::Machine;
-use crate::worker::{Acceptor, Message, Shared, Worker};
+use crate::worker::{Shared, Worker};
 
 /// How long a scrape waits for workers. A worker is busy with one plugin call for at most
 /// `time_ms_max`.
@@ -343,6 +345,7 @@ impl Running {
             config_generation: changes.generation,
             reloads: changes.reloads.clone(),
             swaps: changes.swaps.clone(),
+            handed_on: self.shared.handed_on.load(Ordering::Relaxed),
         };
         drop(changes);
         metrics::render(&self.listeners, reports, &globals, openmetrics)

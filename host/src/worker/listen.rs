@@ -53,6 +53,23 @@ pub fn bind(listener: &Listener, count: usize) -> anyhow::Result<(Address, Vec<L
     }
 }
 
+/// The longest queue of connections that the kernel grants, if it says so.
+#[must_use]
+pub fn somaxconn() -> Option<u32> {
+    std::fs::read_to_string("/proc/sys/net/core/somaxconn").ok()?.trim().parse().ok()
+}
+
+/// What people should know about a backlog that they asked for.
+#[must_use]
+pub fn warning(listener: &Listener, somaxconn: Option<u32>) -> Option<String> {
+    let granted = somaxconn.filter(|granted| *granted < listener.backlog)?;
+    let Listener { address, backlog, .. } = listener;
+    Some(format!(
+        "{address}: the kernel cuts the backlog of {backlog} to {granted}, and ignores connections beyond \
+         it until their clients try again; run `sysctl -w net.core.somaxconn={backlog}`"
+    ))
+}
+
 fn bind_tcp(
     address: SocketAddr,
     listener: &Listener,
@@ -124,6 +141,17 @@ mod tests {
     use std::os::unix::net::UnixStream;
 
     use super::*;
+
+    #[test]
+    fn a_backlog_that_is_cut_is_warned_about_with_the_cure() {
+        let address = Address::Tcp("127.0.0.1:8080".parse().unwrap());
+        let listener = Listener { address, backlog: 4096, only_v6: false };
+
+        assert_eq!(warning(&listener, Some(4096)), None);
+        assert_eq!(warning(&listener, None), None);
+        let text = warning(&listener, Some(128)).unwrap();
+        assert!(text.contains("4096 to 128") && text.contains("somaxconn=4096"), "{text}");
+    }
 
     /// A gateway that hangs still owns its socket; finding that out must not hang, too.
     #[test]

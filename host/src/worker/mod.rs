@@ -10,40 +10,49 @@
 //! 2. every response says `Connection: close`; connections that stay silent for a moment are closed;
 //! 3. when the last connection has ended, the thread ends. A second signal does not wait for it.
 //!
+//! Balance. The kernel deals connections to the workers by a hash of the addresses, which is fair on the
+//! average only: of a few connections that live long, one worker can get twice its share or all. So a
+//! worker that has clearly more connections than another one of its node hands on what it accepts. Where
+//! connections come and go this would cost a hop for nothing, since what is uneven
+//! does not last: a worker that has accepted more in the last second than it holds keeps what it gets.
+//! `"acceptors": "dedicated"` deals exactly, at the price of the hop for every connection.
+//!
 //! Layout: `topology` reads the machine and what this process may use of it, `placement` decides
 //! from that and the configuration how many workers there are and where each one sits, `listen`
-//! binds, `accept` accepts.
+//! binds, `accept` accepts, `acceptor` does so on a thread of its own, `mailbox` is how others reach a
+//! worker.
 //!
 //! Not here: what a connection does (`connection`), what the workers serve (`control`).
 
 pub mod accept;
+pub mod acceptor;
 pub mod listen;
+pub mod mailbox;
 pub mod placement;
+pub mod tally;
 pub mod topology;
 
 use std::cell::Cell;
-use std::io;
 use std::net::IpAddr;
-use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
 
 use anyhow::Context as _;
-use crossbeam::channel::{Receiver, SendError, Sender, unbounded};
+use crossbeam::channel::Sender;
 use tokio::sync::{Notify, watch};
 
 use crate::connection;
 use crate::http::Connection;
 use crate::io::{Stream, TICK};
-use crate::plugin::PluginStats;
 use crate::proxy::client::ClientFacts;
 use crate::proxy::{Client, Context, Home, Snapshot};
 use crate::sys;
-use crate::telemetry::WorkerReport;
 use listen::Listening;
+use mailbox::{ARRIVALS_MAX, Accepted, Inbox, Mailbox, Message};
 use placement::Placement;
+use tally::{Entry, Tally};
 
 /// A worker's stack: a plugin's stack (at most 512 KiB) lies on top of the gateway's own.
 const STACK_BYTES: usize = 4 * 1024 * 1024;
@@ -55,63 +64,21 @@ const TURNED_AWAY_MAX: usize = 64;
 /// When so many connections have ended, and at least half of all, their memory is given back.
 const BURST_CONNECTIONS: usize = 1_000;
 
-/// What the control thread asks of a worker.
-pub enum Message {
-    /// A connection that somebody else has accepted, for the listener of this index.
-    Accepted(Accepted),
-    /// Report the counts.
-    Report(Sender<WorkerReport<PluginStats>>),
-    /// Take no more requests and end when the last one has ended.
-    Drain,
-    /// Do this, between two requests.
-    Do(Job),
-    /// End now.
-    Stop,
-}
-
-/// What a worker is to do with its own things. Keeps its requests waiting: microseconds.
-pub type Job = Box<dyn FnOnce(&Home) + Send>;
-
-/// An accepted connection on its way to a worker.
-#[derive(Debug)]
-pub struct Accepted {
-    /// The socket, of no runtime yet.
-    pub socket: OwnedFd,
-    /// Whether it is a TCP socket.
-    pub tcp: bool,
-    /// Whom it is with.
-    pub peer: Option<IpAddr>,
-    /// Index of the listener.
-    pub listener: usize,
-}
-
 /// Makes the context of the worker of this index.
 pub type MakeContext = dyn Fn(usize, &Arc<Snapshot>) -> anyhow::Result<Context> + Send + Sync;
 
 /// What all workers of a gateway share.
 pub struct Shared {
-    /// Client connections of the whole gateway.
-    pub connections: AtomicUsize,
-    /// Failures of [`Acceptor`]s; workers count their own.
+    /// Client connections of the whole gateway, but for those that are being turned away.
+    pub connections: Arc<Tally>,
+    /// Failures of [`acceptor`]s; workers count their own.
     pub accept_errors: AtomicU64,
+    /// Connections that a worker has handed on to another.
+    pub handed_on: AtomicU64,
+    /// How to reach each worker.
+    pub mailboxes: Vec<Mailbox>,
     /// Makes a worker's context, on its own thread.
     pub make_context: Box<MakeContext>,
-}
-
-/// How to reach a worker.
-#[derive(Clone)]
-pub struct Mailbox {
-    messages: Sender<Message>,
-    wake: Arc<Notify>,
-}
-
-impl Mailbox {
-    /// Sends a message. A worker that has ended takes none, and it comes back.
-    fn send(&self, message: Message) -> Result<(), Message> {
-        self.messages.send(message).map_err(|SendError(message)| message)?;
-        self.wake.notify_one();
-        Ok(())
-    }
 }
 
 /// A running worker, as the control thread sees it.
@@ -133,36 +100,27 @@ impl Worker {
         snapshot: Arc<Snapshot>,
         sockets: Vec<(usize, Listening)>,
         shared: Arc<Shared>,
+        mailbox: Mailbox,
+        inbox: Inbox,
     ) -> anyhow::Result<Self> {
-        let (sender, messages) = unbounded();
-        let wake = Arc::new(Notify::new());
         let (ready, started) = crossbeam::channel::bounded(1);
-        let woken = Arc::clone(&wake);
         let thread = std::thread::Builder::new()
             .name(format!("worker-{}", placement.worker))
             .stack_size(STACK_BYTES)
             .spawn(move || {
-                run(placement, &snapshot, sockets, &shared, messages, &woken, &ready);
+                run(placement, &snapshot, sockets, &shared, inbox, &ready);
             })
             .context("cannot start a worker thread")?;
         started
             .recv()
             .context("the worker ended before it was ready")?
             .with_context(|| format!("worker {}", placement.worker))?;
-        let mailbox = Mailbox { messages: sender, wake };
         Ok(Self { placement, mailbox, thread: Some(thread) })
     }
 
     /// Sends a message. A worker that has ended takes none.
     pub fn send(&self, message: Message) {
-        // There is nobody to tell that it has ended.
-        let _ = self.mailbox.send(message);
-    }
-
-    /// What an [`Acceptor`] needs to reach it.
-    #[must_use]
-    pub fn mailbox(&self) -> Mailbox {
-        self.mailbox.clone()
+        self.mailbox.send(message);
     }
 
     /// Whether its thread has ended.
@@ -193,13 +151,12 @@ fn run(
     snapshot: &Arc<Snapshot>,
     sockets: Vec<(usize, Listening)>,
     shared: &Arc<Shared>,
-    messages: Receiver<Message>,
-    wake: &Notify,
+    inbox: Inbox,
     ready: &Sender<anyhow::Result<()>>,
 ) {
     // First the place, then the memory: what is touched first is local to the node that touches it.
     if let Some(cpu) = placement.cpu
-        && let Err(error) = sys::pin_to_cpu(cpu)
+        && let Err(error) = sys::pin_to_cpus([cpu])
     {
         log::warn!(target: "worker", "worker {}: CPU {cpu}: {error}", placement.worker);
     }
@@ -217,13 +174,13 @@ fn run(
         Ok((runtime, home)) => {
             let shared = Arc::clone(shared);
             runtime.block_on(async {
-                let state = State::new(home, shared);
+                let state = State::new(home, shared, &inbox);
                 let taken = state.listen(sockets);
                 let failed = taken.is_err();
                 // A starter that is gone has given up on this worker; it will be stopped.
                 let _ = ready.send(taken);
                 if !failed {
-                    state.work(&messages, wake).await;
+                    state.work(&inbox).await;
                 }
             });
             // Connections that are still open end here, with the runtime.
@@ -242,29 +199,39 @@ struct State {
     shared: Arc<Shared>,
     stop_accepting: watch::Sender<bool>,
     accepting: Rc<Cell<usize>>,
-    open: Rc<OpenCount>,
+    /// Of this worker's connections.
+    tally: Arc<Tally>,
+    /// Indexes of the other workers of this node.
+    peers: Rc<[usize]>,
+    /// Connections accepted and kept since a second began, and in the second before.
+    pace: Rc<Cell<(usize, usize)>>,
+    /// Connections that are being turned away.
+    turned_away: Rc<Cell<usize>>,
+    burst: Rc<Burst>,
     /// Rung when a connection or an accept loop ends.
     ended: Rc<Notify>,
 }
 
-/// A worker's connections.
+/// The most connections that there were since memory was given back.
 #[derive(Default)]
-struct OpenCount {
-    all: Cell<usize>,
-    /// Of those, the ones that are being turned away.
-    turned_away: Cell<usize>,
-    /// The most that there were since memory was given back.
-    most: Cell<usize>,
-}
+struct Burst(Cell<usize>);
 
 impl State {
-    fn new(home: Rc<Home>, shared: Arc<Shared>) -> Self {
+    fn new(home: Rc<Home>, shared: Arc<Shared>, inbox: &Inbox) -> Self {
+        let node = shared.mailboxes[home.worker].node();
+        let others = shared.mailboxes.iter().enumerate();
+        let peers = others.filter(|(other, one)| *other != home.worker && one.node() == node);
+        let peers = peers.map(|(other, _)| other).collect();
         Self {
             home,
             shared,
             stop_accepting: watch::Sender::new(false),
             accepting: Rc::default(),
-            open: Rc::default(),
+            tally: Arc::clone(&inbox.tally),
+            peers,
+            pace: Rc::default(),
+            turned_away: Rc::default(),
+            burst: Rc::default(),
             ended: Rc::new(Notify::new()),
         }
     }
@@ -278,7 +245,7 @@ impl State {
                 let accepted = accept::accept(
                     listening,
                     state.stop_accepting.subscribe(),
-                    |stream, peer| taking.take(stream, peer, listener),
+                    |stream, peer| taking.accept(stream, peer, listener),
                     |error| counting.telemetry.accept_error(error),
                 );
                 if let Err(error) = accepted.await {
@@ -292,23 +259,29 @@ impl State {
     }
 
     /// Handles messages and time until the worker has nothing left to do.
-    async fn work(&self, messages: &Receiver<Message>, wake: &Notify) {
+    async fn work(&self, inbox: &Inbox) {
         let mut ticks = tokio::time::interval(TICK);
         // A late tick must not put off those that follow: deadlines count them.
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
         let mut count: u32 = 0;
         loop {
             tokio::select! {
-                () = wake.notified() => {}
+                () = inbox.wake.notified() => {}
                 () = self.ended.notified() => {}
                 _ = ticks.tick() => {
                     count = count.wrapping_add(1);
                     self.tick(count);
                 }
             }
-            while let Ok(message) = messages.try_recv() {
+            for (accepted, entry) in inbox.arrivals.try_iter().take(ARRIVALS_MAX) {
+                self.adopt(accepted, entry);
+            }
+            if !inbox.arrivals.is_empty() {
+                // Those that are in come first.
+                inbox.wake.notify_one();
+            }
+            while let Ok(message) = inbox.messages.try_recv() {
                 match message {
-                    Message::Accepted(accepted) => self.adopt(accepted),
                     Message::Report(sender) => {
                         // Whoever asked may have stopped waiting.
                         let _ = sender.send(self.home.report());
@@ -318,8 +291,9 @@ impl State {
                     Message::Stop => return,
                 }
             }
-            let done = self.open.all.get() == 0 && self.accepting.get() == 0;
-            if self.home.draining.get() && done {
+            // Closing fails while a connection is open or on its way here.
+            let idle = self.home.draining.get() && self.accepting.get() == 0;
+            if idle && self.tally.close() {
                 return;
             }
         }
@@ -336,10 +310,11 @@ impl State {
             }
             self.home.telemetry.sample_utilisation(now);
             self.home.pool.trim();
-            if self.open.has_fallen() {
+            if self.burst.has_fallen(self.tally.count()) {
                 // Where an allocator has to be told, and takes its time.
                 tokio::task::spawn_blocking(sys::release_free_memory);
             }
+            self.pace.set((0, self.pace.get().0));
         }
         for context in self.home.all() {
             if let Some(log) = &context.access_log {
@@ -357,7 +332,50 @@ impl State {
         }
     }
 
-    fn adopt(&self, accepted: Accepted) {
+    /// Serves a connection that this worker has accepted, or lets another one do so.
+    fn accept(&self, stream: Stream, peer: Option<IpAddr>, listener: usize) {
+        let Some(other) = self.lighter_peer() else {
+            let (kept, before) = self.pace.get();
+            self.pace.set((kept + 1, before));
+            // Not closed: this worker runs.
+            if let Some(entry) = self.tally.enter(usize::MAX) {
+                self.take(stream, peer, listener, entry);
+            }
+            return;
+        };
+        let handed_on = Accepted::new(stream, peer, listener).map(|one| other.hand_over(one));
+        match handed_on {
+            Ok(Ok(())) => {
+                self.shared.handed_on.fetch_add(1, Ordering::Relaxed);
+            }
+            Ok(Err((back, _))) => {
+                if let Some(entry) = self.tally.enter(usize::MAX) {
+                    self.adopt(back, entry);
+                }
+            }
+            Err(error) => self.home.telemetry.accept_error(&error),
+        }
+    }
+
+    /// A worker of this node that has clearly fewer connections, where that will not pass by itself.
+    fn lighter_peer(&self) -> Option<&Mailbox> {
+        let own = self.tally.count();
+        let (_, last_second) = self.pace.get();
+        if self.peers.is_empty() || self.home.draining.get() || last_second > own {
+            return None;
+        }
+        // The better of two: as good as the best of all in the long run, for two cache lines.
+        let mut random = self.home.random.borrow_mut();
+        let picks = [0, 1].map(|_| random.usize(..self.peers.len()));
+        // With two peers, both of them.
+        let picks = [picks[0], if self.peers.len() == 2 { 1 - picks[0] } else { picks[1] }];
+        let mailboxes = picks.map(|pick| &self.shared.mailboxes[self.peers[pick]]);
+        let counted = mailboxes.map(|mailbox| (mailbox.connections(), mailbox));
+        let (count, lightest) = counted.into_iter().min_by_key(|(count, _)| *count)?;
+        is_clearly_more(own, count).then_some(lightest)
+    }
+
+    fn adopt(&self, accepted: Accepted, entry: Entry) {
         let Accepted { socket, tcp, peer, listener } = accepted;
         let stream = if tcp {
             tokio::net::TcpStream::from_std(socket.into()).map(Stream::from)
@@ -365,17 +383,17 @@ impl State {
             tokio::net::UnixStream::from_std(socket.into()).map(Stream::from)
         };
         match stream {
-            Ok(stream) => self.take(stream, peer, listener),
+            Ok(stream) => self.take(stream, peer, listener, entry),
             Err(error) => self.home.telemetry.accept_error(&error),
         }
     }
 
     /// Serves a connection from now on.
-    fn take(&self, stream: Stream, peer: Option<IpAddr>, listener: usize) {
+    fn take(&self, stream: Stream, peer: Option<IpAddr>, listener: usize, entry: Entry) {
         let home = Rc::clone(&self.home);
         home.telemetry.connection_accepted(listener);
         let context = home.current();
-        let Some(open) = Open::new(self, context.limits().connections_max) else {
+        let Some(open) = Open::new(self, entry, context.limits().connections_max) else {
             home.telemetry.connection_closed(listener);
             return;
         };
@@ -391,13 +409,13 @@ impl State {
     }
 }
 
-impl OpenCount {
+impl Burst {
     /// Whether so many connections have ended since this was true last that their memory is worth
     /// asking back.
-    fn has_fallen(&self) -> bool {
-        let (now, most) = (self.all.get(), self.most.get());
+    fn has_fallen(&self, now: usize) -> bool {
+        let most = self.0.get();
         let fallen = most.saturating_sub(now) >= BURST_CONNECTIONS && now <= most / 2;
-        self.most.set(if fallen { now } else { most.max(now) });
+        self.0.set(if fallen { now } else { most.max(now) });
         fallen
     }
 }
@@ -408,7 +426,7 @@ impl OpenCount {
 #[expect(clippy::manual_async_fn, reason = "an async fn would hold its arguments twice")]
 fn serve(home: Rc<Home>, mut client: Client, open: Open) -> impl Future<Output = ()> {
     async move {
-        if open.admitted {
+        if open.place.is_some() {
             connection::serve(&home, &mut client).await;
         } else {
             Box::pin(connection::turn_away(&home, &mut client)).await;
@@ -420,158 +438,85 @@ fn serve(home: Rc<Home>, mut client: Client, open: Open) -> impl Future<Output =
     }
 }
 
+/// Whether a worker with `own` connections should hand on the next one to a worker that has `other`.
+/// Exact where few connections make the difference, an eighth where many do.
+fn is_clearly_more(own: usize, other: usize) -> bool {
+    own > other.saturating_add(other / 8)
+}
+
 /// Counts an open connection: here, and in the whole gateway if there is room for it.
 struct Open {
-    shared: Arc<Shared>,
-    open: Rc<OpenCount>,
+    /// Its place in the gateway; without one it may not ask for anything.
+    place: Option<Entry>,
+    /// Taken when dropped.
+    entry: Option<Entry>,
+    tally: Arc<Tally>,
+    turned_away: Rc<Cell<usize>>,
     ended: Rc<Notify>,
-    /// Whether it may ask for anything.
-    admitted: bool,
 }
 
 impl Open {
     /// `None`: there is not even room to be turned away.
-    fn new(state: &State, connections_max: usize) -> Option<Self> {
-        let others = state.shared.connections.fetch_add(1, Ordering::Relaxed);
-        let admitted = others < connections_max;
-        if !admitted {
-            // Whoever is turned away must not keep others out.
-            state.shared.connections.fetch_sub(1, Ordering::Relaxed);
-            let turned_away = state.open.turned_away.get();
-            if turned_away >= TURNED_AWAY_MAX {
+    fn new(state: &State, entry: Entry, connections_max: usize) -> Option<Self> {
+        let place = state.shared.connections.enter(connections_max);
+        if place.is_none() {
+            if state.turned_away.get() >= TURNED_AWAY_MAX {
                 return None;
             }
-            state.open.turned_away.set(turned_away + 1);
+            state.turned_away.set(state.turned_away.get() + 1);
         }
-        state.open.all.set(state.open.all.get() + 1);
         Some(Self {
-            shared: Arc::clone(&state.shared),
-            open: Rc::clone(&state.open),
+            place,
+            entry: Some(entry),
+            tally: Arc::clone(&state.tally),
+            turned_away: Rc::clone(&state.turned_away),
             ended: Rc::clone(&state.ended),
-            admitted,
         })
     }
 }
 
 impl Drop for Open {
     fn drop(&mut self) {
-        if self.admitted {
-            self.shared.connections.fetch_sub(1, Ordering::Relaxed);
-        } else {
-            self.open.turned_away.set(self.open.turned_away.get() - 1);
+        if self.place.is_none() {
+            self.turned_away.set(self.turned_away.get() - 1);
         }
-        self.open.all.set(self.open.all.get() - 1);
-        if self.open.all.get() == 0 {
+        // Out before the bell is rung.
+        self.entry = None;
+        if self.tally.count() == 0 {
             self.ended.notify_one();
         }
     }
-}
-
-/// Accepts on a thread of its own and deals connections out to workers in turn.
-///
-/// For few workers with uneven connections: the kernel's hash may give one worker more than its
-/// share. Costs a hand-over between threads per connection, never per request.
-pub struct Acceptor {
-    stop: watch::Sender<bool>,
-    thread: Option<JoinHandle<()>>,
-}
-
-impl Acceptor {
-    /// Starts accepting for the listener of this index.
-    ///
-    /// # Errors
-    ///
-    /// The thread cannot be started.
-    pub fn start(
-        listener: usize,
-        listening: Listening,
-        workers: Vec<Mailbox>,
-        shared: Arc<Shared>,
-    ) -> io::Result<Self> {
-        let (stop, stopped) = watch::channel(false);
-        let thread =
-            std::thread::Builder::new().name(format!("acceptor-{listener}")).spawn(move || {
-                if let Err(error) = deal(listener, listening, &workers, &shared, stopped) {
-                    log::error!(target: "worker", "cannot accept: {error}");
-                }
-            })?;
-        Ok(Self { stop, thread: Some(thread) })
-    }
-
-    /// Stops accepting; what the kernel has accepted already is still dealt out. Does not wait.
-    pub fn stop(&self) {
-        self.stop.send_replace(true);
-    }
-
-    /// Waits until the last connection has been dealt out.
-    pub fn join(&mut self) {
-        if let Some(thread) = self.thread.take()
-            && thread.join().is_err()
-        {
-            log::error!(target: "worker", "an acceptor panicked");
-        }
-    }
-}
-
-impl Drop for Acceptor {
-    fn drop(&mut self) {
-        self.stop();
-    }
-}
-
-fn deal(
-    listener: usize,
-    listening: Listening,
-    workers: &[Mailbox],
-    shared: &Shared,
-    stop: watch::Receiver<bool>,
-) -> io::Result<()> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_io()
-        .enable_time()
-        .build_local(tokio::runtime::LocalOptions::default())?;
-    let mut next = 0;
-    let failed = |error: &io::Error| {
-        let so_far = shared.accept_errors.fetch_add(1, Ordering::Relaxed) + 1;
-        if so_far.is_power_of_two() {
-            log::warn!(target: "worker", "accept: {error} ({so_far} so far)");
-        }
-    };
-    let take = |stream: Stream, peer| {
-        let (socket, tcp) = match stream.into_descriptor() {
-            Ok(socket) => socket,
-            Err(error) => return failed(&error),
-        };
-        let mut message = Message::Accepted(Accepted { socket, tcp, peer, listener });
-        for _ in 0..workers.len() {
-            let worker = &workers[next];
-            next = (next + 1) % workers.len();
-            // One that has ended, by a panic, leaves it to the others.
-            match worker.send(message) {
-                Ok(()) => return,
-                Err(back) => message = back,
-            }
-        }
-        failed(&io::Error::other("no worker is left"));
-    };
-    runtime.block_on(accept::accept(listening, stop, take, failed))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    #[test]
+    fn few_connections_are_spread_exactly_and_many_nearly() {
+        for (own, other, expected) in [
+            (0, 0, false),
+            (1, 0, true),
+            (1, 1, false),
+            (2, 1, true),
+            (9, 8, false),
+            (10, 8, true),
+            (900, 800, false),
+            (901, 800, true),
+            // The other one has ended.
+            (1, usize::MAX, false),
+        ] {
+            assert_eq!(is_clearly_more(own, other), expected, "{own} and {other}");
+        }
+    }
+
     fn size_of_future<A, B, C, F>(_: impl FnOnce(A, B, C) -> F) -> usize {
         size_of::<F>()
     }
 
     fn after(counts: &[usize]) -> Vec<bool> {
-        let open = OpenCount::default();
-        let seen = counts.iter().map(|count| {
-            open.all.set(*count);
-            open.has_fallen()
-        });
-        seen.collect()
+        let burst = Burst::default();
+        counts.iter().map(|count| burst.has_fallen(*count)).collect()
     }
 
     #[test]

@@ -127,10 +127,11 @@ pub enum AutoConfig {
 #[serde(rename_all = "kebab-case")]
 #[schemars(rename = "Acceptors")]
 pub enum AcceptorsConfig {
-    /// Every worker has a listening socket of its own and the kernel spreads connections.
+    /// Every worker has a listening socket of its own and the kernel spreads connections; a worker
+    /// that has clearly more than another of its node hands new ones on.
     PerWorker,
-    /// One thread accepts and deals connections out in turn: even shares, one more hop per
-    /// connection.
+    /// One thread per NUMA node accepts and gives each connection to the worker of the node that
+    /// has the fewest: exact shares, one more hop per connection.
     Dedicated,
 }
 

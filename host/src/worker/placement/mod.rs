@@ -25,7 +25,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::Serialize;
 
 use super::topology::{AllowedCpus, CpuId, Machine, Topology, format_cpu_list};
-use crate::config::Workers;
+use crate::config::{Acceptors, Workers};
 
 pub mod report;
 
@@ -63,6 +63,33 @@ pub fn place(
             node: seat.node,
         })
         .collect()
+}
+
+/// Where one acceptor sits.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct AcceptorPlace {
+    /// The NUMA node of the workers that it deals to.
+    pub node: usize,
+    /// The CPUs to stay on; `None`: wherever the scheduler puts it.
+    pub cpus: Option<Vec<CpuId>>,
+}
+
+/// Decides where acceptors sit: one for each node that has workers, on any of the allowed CPUs of the
+/// node, since it works in short moments and a CPU of its own would mostly idle. None unless they are
+/// wanted.
+#[must_use]
+pub fn acceptors(machine: &Machine, workers: &Workers, placed: &[Placement]) -> Vec<AcceptorPlace> {
+    if workers.acceptors != Acceptors::Dedicated {
+        return Vec::new();
+    }
+    let mut nodes = allowed_cores(&machine.topology, &machine.allowed.cpus);
+    let used: BTreeSet<usize> = placed.iter().map(|placement| placement.node).collect();
+    let place = |node| {
+        let cpus = nodes.remove(&node).filter(|_| workers.pin);
+        let cpus = cpus.map(|cores| cores.into_values().flatten().collect::<BTreeSet<CpuId>>());
+        AcceptorPlace { node, cpus: cpus.map(|cpus| cpus.into_iter().collect()) }
+    };
+    used.into_iter().map(place).collect()
 }
 
 /// What people should know about a number of workers that they asked for.

@@ -7,7 +7,7 @@ use std::fmt::Write as _;
 
 use serde_json::{Value, json};
 
-use super::{Machine, Placement, place, warnings};
+use super::{AcceptorPlace, Machine, Placement, acceptors, place, warnings};
 use crate::config::Workers;
 use crate::worker::topology::{Node, format_cpu_list};
 
@@ -21,6 +21,7 @@ pub fn describe(machine: &Machine, workers: &Workers) -> Value {
         "allowed": machine.allowed,
         "quota": machine.quota,
         "workers": placed,
+        "acceptors": acceptors(machine, workers, &placed),
         "warnings": warnings(machine, workers, &placed),
     })
 }
@@ -53,6 +54,14 @@ fn write_text(text: &mut String, machine: &Machine, workers: &Workers) -> std::f
         match cpu {
             Some(cpu) => writeln!(text, "  worker {worker:<4} node {node:<3} CPU {cpu}")?,
             None => writeln!(text, "  worker {worker}")?,
+        }
+    }
+    for AcceptorPlace { node, cpus } in acceptors(machine, workers, &placed) {
+        match cpus {
+            Some(cpus) => {
+                writeln!(text, "  acceptor    node {node:<3} CPU {}", format_cpu_list(cpus))?
+            }
+            None => writeln!(text, "  acceptor    node {node}")?,
         }
     }
     for warning in warnings(machine, workers, &placed) {
@@ -130,9 +139,20 @@ mod tests {
                     { "worker": 0, "cpu": 0, "node": 0 },
                     { "worker": 1, "cpu": 1, "node": 0 },
                 ],
+                "acceptors": [],
                 "warnings": [],
             })
         );
+    }
+
+    #[test]
+    fn dedicated_acceptors_are_shown() {
+        let workers = Workers { acceptors: Acceptors::Dedicated, ..workers(None, true) };
+
+        let (value, text) = (describe(&machine(), &workers), render(&machine(), &workers));
+
+        assert_eq!(value["acceptors"], json!([{ "node": 0, "cpus": [0, 1, 2] }]));
+        assert!(text.ends_with("  acceptor    node 0   CPU 0-2\n"), "{text}");
     }
 
     #[test]

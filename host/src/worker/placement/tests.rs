@@ -174,6 +174,63 @@ fn allowed_cpus_that_the_topology_does_not_know_are_used_all_the_same() {
     assert_eq!(placed(&machine(&[]), &only([3]), None, None), [(0, 3)]);
 }
 
+/// Numbers with holes: kernels give them out so when nodes are memory alone, or boards are missing.
+#[test]
+fn nodes_and_cpus_may_have_any_numbers() {
+    let cpu = |id, core| Cpu { id, core, sibling: usize::from(id != core) };
+    let topology = Topology {
+        nodes: vec![
+            Node { id: 3, cpus: vec![cpu(5, 5), cpu(9, 9)] },
+            Node { id: 8, cpus: vec![] },
+            Node { id: 252, cpus: vec![cpu(6, 6), cpu(64, 6), cpu(70, 70), cpu(71, 70)] },
+        ],
+        source: String::new(),
+    };
+
+    let seats = placed(&topology, &all(&topology), None, None);
+    let narrowed = placed(&topology, &only([9, 64, 71, 70]), None, None);
+
+    assert_eq!(seats, [(3, 5), (252, 6), (3, 9), (252, 70), (252, 64), (252, 71)]);
+    assert_eq!(narrowed, [(252, 64), (3, 9), (252, 70), (252, 71)]);
+}
+
+/// A CPU that is switched off stands in no node's list; its sibling is a core of its own then.
+#[test]
+fn offline_cpus_get_no_worker_even_if_the_mask_has_them() {
+    let mut topology = machine(&[(2, 2), (2, 2)]);
+    for node in &mut topology.nodes {
+        node.cpus.retain(|cpu| ![1, 2, 6].contains(&cpu.id));
+    }
+
+    let allowed = only([0, 3, 4, 5, 7]);
+
+    assert_eq!(placed(&topology, &allowed, None, None), [(0, 0), (1, 3), (0, 5), (0, 4), (1, 7)]);
+}
+
+#[test]
+fn each_node_with_workers_has_one_acceptor_on_all_of_its_cpus() {
+    let dedicated = |count, pin| Workers { count, pin, acceptors: Acceptors::Dedicated };
+    let machine = |allowed| Machine { topology: machine(&[(2, 2), (2, 2)]), allowed, quota: None };
+    let on = |machine: &Machine, workers: &Workers| {
+        let placed = place(&machine.topology, &machine.allowed, None, workers);
+        let acceptors = acceptors(machine, workers, &placed);
+        acceptors.into_iter().map(|place| (place.node, place.cpus)).collect::<Vec<_>>()
+    };
+    let whole = machine(only(0..8));
+
+    assert_eq!(on(&whole, &workers(None)), []);
+    assert_eq!(
+        on(&whole, &dedicated(None, true)),
+        [(0, Some(vec![0, 1, 4, 5])), (1, Some(vec![2, 3, 6, 7]))]
+    );
+    assert_eq!(on(&whole, &dedicated(Some(1), true)), [(0, Some(vec![0, 1, 4, 5]))]);
+    assert_eq!(on(&whole, &dedicated(None, false)), [(0, None), (1, None)]);
+    assert_eq!(
+        on(&machine(only([5, 6])), &dedicated(None, true)),
+        [(0, Some(vec![5])), (1, Some(vec![6]))]
+    );
+}
+
 #[test]
 fn there_is_always_a_worker() {
     let topology = machine(&[(1, 1)]);

@@ -92,6 +92,31 @@ pub fn read_quota(root: &Path) -> Option<Quota> {
     quotas.min_by(|a, b| a.cpus.total_cmp(&b.cpus))
 }
 
+/// The smallest limit of this process's cgroup and of those above it, and the file that says so;
+/// `name` is the file's name in version 2, `name_v1` in version 1.
+#[must_use]
+pub fn read_limit(
+    root: &Path,
+    controller: &str,
+    name: &str,
+    name_v1: &str,
+) -> Option<(u64, String)> {
+    /// Version 1 writes the largest number of pages for no limit.
+    const NO_LIMIT: u64 = 1 << 60;
+    let hierarchy = read_hierarchy(root, controller)?;
+    let name = match hierarchy.version {
+        Version::Two => name,
+        Version::One => name_v1,
+    };
+    let limits = hierarchy.directories.iter().filter_map(|directory| {
+        let file = directory.join(name);
+        // `max` is no limit, and no number.
+        let limit: u64 = read_text(root, &file)?.trim().parse().ok()?;
+        (limit < NO_LIMIT).then(|| (limit, file.display().to_string()))
+    });
+    limits.min()
+}
+
 /// The CPUs of the nearest cgroup that names any, and the file that does.
 fn read_cpuset(root: &Path) -> Option<(BTreeSet<CpuId>, String)> {
     let hierarchy = read_hierarchy(root, "cpuset")?;
