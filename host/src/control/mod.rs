@@ -22,6 +22,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize};
 use std::time::{Duration, Instant};
 
 use crate::config::{self, Acceptors, Address, Config, Problem, Problems, Settings, System};
+use crate::io::{self, Backend};
 use crate::plugin::{Middleware, PluginEngine};
 use crate::telemetry::AccessLog;
 use crate::worker::listen::{self, Listening};
@@ -281,6 +282,7 @@ fn start(settings: Settings, natives: &Natives, tolerant: bool) -> Result<Gatewa
     for warning in placement::warnings(&machine, &settings.workers, &places) {
         log::warn!(target: "control", "{warning}");
     }
+    let backend = backend(settings.workers.io).map_err(StartError::Other)?;
     let engine = PluginEngine::new().map_err(StartError::Other)?;
     let bad = if tolerant { Bad::Answers } else { Bad::Refused };
     let snapshot = Arc::new(snapshot::build(settings, &engine, natives, bad)?);
@@ -319,7 +321,7 @@ fn start(settings: Settings, natives: &Natives, tolerant: bool) -> Result<Gatewa
     let mut workers = Vec::new();
     for place in places {
         let own = if dedicated { Vec::new() } else { sockets.pop().unwrap_or_default() };
-        let worker = Worker::start(place, Arc::clone(&snapshot), own, Arc::clone(&shared));
+        let worker = Worker::start(place, backend, Arc::clone(&snapshot), own, Arc::clone(&shared));
         workers.push(worker.map_err(StartError::Other)?);
     }
     let mailboxes: Vec<_> = workers.iter().map(Worker::mailbox).collect();
@@ -346,6 +348,21 @@ fn start(settings: Settings, natives: &Natives, tolerant: bool) -> Result<Gatewa
         .map_err(StartError::Other)?;
     running.set_ready();
     Ok(Gateway { running, acceptors, admin, addresses, files, admin_files, drain_timeout })
+}
+
+/// How the workers talk to the kernel; the log says it, and why.
+fn backend(wanted: config::Io) -> anyhow::Result<Backend> {
+    let chosen = io::choose(wanted);
+    let (backend, refused) = chosen.map_err(|error| {
+        anyhow::anyhow!(
+            "workers.io: io_uring cannot be used here: {error}; write \"auto\" or \"epoll\""
+        )
+    })?;
+    match refused {
+        Some(error) => log::info!(target: "control", "io: {backend}, no io_uring: {error}"),
+        None => log::info!(target: "control", "io: {backend}"),
+    }
+    Ok(backend)
 }
 
 /// How this binary was built.

@@ -185,6 +185,7 @@ impl Context {
             counts: self.telemetry.counts(),
             connections: connections.collect(),
             plugins: self.instances.stats(),
+            ring: crate::io::ring_counts(),
         }
     }
 }

@@ -20,6 +20,7 @@ pub use date::http_date;
 pub use histogram::Histogram;
 
 use crate::http::Method;
+use crate::io::RingCounts;
 
 /// Different (listener, method, status) of one route, or statuses of one server, that are counted
 /// apart. A hostile server may invent statuses; beyond this, new ones are counted as the first of
@@ -114,6 +115,8 @@ pub struct WorkerReport<P> {
     pub connections: Vec<Vec<(usize, usize)>>,
     /// What it knows of its plugins.
     pub plugins: Vec<P>,
+    /// What its ring has in use, if it has one.
+    pub ring: Option<RingCounts>,
 }
 
 /// A worker's counts in the making.

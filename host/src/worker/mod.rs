@@ -24,7 +24,6 @@ pub mod topology;
 use std::cell::Cell;
 use std::io;
 use std::net::IpAddr;
-use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -34,14 +33,16 @@ use anyhow::Context as _;
 use crossbeam::channel::{Receiver, SendError, Sender, unbounded};
 use tokio::sync::{Notify, watch};
 
+use crate::config::Io;
 use crate::connection;
 use crate::http::Connection;
-use crate::io::{Stream, TICK};
+use crate::io::{Attached, Backend, Stream, TICK};
 use crate::plugin::PluginStats;
 use crate::proxy::client::ClientFacts;
 use crate::proxy::{Client, Context, Snapshot};
 use crate::sys;
 use crate::telemetry::WorkerReport;
+use accept::Connected;
 use listen::Listening;
 use placement::Placement;
 
@@ -55,26 +56,13 @@ const TURNED_AWAY_MAX: usize = 64;
 /// What the control thread asks of a worker.
 pub enum Message {
     /// A connection that somebody else has accepted, for the listener of this index.
-    Accepted(Accepted),
+    Accepted(Connected, usize),
     /// Report the counts.
     Report(Sender<WorkerReport<PluginStats>>),
     /// Take no more requests and end when the last one has ended.
     Drain,
     /// End now.
     Stop,
-}
-
-/// An accepted connection on its way to a worker.
-#[derive(Debug)]
-pub struct Accepted {
-    /// The socket, of no runtime yet.
-    pub socket: OwnedFd,
-    /// Whether it is a TCP socket.
-    pub tcp: bool,
-    /// Whom it is with.
-    pub peer: Option<IpAddr>,
-    /// Index of the listener.
-    pub listener: usize,
 }
 
 /// Makes the context of the worker of this index.
@@ -110,6 +98,8 @@ impl Mailbox {
 pub struct Worker {
     /// Where it sits.
     pub placement: Placement,
+    /// How it talks to the kernel.
+    pub backend: Backend,
     mailbox: Mailbox,
     thread: Option<JoinHandle<()>>,
 }
@@ -122,6 +112,7 @@ impl Worker {
     /// It cannot make its runtime, its plugin instances or take over its sockets.
     pub fn start(
         placement: Placement,
+        backend: Backend,
         snapshot: Arc<Snapshot>,
         sockets: Vec<(usize, Listening)>,
         shared: Arc<Shared>,
@@ -134,15 +125,15 @@ impl Worker {
             .name(format!("worker-{}", placement.worker))
             .stack_size(STACK_BYTES)
             .spawn(move || {
-                run(placement, &snapshot, sockets, &shared, messages, &woken, &ready);
+                run(placement, backend, &snapshot, sockets, &shared, messages, &woken, &ready);
             })
             .context("cannot start a worker thread")?;
-        started
+        let backend = started
             .recv()
             .context("the worker ended before it was ready")?
             .with_context(|| format!("worker {}", placement.worker))?;
         let mailbox = Mailbox { messages: sender, wake };
-        Ok(Self { placement, mailbox, thread: Some(thread) })
+        Ok(Self { placement, backend, mailbox, thread: Some(thread) })
     }
 
     /// Sends a message. A worker that has ended takes none.
@@ -180,14 +171,16 @@ impl Drop for Worker {
     }
 }
 
+#[expect(clippy::too_many_arguments, reason = "a thread's inputs, named once more")]
 fn run(
     placement: Placement,
+    backend: Backend,
     snapshot: &Arc<Snapshot>,
     sockets: Vec<(usize, Listening)>,
     shared: &Arc<Shared>,
     messages: Receiver<Message>,
     wake: &Notify,
-    ready: &Sender<anyhow::Result<()>>,
+    ready: &Sender<anyhow::Result<Backend>>,
 ) {
     // First the place, then the memory: what is touched first is local to the node that touches it.
     if let Some(cpu) = placement.cpu
@@ -195,6 +188,13 @@ fn run(
     {
         log::warn!(target: "worker", "worker {}: CPU {cpu}: {error}", placement.worker);
     }
+    let attached = match attach(placement, backend, snapshot) {
+        Ok(attached) => attached,
+        Err(error) => {
+            let _ = ready.send(Err(error));
+            return;
+        }
+    };
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_io()
         .enable_time()
@@ -209,11 +209,12 @@ fn run(
         Ok((runtime, context)) => {
             let shared = Arc::clone(shared);
             runtime.block_on(async {
+                attached.start();
                 let state = State::new(context, shared);
                 let taken = state.listen(sockets);
                 let failed = taken.is_err();
                 // A starter that is gone has given up on this worker; it will be stopped.
-                let _ = ready.send(taken);
+                let _ = ready.send(taken.map(|()| attached.backend()));
                 if !failed {
                     state.work(&messages, wake).await;
                 }
@@ -224,6 +225,19 @@ fn run(
         Err(error) => {
             let _ = ready.send(Err(error));
         }
+    }
+}
+
+/// Makes a worker's back end. That this process may use io_uring does not say that there is memory for
+/// as many rings as there are workers.
+fn attach(placement: Placement, backend: Backend, snapshot: &Snapshot) -> anyhow::Result<Attached> {
+    let attached = Attached::new(backend);
+    match attached {
+        Err(error) if snapshot.settings.workers.io == Io::Auto => {
+            log::info!(target: "worker", "worker {}: epoll, no ring: {error}", placement.worker);
+            Ok(Attached::new(Backend::Epoll)?)
+        }
+        attached => attached.context("cannot make a ring; see `workers.io`"),
     }
 }
 
@@ -263,7 +277,7 @@ impl State {
                 let accepted = accept::accept(
                     listening,
                     state.stop_accepting.subscribe(),
-                    |stream, peer| taking.take(stream, peer, listener),
+                    |connected| taking.adopt(connected, listener),
                     |error| counting.telemetry.accept_error(error),
                 );
                 if let Err(error) = accepted.await {
@@ -293,7 +307,7 @@ impl State {
             }
             while let Ok(message) = messages.try_recv() {
                 match message {
-                    Message::Accepted(accepted) => self.adopt(accepted),
+                    Message::Accepted(connected, listener) => self.adopt(connected, listener),
                     Message::Report(sender) => {
                         // Whoever asked may have stopped waiting.
                         let _ = sender.send(self.context.report());
@@ -313,6 +327,7 @@ impl State {
         const SECOND: u32 = 20;
         self.context.clock.tick();
         self.context.deadlines.tick();
+        crate::io::tick();
         if count.is_multiple_of(SECOND) {
             let now = self.context.clock.now();
             for upstream in &self.context.upstreams {
@@ -334,15 +349,9 @@ impl State {
         }
     }
 
-    fn adopt(&self, accepted: Accepted) {
-        let Accepted { socket, tcp, peer, listener } = accepted;
-        let stream = if tcp {
-            tokio::net::TcpStream::from_std(socket.into()).map(Stream::from)
-        } else {
-            tokio::net::UnixStream::from_std(socket.into()).map(Stream::from)
-        };
-        match stream {
-            Ok(stream) => self.take(stream, peer, listener),
+    fn adopt(&self, connected: Connected, listener: usize) {
+        match Stream::new(connected.socket, connected.tcp) {
+            Ok(stream) => self.take(stream, connected.peer, listener),
             Err(error) => self.context.telemetry.accept_error(&error),
         }
     }
@@ -494,12 +503,8 @@ fn deal(
             log::warn!(target: "worker", "accept: {error} ({so_far} so far)");
         }
     };
-    let take = |stream: Stream, peer| {
-        let (socket, tcp) = match stream.into_descriptor() {
-            Ok(socket) => socket,
-            Err(error) => return failed(&error),
-        };
-        let mut message = Message::Accepted(Accepted { socket, tcp, peer, listener });
+    let take = |connected| {
+        let mut message = Message::Accepted(connected, listener);
         for _ in 0..workers.len() {
             let worker = &workers[next];
             next = (next + 1) % workers.len();

@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::config::Acceptors;
+use crate::config::{Acceptors, Io};
 use crate::worker::topology::{Cpu, Node};
 
 /// A machine by its nodes' (cores, CPUs per core), numbered as servers do: every core of every
@@ -37,7 +37,7 @@ fn only(cpus: impl IntoIterator<Item = CpuId>) -> AllowedCpus {
 }
 
 fn workers(count: Option<usize>) -> Workers {
-    Workers { count, pin: true, acceptors: Acceptors::PerWorker }
+    Workers { count, pin: true, acceptors: Acceptors::PerWorker, io: Io::Auto }
 }
 
 /// (node, CPU) of each worker.
