@@ -30,8 +30,8 @@ const LAYERS: [&str; 16] = [
     "sys",
 ];
 
-/// The file that may say `unsafe`: system calls.
-const UNSAFE_HOME: &str = "host/src/sys.rs";
+/// The folder that may say `unsafe`: system calls.
+const UNSAFE_HOME: &str = "host/src/sys/";
 
 /// Lines of a file that are not tests; comments count, since they are read too.
 const LINES_MAX: usize = 600;
@@ -123,7 +123,7 @@ fn unsafe_code_has_one_home() {
     for source in all_sources() {
         for (line, text) in numbered(&source.code) {
             let says = words(text).any(|word| word == "unsafe");
-            if says && source.path != UNSAFE_HOME {
+            if says && !source.path.starts_with(UNSAFE_HOME) {
                 problems.push(format!("{}:{line}: unsafe", source.path));
             }
         }

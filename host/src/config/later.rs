@@ -32,7 +32,6 @@ const KEYS: &[(&str, &str, &str)] = &[
 
 /// Values, by the schema's name of their type: (type, value, what comes later).
 const VALUES: &[(&str, &str, &str)] = &[
-    ("Io", "uring", "io_uring comes later"),
     ("Match", "regex", "matching by regular expression comes later"),
     ("Balance", "least-requests", "this balancing comes later"),
     ("Balance", "p2c", "this balancing comes later"),

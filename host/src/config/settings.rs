@@ -70,6 +70,19 @@ pub struct Workers {
     pub pin: bool,
     /// Who accepts connections.
     pub acceptors: Acceptors,
+    /// How workers talk to the kernel.
+    pub io: Io,
+}
+
+/// How workers talk to the kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Io {
+    /// By io_uring where it can be had, else by epoll.
+    Auto,
+    /// By epoll.
+    Epoll,
+    /// By io_uring, or not at all.
+    Uring,
 }
 
 /// Who accepts connections.

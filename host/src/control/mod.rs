@@ -30,6 +30,7 @@ use std::time::{Duration, Instant};
 use crossbeam::channel::Sender;
 
 use crate::config::{self, Acceptors, Address, Config, Problem, Problems, Settings, System};
+use crate::io::{self, Backend};
 use crate::plugin::{Middleware, PluginEngine};
 use crate::proxy::Snapshot;
 use crate::telemetry::AccessLog;
@@ -341,6 +342,7 @@ fn start(
             log::warn!(target: "control", "{warning}");
         }
     }
+    let backend = backend(settings.workers.io).map_err(StartError::Other)?;
     let engine = PluginEngine::new().map_err(StartError::Other)?;
     let (snapshot, shelf, probed) = load(&settings, &engine, &natives, bad)?;
     let snapshot = Arc::new(snapshot);
@@ -382,7 +384,8 @@ fn start(
         let own = own.map(std::mem::take).unwrap_or_default();
         let mailbox = shared.mailboxes[place.worker].clone();
         let snapshot = Arc::clone(&snapshot);
-        let worker = Worker::start(place, snapshot, own, Arc::clone(&shared), mailbox, inbox);
+        let worker =
+            Worker::start(place, backend, snapshot, own, Arc::clone(&shared), mailbox, inbox);
         workers.push(worker.map_err(StartError::Other)?);
     }
     let acceptors = acceptor::start(acceptor_places, sockets, &shared)
@@ -399,6 +402,21 @@ fn start(
         .map_err(StartError::Other)?;
     running.set_ready();
     Ok(Gateway { running, orders, admin, addresses, admin_files })
+}
+
+/// How the workers talk to the kernel; the log says it, and why.
+fn backend(wanted: config::Io) -> anyhow::Result<Backend> {
+    let chosen = io::choose(wanted);
+    let (backend, refused) = chosen.map_err(|error| {
+        anyhow::anyhow!(
+            "workers.io: io_uring cannot be used here: {error}; write \"auto\" or \"epoll\""
+        )
+    })?;
+    match refused {
+        Some(error) => log::info!(target: "control", "io: {backend}, no io_uring: {error}"),
+        None => log::info!(target: "control", "io: {backend}"),
+    }
+    Ok(backend)
 }
 
 /// How this binary was built.

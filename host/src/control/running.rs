@@ -356,7 +356,10 @@ impl Running {
         let mut info = super::build_info();
         info["uptime_ms"] = json!(u64::try_from(self.started.elapsed().as_millis()).ok());
         info["listeners"] = json!(self.listeners);
-        info["workers"] = json!(self.workers().len());
+        let workers = self.workers();
+        info["workers"] = json!(workers.len());
+        info["io"] = json!(workers.first().map(|worker| worker.backend.to_string()));
+        drop(workers);
         info["config_generation"] = json!(self.config_generation());
         info["ready"] = json!(self.is_ready());
         info["draining"] = json!(self.is_draining());
@@ -417,6 +420,7 @@ impl Running {
         let workers = workers.iter().map(|worker| {
             let place = worker.placement;
             let mut value = json!({ "worker": place.worker, "cpu": place.cpu, "node": place.node });
+            value["io"] = json!(worker.backend.to_string());
             match reports.iter().find(|report| report.worker == place.worker) {
                 Some(report) => {
                     let listeners = &report.counts.listeners;
@@ -426,6 +430,13 @@ impl Running {
                     value["connections"] = json!(open);
                     value["accepted"] = json!(accepted);
                     value["utilisation"] = json!(report.counts.utilisation);
+                    if let Some(ring) = report.ring {
+                        value["ring"] = json!({
+                            "sockets": ring.sockets,
+                            "operations": ring.operations,
+                            "buffers": ring.buffers,
+                        });
+                    }
                 }
                 None if worker.has_ended() => value["state"] = json!("ended"),
                 None => value["state"] = json!("busy"),

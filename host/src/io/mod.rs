@@ -2,13 +2,22 @@
 //!
 //! Everything here belongs to one worker and is never shared between threads.
 //!
+//! Layout: `stream` is what everybody uses, over epoll or over `ring`; `backend` chooses.
+//!
 //! Not here: what the bytes mean (`http`).
 
+mod backend;
 mod buffer;
 mod deadline;
 mod pipe;
+#[cfg(target_os = "linux")]
+mod ring;
+#[cfg(not(target_os = "linux"))]
+#[path = "no_ring.rs"]
+mod ring;
 mod stream;
 
+pub use backend::{Attached, Backend, RingCounts, choose, ring_counts, tick};
 pub use buffer::{Buffer, BufferPool};
 pub use deadline::{Deadlines, TICK, Timer};
 pub use pipe::{Pipe, PipePool};

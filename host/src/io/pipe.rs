@@ -74,6 +74,14 @@ impl Pipe {
         Ok(count)
     }
 
+    /// Copies the beginning of `bytes` into the pipe, which must be empty.
+    pub(super) fn put(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        debug_assert!(self.is_empty(), "one transfer at a time");
+        let count = rustix::io::write(&self.write, bytes)?;
+        self.held += count;
+        Ok(count)
+    }
+
     /// Moves what is in the pipe to a socket, as far as that takes it.
     pub(super) fn empty(&mut self, to: impl AsFd) -> io::Result<usize> {
         let count = sys::splice(&self.read, to, self.held)?;

@@ -1,11 +1,14 @@
-//! A connected stream socket: TCP or Unix, driven by epoll through tokio.
+//! A connected stream socket: TCP or Unix, driven by epoll through tokio, or by a worker's ring
+//! (`ring`).
 //!
-//! Reading goes through `poll_read`, which sees from a short read that the socket is empty and saves
+//! With epoll, reading goes through `poll_read`, which sees from a short read that the socket is empty and saves
 //! the `recv` that would only say so (`ARCHITECTURE.md`, "Reading"). Writing is tried at once; only
 //! what does not fit waits.
 
 use std::io;
-use std::os::fd::OwnedFd;
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
@@ -13,6 +16,7 @@ use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::{TcpStream, UnixStream, tcp, unix};
 
 use super::Pipe;
+use super::ring::{self, RingStream};
 
 /// A connected stream socket.
 #[derive(Debug)]
@@ -25,6 +29,7 @@ pub struct Stream {
 enum Socket {
     Tcp(TcpStream),
     Unix(UnixStream),
+    Ring(RingStream),
 }
 
 /// The receiving side of a [`Stream`].
@@ -38,55 +43,81 @@ pub struct Reader<'a> {
 enum ReadHalf<'a> {
     Tcp(tcp::ReadHalf<'a>),
     Unix(unix::ReadHalf<'a>),
+    Ring(&'a RingStream),
 }
 
 /// The sending side of a [`Stream`].
 #[derive(Debug)]
-pub enum Writer<'a> {
-    /// Over TCP.
+pub struct Writer<'a>(WriteHalf<'a>);
+
+#[derive(Debug)]
+enum WriteHalf<'a> {
     Tcp(tcp::WriteHalf<'a>),
-    /// Over a Unix socket.
     Unix(unix::WriteHalf<'a>),
-}
-
-impl From<TcpStream> for Stream {
-    fn from(socket: TcpStream) -> Self {
-        Self { socket: Socket::Tcp(socket), received: 0 }
-    }
-}
-
-impl From<UnixStream> for Stream {
-    fn from(socket: UnixStream) -> Self {
-        Self { socket: Socket::Unix(socket), received: 0 }
-    }
+    Ring(&'a RingStream),
 }
 
 impl Stream {
-    /// Both sides, to be used at the same time.
-    pub fn split(&mut self) -> (Reader<'_>, Writer<'_>) {
-        let received = &mut self.received;
-        match &mut self.socket {
-            Socket::Tcp(stream) => {
-                let (reader, writer) = stream.split();
-                (Reader { half: ReadHalf::Tcp(reader), received }, Writer::Tcp(writer))
-            }
-            Socket::Unix(stream) => {
-                let (reader, writer) = stream.split();
-                (Reader { half: ReadHalf::Unix(reader), received }, Writer::Unix(writer))
-            }
-        }
-    }
-
-    /// Takes the socket from the runtime. True: it is a TCP socket.
+    /// Takes over a connected socket that does not block; `tcp` says what it is. To be called on the
+    /// worker's thread.
     ///
     /// # Errors
     ///
-    /// The runtime cannot let go of it.
-    pub fn into_descriptor(self) -> io::Result<(OwnedFd, bool)> {
-        match self.socket {
-            Socket::Tcp(stream) => Ok((stream.into_std()?.into(), true)),
-            Socket::Unix(stream) => Ok((stream.into_std()?.into(), false)),
+    /// It cannot be registered with the runtime.
+    pub fn new(socket: OwnedFd, tcp: bool) -> io::Result<Self> {
+        let socket = match ring::current() {
+            Some(ring) => Socket::Ring(ring.stream(socket)),
+            None if tcp => Socket::Tcp(TcpStream::from_std(socket.into())?),
+            None => Socket::Unix(UnixStream::from_std(socket.into())?),
+        };
+        Ok(Self { socket, received: 0 })
+    }
+
+    /// Connects over TCP. Dropping the future closes the socket.
+    ///
+    /// # Errors
+    ///
+    /// Those of `connect(2)`.
+    pub async fn connect_tcp(address: SocketAddr) -> io::Result<Self> {
+        let socket = match ring::current() {
+            Some(ring) => Socket::Ring(ring.connect(address).await?),
+            None => {
+                let stream = TcpStream::connect(address).await?;
+                stream.set_nodelay(true)?;
+                Socket::Tcp(stream)
+            }
+        };
+        Ok(Self { socket, received: 0 })
+    }
+
+    /// Connects to a Unix socket.
+    ///
+    /// # Errors
+    ///
+    /// Those of `connect(2)`.
+    pub async fn connect_unix(path: &Path) -> io::Result<Self> {
+        let stream = UnixStream::connect(path).await?;
+        if ring::current().is_none() {
+            return Ok(Self { socket: Socket::Unix(stream), received: 0 });
         }
+        Self::new(stream.into_std()?.into(), false)
+    }
+
+    /// Both sides, to be used at the same time.
+    pub fn split(&mut self) -> (Reader<'_>, Writer<'_>) {
+        let received = &mut self.received;
+        let (reader, writer) = match &mut self.socket {
+            Socket::Tcp(stream) => {
+                let (reader, writer) = stream.split();
+                (ReadHalf::Tcp(reader), WriteHalf::Tcp(writer))
+            }
+            Socket::Unix(stream) => {
+                let (reader, writer) = stream.split();
+                (ReadHalf::Unix(reader), WriteHalf::Unix(writer))
+            }
+            Socket::Ring(stream) => (ReadHalf::Ring(stream), WriteHalf::Ring(stream)),
+        };
+        (Reader { half: reader, received }, Writer(writer))
     }
 
     /// Bytes read so far.
@@ -96,29 +127,17 @@ impl Stream {
 
     /// Reads what is there; 0 bytes mean that the peer has finished sending.
     pub fn poll_read(&mut self, cx: &mut Context<'_>, bytes: &mut [u8]) -> Poll<io::Result<usize>> {
-        let mut buffer = ReadBuf::new(bytes);
-        ready!(match &mut self.socket {
-            Socket::Tcp(stream) => Pin::new(stream).poll_read(cx, &mut buffer),
-            Socket::Unix(stream) => Pin::new(stream).poll_read(cx, &mut buffer),
-        })?;
-        self.received += buffer.filled().len() as u64;
-        Poll::Ready(Ok(buffer.filled().len()))
+        self.split().0.poll_read(cx, bytes)
     }
 
     /// Writes what fits.
     pub fn poll_write(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        match &mut self.socket {
-            Socket::Tcp(stream) => Pin::new(stream).poll_write(cx, bytes),
-            Socket::Unix(stream) => Pin::new(stream).poll_write(cx, bytes),
-        }
+        self.split().1.poll_write(cx, bytes)
     }
 
     /// Finishes sending; the peer sees the end and can still be read from.
     pub fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match &mut self.socket {
-            Socket::Tcp(stream) => Pin::new(stream).poll_shutdown(cx),
-            Socket::Unix(stream) => Pin::new(stream).poll_shutdown(cx),
-        }
+        self.split().1.poll_shutdown(cx)
     }
 
     /// Whether something has happened on the receiving side: bytes, an end, an error. A connection that
@@ -130,47 +149,56 @@ impl Stream {
         let heard = match &self.socket {
             Socket::Tcp(stream) => stream.poll_read_ready(cx).is_ready(),
             Socket::Unix(stream) => stream.poll_read_ready(cx).is_ready(),
+            Socket::Ring(stream) => return stream.event().is_ready(),
         };
         if !heard {
             return false;
         }
         // It may have been the last bytes that were taken. Looking makes the runtime forget them.
         let mut byte = [std::mem::MaybeUninit::uninit()];
+        let mut look = || socket2::SockRef::from(self).peek(&mut byte);
         let looked = match &self.socket {
-            Socket::Tcp(stream) => {
-                let look = || socket2::SockRef::from(stream).peek(&mut byte);
-                stream.try_io(Interest::READABLE, look)
-            }
-            Socket::Unix(stream) => {
-                let look = || socket2::SockRef::from(stream).peek(&mut byte);
-                stream.try_io(Interest::READABLE, look)
-            }
+            Socket::Tcp(stream) => stream.try_io(Interest::READABLE, look),
+            Socket::Unix(stream) => stream.try_io(Interest::READABLE, look),
+            Socket::Ring(_) => look(),
         };
         !matches!(looked, Err(error) if error.kind() == io::ErrorKind::WouldBlock)
     }
 
     /// Looks whether the peer has gone, without taking bytes. One system call.
     pub fn is_dead(&self) -> bool {
-        let mut byte = [std::mem::MaybeUninit::uninit()];
-        !matches!(self.socket().peek(&mut byte), Err(error) if error.kind() == io::ErrorKind::WouldBlock)
+        !matches!(self.look(), Err(error) if error.kind() == io::ErrorKind::WouldBlock)
     }
 
     /// Whether bytes have been received that nobody has read. One system call.
     pub fn holds_bytes(&self) -> bool {
-        let mut byte = [std::mem::MaybeUninit::uninit()];
-        matches!(self.socket().peek(&mut byte), Ok(1..))
+        matches!(self.look(), Ok(1..))
+    }
+
+    /// How many bytes there are at least; 0 means that the peer has finished sending.
+    fn look(&self) -> io::Result<usize> {
+        match &self.socket {
+            Socket::Ring(stream) => stream.look(),
+            Socket::Tcp(_) | Socket::Unix(_) => {
+                socket2::SockRef::from(self).peek(&mut [std::mem::MaybeUninit::uninit()])
+            }
+        }
     }
 
     /// Makes the end of the connection a reset, which the peer cannot take for an orderly end.
     pub fn reset_at_end(&self) {
         // Fails only on a socket that has ended already.
-        let _ = self.socket().set_linger(Some(std::time::Duration::ZERO));
+        let linger = Some(std::time::Duration::ZERO);
+        let _ = socket2::SockRef::from(self).set_linger(linger);
     }
+}
 
-    fn socket(&self) -> socket2::SockRef<'_> {
+impl AsFd for Stream {
+    fn as_fd(&self) -> BorrowedFd<'_> {
         match &self.socket {
-            Socket::Tcp(stream) => socket2::SockRef::from(stream),
-            Socket::Unix(stream) => socket2::SockRef::from(stream),
+            Socket::Tcp(stream) => stream.as_fd(),
+            Socket::Unix(stream) => stream.as_fd(),
+            Socket::Ring(stream) => stream.as_fd(),
         }
     }
 }
@@ -179,12 +207,19 @@ impl Reader<'_> {
     /// As [`Stream::poll_read`].
     pub fn poll_read(&mut self, cx: &mut Context<'_>, bytes: &mut [u8]) -> Poll<io::Result<usize>> {
         let mut buffer = ReadBuf::new(bytes);
-        ready!(match &mut self.half {
-            ReadHalf::Tcp(half) => Pin::new(half).poll_read(cx, &mut buffer),
-            ReadHalf::Unix(half) => Pin::new(half).poll_read(cx, &mut buffer),
-        })?;
-        *self.received += buffer.filled().len() as u64;
-        Poll::Ready(Ok(buffer.filled().len()))
+        let count = match &mut self.half {
+            ReadHalf::Tcp(half) => {
+                ready!(Pin::new(half).poll_read(cx, &mut buffer))?;
+                buffer.filled().len()
+            }
+            ReadHalf::Unix(half) => {
+                ready!(Pin::new(half).poll_read(cx, &mut buffer))?;
+                buffer.filled().len()
+            }
+            ReadHalf::Ring(stream) => ready!(stream.poll_read(cx, bytes))?,
+        };
+        *self.received += count as u64;
+        Poll::Ready(Ok(count))
     }
 
     /// Moves up to `max` bytes that are there into an empty pipe. 0 means that the peer has finished
@@ -207,6 +242,7 @@ impl Reader<'_> {
                     ready!(stream.poll_read_ready(cx))?;
                     stream.try_io(Interest::READABLE, || pipe.fill(stream, max))
                 }
+                ReadHalf::Ring(stream) => ready!(stream.poll_splice_from(cx, pipe, max)),
             };
             // The readiness was old; asking again waits for a new one.
             if !matches!(&moved, Err(error) if error.kind() == io::ErrorKind::WouldBlock) {
@@ -233,6 +269,7 @@ impl Reader<'_> {
                     let look = || socket2::SockRef::from(stream).peek(&mut byte);
                     stream.try_io(Interest::READABLE, look)
                 }
+                ReadHalf::Ring(stream) => return stream.poll_event(cx),
             };
             // The readiness was old, left behind by splicing; asking again waits for a new one.
             if !matches!(&looked, Err(error) if error.kind() == io::ErrorKind::WouldBlock) {
@@ -246,6 +283,7 @@ impl Reader<'_> {
         match &self.half {
             ReadHalf::Tcp(half) => half.as_ref().take_error().ok().flatten(),
             ReadHalf::Unix(half) => half.as_ref().take_error().ok().flatten(),
+            ReadHalf::Ring(stream) => stream.error(),
         }
     }
 }
@@ -253,9 +291,10 @@ impl Reader<'_> {
 impl Writer<'_> {
     /// As [`Stream::poll_write`].
     pub fn poll_write(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        match self {
-            Self::Tcp(half) => Pin::new(half).poll_write(cx, bytes),
-            Self::Unix(half) => Pin::new(half).poll_write(cx, bytes),
+        match &mut self.0 {
+            WriteHalf::Tcp(half) => Pin::new(half).poll_write(cx, bytes),
+            WriteHalf::Unix(half) => Pin::new(half).poll_write(cx, bytes),
+            WriteHalf::Ring(stream) => stream.poll_write(cx, bytes),
         }
     }
 
@@ -266,17 +305,18 @@ impl Writer<'_> {
         pipe: &mut Pipe,
     ) -> Poll<io::Result<usize>> {
         loop {
-            let moved = match self {
-                Self::Tcp(half) => {
+            let moved = match &self.0 {
+                WriteHalf::Tcp(half) => {
                     let stream = half.as_ref();
                     ready!(stream.poll_write_ready(cx))?;
                     stream.try_io(Interest::WRITABLE, || pipe.empty(stream))
                 }
-                Self::Unix(half) => {
+                WriteHalf::Unix(half) => {
                     let stream = half.as_ref();
                     ready!(stream.poll_write_ready(cx))?;
                     stream.try_io(Interest::WRITABLE, || pipe.empty(stream))
                 }
+                WriteHalf::Ring(stream) => return stream.poll_splice_to(cx, pipe),
             };
             if !matches!(&moved, Err(error) if error.kind() == io::ErrorKind::WouldBlock) {
                 return Poll::Ready(moved);
@@ -286,9 +326,13 @@ impl Writer<'_> {
 
     /// As [`Stream::poll_shutdown`].
     pub fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self {
-            Self::Tcp(half) => Pin::new(half).poll_shutdown(cx),
-            Self::Unix(half) => Pin::new(half).poll_shutdown(cx),
+        match &mut self.0 {
+            WriteHalf::Tcp(half) => Pin::new(half).poll_shutdown(cx),
+            WriteHalf::Unix(half) => Pin::new(half).poll_shutdown(cx),
+            WriteHalf::Ring(stream) => {
+                stream.shutdown();
+                Poll::Ready(Ok(()))
+            }
         }
     }
 }

@@ -165,6 +165,7 @@ impl Home {
             connections: connections.collect(),
             plugins: self.own.instances.borrow().stats(),
             generations: self.all().count(),
+            ring: crate::io::ring_counts(),
         }
     }
 }

@@ -23,6 +23,7 @@ pub use date::http_date;
 pub use histogram::Histogram;
 
 use crate::http::Method;
+use crate::io::RingCounts;
 
 /// Different (listener, method, status) of one route, or statuses of one server, that are counted
 /// apart. A hostile server may invent statuses; beyond this, new ones are counted as the first of
@@ -132,6 +133,8 @@ pub struct WorkerReport<P> {
     pub plugins: Vec<P>,
     /// Generations of the configuration that have requests here, the current one included.
     pub generations: usize,
+    /// What its ring has in use, if it has one.
+    pub ring: Option<RingCounts>,
 }
 
 /// A worker's counts by route and upstream, for one generation of the configuration.

@@ -15,8 +15,6 @@ use std::rc::Rc;
 use std::task::Poll;
 use std::time::Duration;
 
-use tokio::net::{TcpStream, UnixStream};
-
 use super::names::Names;
 use crate::config::ServerAddress;
 use crate::error::RequestError;
@@ -43,8 +41,8 @@ impl Dialer {
     /// Connects. The caller limits the time.
     pub async fn connect(&self) -> Result<Stream, RequestError> {
         let connected = match &self.address {
-            ServerAddress::Ip(address) => connect_tcp(*address).await,
-            ServerAddress::Unix(path) => UnixStream::connect(path).await.map(Stream::from),
+            ServerAddress::Ip(address) => Stream::connect_tcp(*address).await,
+            ServerAddress::Unix(path) => Stream::connect_unix(path).await,
             ServerAddress::Name { host, port } => {
                 let found = self.names.addresses(|| look_up(host.to_string(), *port)).await;
                 let (address, stream) = self.race(&found.ok_or(RequestError::Dns)?).await?;
@@ -65,7 +63,7 @@ impl Dialer {
         loop {
             match waiting.next() {
                 Some(address) => running.push(Box::pin(async move {
-                    connect_tcp(address).await.map(|stream| (address, stream))
+                    Stream::connect_tcp(address).await.map(|stream| (address, stream))
                 })),
                 None if running.is_empty() => return Err(last),
                 None => {}
@@ -105,12 +103,6 @@ async fn look_up(host: String, port: u16) -> io::Result<Vec<SocketAddr>> {
         log::warn!(target: "upstream", "cannot resolve `{host}`: {error}");
     }
     Ok(found?.collect())
-}
-
-async fn connect_tcp(address: SocketAddr) -> io::Result<Stream> {
-    let stream = TcpStream::connect(address).await?;
-    stream.set_nodelay(true)?;
-    Ok(stream.into())
 }
 
 fn failure(error: &io::Error) -> RequestError {

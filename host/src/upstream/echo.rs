@@ -31,6 +31,7 @@ const MESSAGE_BYTES_MAX: usize = 1024 * 1024;
 /// A connection to a new echo server, which runs on this worker and ends with the connection.
 pub fn connect() -> io::Result<Stream> {
     let (near, far) = UnixStream::pair()?;
+    let near = Stream::new(near.into_std()?.into(), false)?;
     tokio::task::spawn_local(async move {
         let served = hyper::server::conn::http1::Builder::new()
             .serve_connection(TokioIo::new(far), service_fn(answer))
@@ -40,7 +41,7 @@ pub fn connect() -> io::Result<Stream> {
             log::debug!(target: "echo", "{error}");
         }
     });
-    Ok(near.into())
+    Ok(near)
 }
 
 async fn answer(mut request: Request<Incoming>) -> Result<Response<Full<Bytes>>, hyper::Error> {

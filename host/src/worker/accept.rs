@@ -8,15 +8,14 @@
 
 use std::io;
 use std::net::IpAddr;
+use std::os::fd::OwnedFd;
 use std::pin::pin;
 use std::time::Duration;
 
-use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::sync::watch;
 
 use super::listen::Listening;
-use crate::io::Stream;
-use crate::sys;
+use crate::sys::{self, Watched};
 
 /// The first pause after running out of something, and the longest.
 const BACK_OFF: (Duration, Duration) = (Duration::from_millis(5), Duration::from_millis(500));
@@ -53,36 +52,45 @@ pub fn classify(error: &io::Error) -> AcceptFailure {
     }
 }
 
-enum Socket {
-    Tcp(TcpListener),
-    Unix(UnixListener),
+/// A socket that listens.
+struct Socket {
+    socket: Watched,
+    tcp: bool,
+}
+
+/// A connection that was accepted; of no runtime yet, and does not block.
+#[derive(Debug)]
+pub struct Connected {
+    /// The socket.
+    pub socket: OwnedFd,
+    /// Whether it is a TCP socket.
+    pub tcp: bool,
+    /// Whom it is with.
+    pub peer: Option<IpAddr>,
 }
 
 impl Socket {
     fn new(listening: Listening) -> io::Result<Self> {
-        Ok(match listening {
-            Listening::Tcp(socket) => Self::Tcp(TcpListener::from_std(socket)?),
-            Listening::Unix(socket) => Self::Unix(UnixListener::from_std(socket)?),
-        })
+        let (socket, tcp): (OwnedFd, bool) = match listening {
+            Listening::Tcp(socket) => (socket.into(), true),
+            Listening::Unix(socket) => (socket.into(), false),
+        };
+        Ok(Self { socket: Watched::new(socket)?, tcp })
     }
 
-    async fn accept(&self) -> io::Result<(Stream, Option<IpAddr>)> {
-        Ok(match self {
-            Self::Tcp(socket) => {
-                let (stream, peer) = socket.accept().await?;
-                (stream.into(), Some(peer.ip().to_canonical()))
-            }
-            Self::Unix(socket) => (socket.accept().await?.0.into(), None),
-        })
+    async fn accept(&self) -> io::Result<Connected> {
+        let accept = |socket: &OwnedFd| accept_one(socket, self.tcp);
+        self.socket.read(accept).await
     }
 
     /// Lets no more connections begin. Those that have begun can still be accepted, and from now on
     /// before their first bytes have come.
     fn ignore_new(&self) {
-        let Self::Tcp(socket) = self else {
+        if !self.tcp {
             // Nobody finds it any more: its path is gone since the drain began.
             return;
-        };
+        }
+        let socket = self.socket.get();
         for done in [sys::set_tcp_defer_accept(socket, 0), sys::ignore_new_connections(socket)] {
             if let Err(error) = done {
                 // Then a client that connects in the moment of the close is reset.
@@ -93,29 +101,22 @@ impl Socket {
 
     /// Takes what is in the queue and closes the socket, without a moment in between: the kernel
     /// resets what it finds in the queue of a socket that is closed.
-    fn close(self, mut take: impl FnMut(Stream, Option<IpAddr>)) -> io::Result<()> {
-        let socket: socket2::Socket = match self {
-            Self::Tcp(socket) => socket.into_std()?.into(),
-            Self::Unix(socket) => socket.into_std()?.into(),
-        };
+    fn close(self, mut take: impl FnMut(Connected)) {
+        let socket = self.socket.into_inner();
         for _ in 0..LAST_CONNECTIONS_MAX {
-            match socket.accept() {
-                Ok((accepted, peer)) => {
-                    accepted.set_nonblocking(true)?;
-                    let peer = peer.as_socket().map(|peer| peer.ip().to_canonical());
-                    let stream = match peer {
-                        Some(_) => TcpStream::from_std(accepted.into())?.into(),
-                        None => UnixStream::from_std(accepted.into())?.into(),
-                    };
-                    take(stream, peer);
-                }
+            match accept_one(&socket, self.tcp) {
+                Ok(connected) => take(connected),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                 Err(error) if classify(&error) == AcceptFailure::Connection => {}
                 Err(_) => break,
             }
         }
-        Ok(())
     }
+}
+
+fn accept_one(socket: &OwnedFd, tcp: bool) -> io::Result<Connected> {
+    let (socket, peer) = sys::accept(socket)?;
+    Ok(Connected { socket, tcp, peer: peer.map(|peer| peer.to_canonical()) })
 }
 
 /// Accepts until `stop` is true (or its sender is gone), then takes what the kernel has accepted
@@ -133,7 +134,7 @@ impl Socket {
 pub async fn accept(
     listening: Listening,
     mut stop: watch::Receiver<bool>,
-    mut take: impl FnMut(Stream, Option<IpAddr>),
+    mut take: impl FnMut(Connected),
     mut failed: impl FnMut(&io::Error),
 ) -> io::Result<()> {
     let socket = Socket::new(listening)?;
@@ -144,13 +145,14 @@ pub async fn accept(
     accept_until(&socket, stopped, &mut take, &mut failed).await;
     socket.ignore_new();
     accept_until(&socket, tokio::time::sleep(LAST_HANDSHAKES), &mut take, &mut failed).await;
-    socket.close(take)
+    socket.close(take);
+    Ok(())
 }
 
 async fn accept_until(
     socket: &Socket,
     end: impl Future<Output = ()>,
-    take: &mut impl FnMut(Stream, Option<IpAddr>),
+    take: &mut impl FnMut(Connected),
     failed: &mut impl FnMut(&io::Error),
 ) {
     let mut end = pin!(end);
@@ -162,9 +164,9 @@ async fn accept_until(
             accepted = socket.accept() => accepted,
         };
         match accepted.map_err(|error| (classify(&error), error)) {
-            Ok((stream, peer)) => {
+            Ok(connected) => {
                 pause = BACK_OFF.0;
-                take(stream, peer);
+                take(connected);
             }
             Err((AcceptFailure::Exhausted, error)) => {
                 failed(&error);

@@ -137,9 +137,9 @@ fn deal(
                         log::warn!(target: "worker", "accept: {error} ({so_far} so far)");
                     }
                 };
-                let take = |stream, peer| {
-                    let dealt = Accepted::new(stream, peer, listener)
-                        .and_then(|accepted| dealer.borrow_mut().deal(accepted));
+                let take = |connected| {
+                    let accepted = Accepted::new(connected, listener);
+                    let dealt = dealer.borrow_mut().deal(accepted);
                     if let Err(error) = dealt {
                         failed(&error);
                     }

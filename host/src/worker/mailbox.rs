@@ -15,9 +15,9 @@ use std::sync::Arc;
 use crossbeam::channel::{Receiver, Sender, TrySendError, bounded, unbounded};
 use tokio::sync::Notify;
 
+use super::accept::Connected;
 use super::placement::Placement;
 use super::tally::{Entry, Tally};
-use crate::io::Stream;
 use crate::plugin::PluginStats;
 use crate::proxy::Home;
 use crate::telemetry::WorkerReport;
@@ -64,14 +64,10 @@ pub enum Refusal {
 }
 
 impl Accepted {
-    /// Takes a connection from the runtime that has accepted it.
-    ///
-    /// # Errors
-    ///
-    /// The runtime cannot let go of it.
-    pub fn new(stream: Stream, peer: Option<IpAddr>, listener: usize) -> std::io::Result<Self> {
-        let (socket, tcp) = stream.into_descriptor()?;
-        Ok(Self { socket, tcp, peer, listener })
+    /// A connection of the listener of this index.
+    pub fn new(connected: Connected, listener: usize) -> Self {
+        let Connected { socket, tcp, peer } = connected;
+        Self { socket, tcp, peer, listener }
     }
 }
 

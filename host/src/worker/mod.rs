@@ -43,12 +43,14 @@ use anyhow::Context as _;
 use crossbeam::channel::Sender;
 use tokio::sync::{Notify, watch};
 
+use crate::config::Io;
 use crate::connection;
 use crate::http::Connection;
-use crate::io::{Stream, TICK};
+use crate::io::{Attached, Backend, Stream, TICK};
 use crate::proxy::client::ClientFacts;
 use crate::proxy::{Client, Context, Home, Snapshot};
 use crate::sys;
+use accept::Connected;
 use listen::Listening;
 use mailbox::{ARRIVALS_MAX, Accepted, Inbox, Mailbox, Message};
 use placement::Placement;
@@ -85,6 +87,8 @@ pub struct Shared {
 pub struct Worker {
     /// Where it sits.
     pub placement: Placement,
+    /// How it talks to the kernel.
+    pub backend: Backend,
     mailbox: Mailbox,
     thread: Option<JoinHandle<()>>,
 }
@@ -97,6 +101,7 @@ impl Worker {
     /// It cannot make its runtime, its plugin instances or take over its sockets.
     pub fn start(
         placement: Placement,
+        backend: Backend,
         snapshot: Arc<Snapshot>,
         sockets: Vec<(usize, Listening)>,
         shared: Arc<Shared>,
@@ -108,14 +113,14 @@ impl Worker {
             .name(format!("worker-{}", placement.worker))
             .stack_size(STACK_BYTES)
             .spawn(move || {
-                run(placement, &snapshot, sockets, &shared, inbox, &ready);
+                run(placement, backend, &snapshot, sockets, &shared, inbox, &ready);
             })
             .context("cannot start a worker thread")?;
-        started
+        let backend = started
             .recv()
             .context("the worker ended before it was ready")?
             .with_context(|| format!("worker {}", placement.worker))?;
-        Ok(Self { placement, mailbox, thread: Some(thread) })
+        Ok(Self { placement, backend, mailbox, thread: Some(thread) })
     }
 
     /// Sends a message. A worker that has ended takes none.
@@ -146,13 +151,15 @@ impl Drop for Worker {
     }
 }
 
+#[expect(clippy::too_many_arguments, reason = "a thread's inputs, named once more")]
 fn run(
     placement: Placement,
+    backend: Backend,
     snapshot: &Arc<Snapshot>,
     sockets: Vec<(usize, Listening)>,
     shared: &Arc<Shared>,
     inbox: Inbox,
-    ready: &Sender<anyhow::Result<()>>,
+    ready: &Sender<anyhow::Result<Backend>>,
 ) {
     // First the place, then the memory: what is touched first is local to the node that touches it.
     if let Some(cpu) = placement.cpu
@@ -160,6 +167,13 @@ fn run(
     {
         log::warn!(target: "worker", "worker {}: CPU {cpu}: {error}", placement.worker);
     }
+    let attached = match attach(placement, backend, snapshot) {
+        Ok(attached) => attached,
+        Err(error) => {
+            let _ = ready.send(Err(error));
+            return;
+        }
+    };
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_io()
         .enable_time()
@@ -174,11 +188,12 @@ fn run(
         Ok((runtime, home)) => {
             let shared = Arc::clone(shared);
             runtime.block_on(async {
+                attached.start();
                 let state = State::new(home, shared, &inbox);
                 let taken = state.listen(sockets);
                 let failed = taken.is_err();
                 // A starter that is gone has given up on this worker; it will be stopped.
-                let _ = ready.send(taken);
+                let _ = ready.send(taken.map(|()| attached.backend()));
                 if !failed {
                     state.work(&inbox).await;
                 }
@@ -189,6 +204,19 @@ fn run(
         Err(error) => {
             let _ = ready.send(Err(error));
         }
+    }
+}
+
+/// Makes a worker's back end. That this process may use io_uring does not say that there is memory for
+/// as many rings as there are workers.
+fn attach(placement: Placement, backend: Backend, snapshot: &Snapshot) -> anyhow::Result<Attached> {
+    let attached = Attached::new(backend);
+    match attached {
+        Err(error) if snapshot.settings.workers.io == Io::Auto => {
+            log::info!(target: "worker", "worker {}: epoll, no ring: {error}", placement.worker);
+            Ok(Attached::new(Backend::Epoll)?)
+        }
+        attached => attached.context("cannot make a ring; see `workers.io`"),
     }
 }
 
@@ -245,7 +273,7 @@ impl State {
                 let accepted = accept::accept(
                     listening,
                     state.stop_accepting.subscribe(),
-                    |stream, peer| taking.accept(stream, peer, listener),
+                    |connected| taking.accept(connected, listener),
                     |error| counting.telemetry.accept_error(error),
                 );
                 if let Err(error) = accepted.await {
@@ -303,6 +331,7 @@ impl State {
         const SECOND: u32 = 20;
         self.home.clock.tick();
         self.home.deadlines.tick();
+        crate::io::tick();
         if count.is_multiple_of(SECOND) {
             let now = self.home.clock.now();
             for upstream in &self.home.current().upstreams {
@@ -333,27 +362,23 @@ impl State {
     }
 
     /// Serves a connection that this worker has accepted, or lets another one do so.
-    fn accept(&self, stream: Stream, peer: Option<IpAddr>, listener: usize) {
-        let Some(other) = self.lighter_peer() else {
+    fn accept(&self, connected: Connected, listener: usize) {
+        let mut accepted = Accepted::new(connected, listener);
+        if let Some(other) = self.lighter_peer() {
+            match other.hand_over(accepted) {
+                Ok(()) => {
+                    self.shared.handed_on.fetch_add(1, Ordering::Relaxed);
+                    return;
+                }
+                Err((back, _)) => accepted = back,
+            }
+        } else {
             let (kept, before) = self.pace.get();
             self.pace.set((kept + 1, before));
-            // Not closed: this worker runs.
-            if let Some(entry) = self.tally.enter(usize::MAX) {
-                self.take(stream, peer, listener, entry);
-            }
-            return;
-        };
-        let handed_on = Accepted::new(stream, peer, listener).map(|one| other.hand_over(one));
-        match handed_on {
-            Ok(Ok(())) => {
-                self.shared.handed_on.fetch_add(1, Ordering::Relaxed);
-            }
-            Ok(Err((back, _))) => {
-                if let Some(entry) = self.tally.enter(usize::MAX) {
-                    self.adopt(back, entry);
-                }
-            }
-            Err(error) => self.home.telemetry.accept_error(&error),
+        }
+        // Not closed: this worker runs.
+        if let Some(entry) = self.tally.enter(usize::MAX) {
+            self.adopt(accepted, entry);
         }
     }
 
@@ -377,12 +402,7 @@ impl State {
 
     fn adopt(&self, accepted: Accepted, entry: Entry) {
         let Accepted { socket, tcp, peer, listener } = accepted;
-        let stream = if tcp {
-            tokio::net::TcpStream::from_std(socket.into()).map(Stream::from)
-        } else {
-            tokio::net::UnixStream::from_std(socket.into()).map(Stream::from)
-        };
-        match stream {
+        match Stream::new(socket, tcp) {
             Ok(stream) => self.take(stream, peer, listener, entry),
             Err(error) => self.home.telemetry.accept_error(&error),
         }

@@ -167,8 +167,16 @@ impl Launch {
         self
     }
 
+    /// The back end that all tests are to run on, by `ZPROXY_E2E_IO`; a test that chooses keeps its own.
+    fn back_end(&self) -> Vec<String> {
+        let chosen = self.config.as_ref().is_some_and(|config| !config["workers"]["io"].is_null());
+        let wanted = std::env::var("ZPROXY_E2E_IO").ok().filter(|_| !chosen);
+        wanted.map_or_else(Vec::new, |io| vec!["--set".into(), format!("workers.io={io}")])
+    }
+
     /// Starts it and waits until it listens.
     pub fn start(self) -> Gateway {
+        let back_end = self.back_end();
         let dir = self.dir.unwrap_or_else(|| TempDir::new().unwrap());
         let mut command = command(dir.path(), self.files_max);
         let (mut listeners, mut admin) = (1, true);
@@ -178,6 +186,7 @@ impl Launch {
             std::fs::write(dir.path().join("zproxy.json"), config.to_string()).unwrap();
             command.args(["--config", "zproxy.json"]);
         }
+        command.args(back_end);
         command.args(&self.arguments).env("ZPROXY_LOG", "info").envs(&self.environment);
         let mut child = command.spawn().unwrap();
         let stdout = Output::of(child.stdout.take().unwrap());

@@ -14,11 +14,12 @@ use ipnet::IpNet;
 
 use super::environment::Environment;
 use super::file::{
-    AcceptorsConfig, Config, LimitsConfig, PlacedWorkersConfig, WorkerCountConfig, WorkersConfig,
+    AcceptorsConfig, Config, IoConfig, LimitsConfig, PlacedWorkersConfig, WorkerCountConfig,
+    WorkersConfig,
 };
 use super::later;
 use super::problem::{At, Refusal, Report, quote};
-use super::settings::{Acceptors, Address, Admin, Limits, Listener, Settings, Workers};
+use super::settings::{Acceptors, Address, Admin, Io, Limits, Listener, Settings, Workers};
 
 mod address;
 mod log;
@@ -196,6 +197,11 @@ fn workers(config: &WorkersConfig) -> Workers {
         acceptors: match placed.acceptors {
             AcceptorsConfig::PerWorker => Acceptors::PerWorker,
             AcceptorsConfig::Dedicated => Acceptors::Dedicated,
+        },
+        io: match placed.io {
+            IoConfig::Auto => Io::Auto,
+            IoConfig::Epoll => Io::Epoll,
+            IoConfig::Uring => Io::Uring,
         },
     }
 }

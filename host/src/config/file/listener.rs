@@ -140,8 +140,11 @@ pub enum AcceptorsConfig {
 #[serde(rename_all = "kebab-case")]
 #[schemars(rename = "Io")]
 pub enum IoConfig {
-    /// What works best here; `epoll` in this version.
+    /// `uring` where it can be had and is faster, else `epoll`.
     Auto,
-    /// Readiness by epoll.
+    /// Readiness by epoll: works everywhere.
     Epoll,
+    /// Operations by io_uring, which needs Linux 6.6 or later and that nothing forbids it; without it
+    /// the gateway does not start.
+    Uring,
 }

@@ -267,11 +267,6 @@ fn what_comes_later_is_refused_by_name() {
             ],
         ),
         (
-            r#"{"workers": {"io": "uring"}}"#,
-            &["1:20: workers.io: `uring` is not supported by this version: io_uring comes later; \
-                 write \"auto\" or \"epoll\""],
-        ),
-        (
             r#"{"upstreams": {"a": {"servers": ["h:1"], "balance": "maglev"}}}"#,
             &["1:53: upstreams.a.balance: `maglev` is not supported by this version: this \
                  balancing comes later; write \"round-robin\" or \"weighted\""],

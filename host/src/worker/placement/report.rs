@@ -87,7 +87,7 @@ fn content_of(node: &Node) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::Acceptors;
+    use crate::config::{Acceptors, Io};
     use crate::worker::topology::{AllowedCpus, Cpu, Quota, Topology};
 
     /// Two cores with SMT on node 0, memory on node 1, a mask and a quota.
@@ -113,7 +113,7 @@ mod tests {
     }
 
     fn workers(count: Option<usize>, pin: bool) -> Workers {
-        Workers { count, pin, acceptors: Acceptors::PerWorker }
+        Workers { count, pin, acceptors: Acceptors::PerWorker, io: Io::Auto }
     }
 
     #[test]

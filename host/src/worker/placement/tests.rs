@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::config::Acceptors;
+use crate::config::{Acceptors, Io};
 use crate::worker::topology::{Cpu, Node};
 
 /// A machine by its nodes' (cores, CPUs per core), numbered as servers do: every core of every
@@ -37,7 +37,7 @@ fn only(cpus: impl IntoIterator<Item = CpuId>) -> AllowedCpus {
 }
 
 fn workers(count: Option<usize>) -> Workers {
-    Workers { count, pin: true, acceptors: Acceptors::PerWorker }
+    Workers { count, pin: true, acceptors: Acceptors::PerWorker, io: Io::Auto }
 }
 
 /// (node, CPU) of each worker.
@@ -209,7 +209,8 @@ fn offline_cpus_get_no_worker_even_if_the_mask_has_them() {
 
 #[test]
 fn each_node_with_workers_has_one_acceptor_on_all_of_its_cpus() {
-    let dedicated = |count, pin| Workers { count, pin, acceptors: Acceptors::Dedicated };
+    let dedicated =
+        |count, pin| Workers { count, pin, acceptors: Acceptors::Dedicated, io: Io::Auto };
     let machine = |allowed| Machine { topology: machine(&[(2, 2), (2, 2)]), allowed, quota: None };
     let on = |machine: &Machine, workers: &Workers| {
         let placed = place(&machine.topology, &machine.allowed, None, workers);

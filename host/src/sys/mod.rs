@@ -5,13 +5,20 @@
 //! with [`io::ErrorKind::Unsupported`], and the gateway runs on without it.
 //!
 //! Not here: any decision.
-#![allow(unsafe_code, reason = "socket options that no safe crate offers are set here")]
+#![allow(unsafe_code, reason = "what no safe crate offers is asked for here")]
+
+#[cfg(target_os = "linux")]
+pub mod uring;
 
 use std::collections::BTreeSet;
 use std::io;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, OwnedFd};
+use std::task::{Context, Poll};
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
 
 /// The CPUs that the calling thread may run on.
 ///
@@ -139,6 +146,80 @@ pub fn ignore_new_connections(socket: impl AsFd) -> io::Result<()> {
 #[cfg(not(target_os = "linux"))]
 pub fn ignore_new_connections(_socket: impl AsFd) -> io::Result<()> {
     Err(io::ErrorKind::Unsupported.into())
+}
+
+/// Accepts a connection: a socket that does not block, and the address of a TCP peer.
+///
+/// # Errors
+///
+/// Those of `accept(2)`.
+#[cfg(target_os = "linux")]
+pub fn accept(socket: impl AsFd) -> io::Result<(OwnedFd, Option<IpAddr>)> {
+    use rustix::net::{SocketFlags, acceptfrom_with};
+
+    let (socket, peer) = acceptfrom_with(socket, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK)?;
+    let peer = peer.and_then(|peer| SocketAddr::try_from(peer).ok());
+    Ok((socket, peer.map(|peer| peer.ip())))
+}
+
+/// Accepts a connection: a socket that does not block, and the address of a TCP peer.
+///
+/// # Errors
+///
+/// Those of `accept(2)`.
+#[cfg(not(target_os = "linux"))]
+pub fn accept(socket: impl AsFd) -> io::Result<(OwnedFd, Option<IpAddr>)> {
+    let (socket, peer) = socket2::SockRef::from(&socket).accept()?;
+    socket.set_nonblocking(true)?;
+    Ok((socket.into(), peer.as_socket().map(|peer| peer.ip())))
+}
+
+/// A descriptor that the runtime watches for something to read.
+#[derive(Debug)]
+pub struct Watched(AsyncFd<OwnedFd>);
+
+impl Watched {
+    /// To be called within a runtime.
+    ///
+    /// # Errors
+    ///
+    /// The system cannot watch it.
+    pub fn new(descriptor: OwnedFd) -> io::Result<Self> {
+        // SAFETY: the descriptor is owned by what is made, which lends it out by shared reference
+        // only, so it stays open and the same as long as it is registered.
+        let watched = unsafe { AsyncFd::register_with_interest(descriptor, Interest::READABLE) };
+        Ok(Self(watched?))
+    }
+
+    /// The descriptor.
+    #[must_use]
+    pub fn get(&self) -> &OwnedFd {
+        self.0.get_ref()
+    }
+
+    /// Takes it back from the runtime.
+    #[must_use]
+    pub fn into_inner(self) -> OwnedFd {
+        self.0.into_inner()
+    }
+
+    /// Waits until `call` no longer says that it would block.
+    ///
+    /// # Errors
+    ///
+    /// Those of `call`.
+    pub async fn read<R>(&self, call: impl FnMut(&OwnedFd) -> io::Result<R>) -> io::Result<R> {
+        self.0.async_io(Interest::READABLE, call).await
+    }
+
+    /// Waits for the next time that there is something, whether it was taken since or not.
+    ///
+    /// # Errors
+    ///
+    /// The runtime ends.
+    pub fn poll_edge(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.0.poll_read_ready(cx).map_ok(|mut guard| guard.clear_ready())
+    }
 }
 
 /// Allows this process as many open descriptors as it may allow itself. Returns the limit now in

@@ -1,0 +1,642 @@
+//! Sockets driven by io_uring, beside tokio's epoll and on the same thread.
+//!
+//! ```text
+//!   task ─ poll_read ──► bytes that have arrived, or a receive that waits ─┐
+//!   task ─ poll_write ─► a send ───────────────────────────────────────────┤
+//!                                                                          ▼
+//!   task ◄─ wake ── what has ended ◄──── one enter for all of them: `drive`, after the tasks
+//! ```
+//!
+//! The ring carries what is small, and that is nearly everything: it waits for bytes, receives the
+//! first of them, and sends heads with small bodies. What is large goes through `recv(2)`, `send(2)`
+//! and `splice(2)` directly, as with epoll, and the ring only waits. So a body is not copied once
+//! more, and buffers that the kernel fills are few.
+//!
+//! A socket whose bytes have all been taken has a receive that waits. It shows what epoll would: an
+//! upstream that closes an idle connection, a client that leaves.
+//!
+//! What is sent was copied, so a write is done at once, and how it ended shows later: in the next
+//! write, or in what is received. Only as much is sent this way as fits a socket's buffer whose peer
+//! reads (`UNHEARD_MAX`); whoever sends more waits as with epoll.
+//!
+//! Dropping a stream cancels what waits, lets a send end, and closes the socket after that. Nothing that
+//! the kernel uses depends on a future (`sys::uring`).
+//!
+//! Not here: what is safe and why (`sys::uring`), which back end a worker has (`backend`).
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::future::poll_fn;
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker, ready};
+
+use rustix::io::Errno;
+use rustix::net::{RecvFlags, SendFlags, Shutdown};
+use tokio::task::coop;
+
+use super::{Pipe, RingCounts};
+use crate::sys::Watched;
+use crate::sys::uring::{Arrived, Ended, Key, Received, Ring};
+
+/// The longest piece that is copied and sent by the ring.
+const SEND_BYTES_MAX: usize = 16 * 1024;
+
+/// So much is sent by the ring to a peer from which nothing has come since. Less than the smallest
+/// buffer of a socket, so a peer that follows HTTP never keeps such a send waiting.
+const UNHEARD_MAX: usize = 16 * 1024;
+
+/// Ticks that a send may go on after its stream was dropped: ten seconds. The kernel would keep the
+/// rest of a closed connection as well.
+const ORPHAN_TICKS_MAX: u32 = 200;
+
+/// Sends that may go on so; beyond, the oldest is cancelled.
+const ORPHANS_MAX: usize = 1024;
+
+thread_local! {
+    /// The ring of this worker.
+    static CURRENT: RefCell<Option<Rc<Driver>>> = const { RefCell::new(None) };
+}
+
+/// A worker's ring and what belongs to it.
+pub(super) struct Driver {
+    ring: RefCell<Ring<Rc<Socket>>>,
+    /// What has ended and was not passed on yet; kept for its memory.
+    ended: RefCell<Vec<(Rc<Socket>, Ended)>>,
+    /// Wakes [`drive`](Self::drive).
+    waker: RefCell<Option<Waker>>,
+    /// It will run again without being woken by the eventfd.
+    scheduled: Cell<bool>,
+    eventfd: RefCell<Option<OwnedFd>>,
+    orphans: RefCell<VecDeque<(Key, u32)>>,
+    ticks: Cell<u32>,
+    sockets: Cell<usize>,
+}
+
+/// A ring for the calling thread; without this value there is none.
+#[derive(Debug)]
+pub(super) struct Guard(());
+
+/// A socket driven by the ring.
+pub(super) struct RingStream {
+    driver: Rc<Driver>,
+    socket: Rc<Socket>,
+}
+
+/// What stays until the last operation on the socket has ended.
+struct Socket {
+    descriptor: OwnedFd,
+    read: RefCell<ReadState>,
+    write: Cell<WriteState>,
+    reader: RefCell<Option<Waker>>,
+    writer: RefCell<Option<Waker>>,
+    /// Bytes sent since bytes last came.
+    unheard: Cell<usize>,
+    /// The end follows what is being sent.
+    ends: Cell<bool>,
+}
+
+enum ReadState {
+    /// There may be something in the socket.
+    Unknown,
+    /// An operation waits for bytes, and takes them.
+    Receiving(Key),
+    /// An operation waits for bytes, and leaves them.
+    Watching(Key),
+    /// These have arrived; perhaps there are more in the socket.
+    Arrived(Received, bool),
+    /// The peer has finished sending.
+    Ended,
+    Failed(i32),
+}
+
+#[derive(Clone, Copy)]
+enum WriteState {
+    Idle,
+    Sending(Key),
+    Watching(Key),
+    Failed(i32),
+}
+
+impl AsFd for Socket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.descriptor.as_fd()
+    }
+}
+
+/// Makes a ring for the calling thread, which is to [`drive`] it.
+pub(super) fn install() -> io::Result<Guard> {
+    let mut ring = Ring::new()?;
+    let flags = rustix::event::EventfdFlags::CLOEXEC | rustix::event::EventfdFlags::NONBLOCK;
+    let eventfd = rustix::event::eventfd(0, flags)?;
+    ring.register_wake(&eventfd)?;
+    let driver = Driver {
+        ring: RefCell::new(ring),
+        ended: RefCell::default(),
+        waker: RefCell::default(),
+        scheduled: Cell::new(false),
+        eventfd: RefCell::new(Some(eventfd)),
+        orphans: RefCell::default(),
+        ticks: Cell::new(0),
+        sockets: Cell::new(0),
+    };
+    CURRENT.set(Some(Rc::new(driver)));
+    Ok(Guard(()))
+}
+
+impl Drop for Guard {
+    /// With the last stream the ring goes, after everything has ended.
+    fn drop(&mut self) {
+        CURRENT.take();
+    }
+}
+
+/// The ring of this thread.
+pub(super) fn current() -> Option<Rc<Driver>> {
+    CURRENT.with_borrow(Option::clone)
+}
+
+/// Whether this process may use io_uring, tried with one message.
+pub(super) fn probe() -> io::Result<()> {
+    use std::io::Write as _;
+
+    let mut ring = Ring::new()?;
+    let (mut near, far) = std::os::unix::net::UnixStream::pair()?;
+    ring.receive(far);
+    near.write_all(b"?")?;
+    let mut ended = Vec::new();
+    ring.turn(&mut ended);
+    match ended.pop() {
+        Some((_, Ended::Read(Ok(Arrived::Bytes(bytes, _))))) if *bytes == *b"?" => Ok(()),
+        Some((_, Ended::Read(Err(error)))) => Err(error),
+        _ => Err(io::Error::other("it does not receive")),
+    }
+}
+
+impl Driver {
+    /// Keeps the ring turning. Runs in the order of the tasks, so that all of them have had their turn,
+    /// and what they ask for is handed over at once.
+    pub(super) async fn drive(self: Rc<Self>) -> io::Result<()> {
+        let Some(eventfd) = self.eventfd.take() else { return Ok(()) };
+        let wake = Watched::new(eventfd)?;
+        poll_fn(|cx| {
+            // Edges are what counts; the number in the eventfd is never looked at.
+            while let Poll::Ready(edge) = wake.poll_edge(cx) {
+                if edge.is_err() {
+                    return Poll::Ready(edge);
+                }
+            }
+            self.waker.borrow_mut().get_or_insert_with(|| cx.waker().clone());
+            self.scheduled.set(true);
+            if self.turn() || !self.ring.borrow_mut().sleep() {
+                self.ring.borrow_mut().wake_up();
+                cx.waker().wake_by_ref();
+            } else {
+                self.scheduled.set(false);
+            }
+            Poll::Pending
+        })
+        .await
+    }
+
+    /// True: somebody was woken, and will ask for more.
+    fn turn(&self) -> bool {
+        let mut ended = self.ended.take();
+        self.ring.borrow_mut().turn(&mut ended);
+        let mut woken = false;
+        for (socket, end) in ended.drain(..) {
+            woken |= match end {
+                Ended::Read(end) => socket.take_read(end),
+                Ended::Write(end) => socket.take_write(end),
+            };
+        }
+        self.ended.replace(ended);
+        woken
+    }
+
+    fn ask<R>(&self, what: impl FnOnce(&mut Ring<Rc<Socket>>) -> R) -> R {
+        let mut ring = self.ring.borrow_mut();
+        if !self.scheduled.replace(true) {
+            ring.wake_up();
+            if let Some(waker) = &*self.waker.borrow() {
+                waker.wake_by_ref();
+            }
+        }
+        what(&mut ring)
+    }
+
+    /// Moves time on, for sends whose stream is gone.
+    pub(super) fn tick(&self) {
+        let now = self.ticks.get().wrapping_add(1);
+        self.ticks.set(now);
+        let mut orphans = self.orphans.borrow_mut();
+        while let Some((key, since)) = orphans.front()
+            && now.wrapping_sub(*since) > ORPHAN_TICKS_MAX
+        {
+            self.ask(|ring| ring.cancel(*key));
+            orphans.pop_front();
+        }
+    }
+
+    fn orphan(&self, key: Key) {
+        let mut orphans = self.orphans.borrow_mut();
+        if orphans.len() >= ORPHANS_MAX
+            && let Some((oldest, _)) = orphans.pop_front()
+        {
+            self.ask(|ring| ring.cancel(oldest));
+        }
+        orphans.push_back((key, self.ticks.get()));
+    }
+
+    pub(super) fn counts(&self) -> RingCounts {
+        let ring = self.ring.borrow();
+        RingCounts {
+            sockets: self.sockets.get(),
+            operations: ring.in_flight(),
+            buffers: ring.buffers_held(),
+        }
+    }
+
+    /// Connects over TCP. Dropping the future closes the socket.
+    pub(super) async fn connect(self: Rc<Self>, address: SocketAddr) -> io::Result<RingStream> {
+        let domain = socket2::Domain::for_address(address);
+        let socket = socket2::Socket::new(domain, socket2::Type::STREAM.nonblocking(), None)?;
+        socket.set_tcp_nodelay(true)?;
+        let begun = socket.connect(&address.into());
+        let stream = self.stream(socket.into());
+        match begun {
+            Ok(()) => {}
+            Err(error) if error.raw_os_error() == Some(Errno::INPROGRESS.raw_os_error()) => {
+                stream.connected().await?;
+            }
+            Err(error) => return Err(error),
+        }
+        Ok(stream)
+    }
+
+    /// Takes over a connected socket, or one that connects.
+    pub(super) fn stream(self: Rc<Self>, descriptor: OwnedFd) -> RingStream {
+        self.sockets.set(self.sockets.get() + 1);
+        let socket = Socket {
+            descriptor,
+            read: RefCell::new(ReadState::Unknown),
+            write: Cell::new(WriteState::Idle),
+            reader: RefCell::default(),
+            writer: RefCell::default(),
+            unheard: Cell::new(0),
+            ends: Cell::new(false),
+        };
+        RingStream { driver: self, socket: Rc::new(socket) }
+    }
+}
+
+impl Socket {
+    fn take_read(&self, end: io::Result<Arrived>) -> bool {
+        self.read.replace(match end {
+            Ok(Arrived::Bytes(bytes, more)) => ReadState::Arrived(bytes, more),
+            Ok(Arrived::End) => ReadState::Ended,
+            Ok(Arrived::Something) => ReadState::Unknown,
+            Err(error) => ReadState::of(&error),
+        });
+        wake(&self.reader)
+    }
+
+    fn take_write(&self, end: io::Result<()>) -> bool {
+        self.write.set(match end {
+            Ok(()) => WriteState::Idle,
+            Err(error) => WriteState::Failed(number(&error)),
+        });
+        if self.ends.get() {
+            self.end();
+        }
+        wake(&self.writer)
+    }
+
+    fn end(&self) {
+        // Fails only when the connection has ended already.
+        let _ = rustix::net::shutdown(&self.descriptor, Shutdown::Write);
+    }
+
+    fn receive(&self, bytes: &mut [u8]) -> io::Result<usize> {
+        retry(|| Ok(rustix::net::recv(&self.descriptor, &mut *bytes, RecvFlags::DONTWAIT)?.1))
+    }
+
+    fn peek(&self) -> io::Result<usize> {
+        let flags = RecvFlags::DONTWAIT | RecvFlags::PEEK;
+        retry(|| Ok(rustix::net::recv(&self.descriptor, &mut [0_u8], flags)?.1))
+    }
+
+    fn send(&self, bytes: &[u8]) -> io::Result<usize> {
+        let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+        retry(|| Ok(rustix::net::send(&self.descriptor, bytes, flags)?))
+    }
+}
+
+impl ReadState {
+    fn of(error: &io::Error) -> Self {
+        Self::Failed(number(error))
+    }
+}
+
+impl RingStream {
+    fn ask<R>(&self, what: impl FnOnce(&mut Ring<Rc<Socket>>, Rc<Socket>) -> R) -> R {
+        self.driver.ask(|ring| what(ring, Rc::clone(&self.socket)))
+    }
+
+    /// A receive that waits for what comes next.
+    fn receiving(&self) -> ReadState {
+        ReadState::Receiving(self.ask(Ring::receive))
+    }
+
+    pub(super) fn poll_read(
+        &self,
+        cx: &mut Context<'_>,
+        bytes: &mut [u8],
+    ) -> Poll<io::Result<usize>> {
+        let state = &mut *self.socket.read.borrow_mut();
+        if bytes.is_empty() {
+            return Poll::Ready(Ok(0));
+        }
+        let (mut taken, mut more) = (0, true);
+        match state {
+            ReadState::Receiving(_) | ReadState::Watching(_) => {
+                wait(&self.socket.reader, cx);
+                return Poll::Pending;
+            }
+            ReadState::Ended => return Poll::Ready(Ok(0)),
+            ReadState::Failed(number) => {
+                return Poll::Ready(Err(io::Error::from_raw_os_error(*number)));
+            }
+            ReadState::Unknown => {}
+            ReadState::Arrived(arrived, beyond) => {
+                taken = arrived.len().min(bytes.len());
+                bytes[..taken].copy_from_slice(&arrived[..taken]);
+                arrived.consume(taken);
+                if !arrived.is_empty() {
+                    return Poll::Ready(Ok(taken));
+                }
+                more = *beyond;
+            }
+        }
+        let coop = ready!(coop::poll_proceed(cx));
+        coop.made_progress();
+        *state = ReadState::Unknown;
+        if more && taken < bytes.len() {
+            match self.socket.receive(&mut bytes[taken..]) {
+                Ok(0) => *state = ReadState::Ended,
+                Ok(count) => taken += count,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => more = false,
+                Err(error) => *state = ReadState::of(&error),
+            }
+            more &= taken == bytes.len();
+        }
+        if taken > 0 {
+            self.socket.unheard.set(0);
+        }
+        // Found less than there was room for: the socket is empty, and what comes next is waited for.
+        if !more && matches!(state, ReadState::Unknown) {
+            *state = self.receiving();
+        }
+        match state {
+            _ if taken > 0 => Poll::Ready(Ok(taken)),
+            ReadState::Ended => Poll::Ready(Ok(0)),
+            ReadState::Failed(number) => Poll::Ready(Err(io::Error::from_raw_os_error(*number))),
+            _ => {
+                wait(&self.socket.reader, cx);
+                Poll::Pending
+            }
+        }
+    }
+
+    /// Moves what is there into an empty pipe.
+    pub(super) fn poll_splice_from(
+        &self,
+        cx: &mut Context<'_>,
+        pipe: &mut Pipe,
+        max: usize,
+    ) -> Poll<io::Result<usize>> {
+        let state = &mut *self.socket.read.borrow_mut();
+        match state {
+            ReadState::Receiving(_) | ReadState::Watching(_) => {}
+            ReadState::Ended => return Poll::Ready(Ok(0)),
+            ReadState::Failed(number) => {
+                return Poll::Ready(Err(io::Error::from_raw_os_error(*number)));
+            }
+            ReadState::Arrived(arrived, _) => {
+                let count = pipe.put(&arrived[..arrived.len().min(max)])?;
+                arrived.consume(count);
+                self.socket.unheard.set(0);
+                if arrived.is_empty() {
+                    *state = ReadState::Unknown;
+                }
+                return Poll::Ready(Ok(count));
+            }
+            ReadState::Unknown => {
+                let coop = ready!(coop::poll_proceed(cx));
+                match pipe.fill(&self.socket.descriptor, max) {
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                        *state = ReadState::Watching(self.ask(Ring::watch_read));
+                    }
+                    moved => {
+                        coop.made_progress();
+                        self.socket.unheard.set(0);
+                        return Poll::Ready(moved);
+                    }
+                }
+            }
+        }
+        wait(&self.socket.reader, cx);
+        Poll::Pending
+    }
+
+    /// Waits until something happens on the receiving side.
+    pub(super) fn poll_event(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let event = self.event();
+        if event.is_pending() {
+            wait(&self.socket.reader, cx);
+        }
+        event
+    }
+
+    /// Whether something has happened on the receiving side. Costs a system call only after bytes
+    /// were taken past the ring.
+    pub(super) fn event(&self) -> Poll<io::Result<()>> {
+        let state = &mut *self.socket.read.borrow_mut();
+        if let ReadState::Unknown = state {
+            match self.socket.peek() {
+                Ok(0) => *state = ReadState::Ended,
+                Ok(_) => return Poll::Ready(Ok(())),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    *state = self.receiving();
+                }
+                Err(error) => *state = ReadState::of(&error),
+            }
+        }
+        match state {
+            ReadState::Failed(number) => Poll::Ready(Err(io::Error::from_raw_os_error(*number))),
+            ReadState::Ended | ReadState::Arrived(..) => Poll::Ready(Ok(())),
+            ReadState::Unknown | ReadState::Receiving(_) | ReadState::Watching(_) => Poll::Pending,
+        }
+    }
+
+    /// What a look at the socket finds, and before that what was taken from it already.
+    pub(super) fn look(&self) -> io::Result<usize> {
+        match &*self.socket.read.borrow() {
+            ReadState::Arrived(bytes, _) => Ok(bytes.len()),
+            ReadState::Ended => Ok(0),
+            ReadState::Failed(number) => Err(io::Error::from_raw_os_error(*number)),
+            ReadState::Unknown | ReadState::Receiving(_) | ReadState::Watching(_) => {
+                self.socket.peek()
+            }
+        }
+    }
+
+    /// The error that the receiving side has met.
+    pub(super) fn error(&self) -> Option<io::Error> {
+        match &*self.socket.read.borrow() {
+            ReadState::Failed(number) => Some(io::Error::from_raw_os_error(*number)),
+            _ => socket2::SockRef::from(self).take_error().ok().flatten(),
+        }
+    }
+
+    pub(super) fn poll_write(&self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        if ready!(self.poll_writer(cx)).is_err() || bytes.is_empty() {
+            return Poll::Ready(self.written().map(|()| 0));
+        }
+        let unheard = self.socket.unheard.get().saturating_add(bytes.len());
+        self.socket.unheard.set(unheard);
+        if bytes.len() <= SEND_BYTES_MAX && unheard <= UNHEARD_MAX {
+            let key = self.ask(|ring, socket| ring.send(socket, bytes));
+            self.socket.write.set(WriteState::Sending(key));
+            return Poll::Ready(Ok(bytes.len()));
+        }
+        let coop = ready!(coop::poll_proceed(cx));
+        let sent = self.socket.send(bytes);
+        self.after(cx, sent, coop)
+    }
+
+    /// Moves what is in the pipe, as far as it fits.
+    pub(super) fn poll_splice_to(
+        &self,
+        cx: &mut Context<'_>,
+        pipe: &mut Pipe,
+    ) -> Poll<io::Result<usize>> {
+        ready!(self.poll_writer(cx))?;
+        let coop = ready!(coop::poll_proceed(cx));
+        let moved = pipe.empty(&self.socket.descriptor);
+        self.after(cx, moved, coop)
+    }
+
+    fn after(
+        &self,
+        cx: &mut Context<'_>,
+        moved: io::Result<usize>,
+        coop: coop::RestoreOnPending,
+    ) -> Poll<io::Result<usize>> {
+        if matches!(&moved, Err(error) if error.kind() == io::ErrorKind::WouldBlock) {
+            self.watch_write();
+            wait(&self.socket.writer, cx);
+            return Poll::Pending;
+        }
+        coop.made_progress();
+        Poll::Ready(moved)
+    }
+
+    /// Finishes sending, after what is being sent.
+    pub(super) fn shutdown(&self) {
+        match self.socket.write.get() {
+            WriteState::Sending(_) => self.socket.ends.set(true),
+            WriteState::Idle | WriteState::Watching(_) | WriteState::Failed(_) => self.socket.end(),
+        }
+    }
+
+    /// Waits for the end of a `connect(2)` that was begun.
+    async fn connected(&self) -> io::Result<()> {
+        self.watch_write();
+        poll_fn(|cx| self.poll_writer(cx)).await?;
+        match socket2::SockRef::from(self).take_error()? {
+            Some(error) => Err(error),
+            None => Ok(()),
+        }
+    }
+
+    fn watch_write(&self) {
+        self.socket.write.set(WriteState::Watching(self.ask(Ring::watch_write)));
+    }
+
+    /// Waits until the last write is done.
+    fn poll_writer(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if let WriteState::Sending(_) | WriteState::Watching(_) = self.socket.write.get() {
+            wait(&self.socket.writer, cx);
+            return Poll::Pending;
+        }
+        Poll::Ready(self.written())
+    }
+
+    fn written(&self) -> io::Result<()> {
+        match self.socket.write.get() {
+            WriteState::Failed(number) => Err(io::Error::from_raw_os_error(number)),
+            _ => Ok(()),
+        }
+    }
+}
+
+impl AsFd for RingStream {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
+impl Drop for RingStream {
+    fn drop(&mut self) {
+        let Self { driver, socket } = self;
+        driver.sockets.set(driver.sockets.get() - 1);
+        match &*socket.read.borrow() {
+            ReadState::Receiving(key) | ReadState::Watching(key) => {
+                driver.ask(|ring| ring.cancel(*key));
+            }
+            _ => {}
+        }
+        match socket.write.get() {
+            WriteState::Watching(key) => driver.ask(|ring| ring.cancel(key)),
+            WriteState::Sending(key) => driver.orphan(key),
+            WriteState::Idle | WriteState::Failed(_) => {}
+        }
+        // Nobody is there to be woken.
+        (socket.reader.take(), socket.writer.take());
+    }
+}
+
+impl std::fmt::Debug for RingStream {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_tuple("RingStream").field(&self.socket.descriptor).finish()
+    }
+}
+
+/// Names the task to wake.
+fn wait(place: &RefCell<Option<Waker>>, cx: &Context<'_>) {
+    let mut waker = place.borrow_mut();
+    if !waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
+        *waker = Some(cx.waker().clone());
+    }
+}
+
+fn wake(place: &RefCell<Option<Waker>>) -> bool {
+    place.take().map(Waker::wake).is_some()
+}
+
+fn number(error: &io::Error) -> i32 {
+    error.raw_os_error().unwrap_or(Errno::PIPE.raw_os_error())
+}
+
+/// Again when a signal came in between.
+fn retry<R>(mut call: impl FnMut() -> io::Result<R>) -> io::Result<R> {
+    loop {
+        match call() {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            result => return result,
+        }
+    }
+}
