@@ -222,7 +222,7 @@ fn load(
             let bytes = System
                 .read(path, COMPONENT_BYTES_MAX)
                 .map_err(|error| format!("cannot read {}: {error}", path.display()))?;
-            let loaded = engine.load(&plugin.name, &bytes, &plugin.limits);
+            let loaded = engine.load(&plugin.name, &bytes, &plugin.limits, &plugin.allow);
             loaded.map(Source::Wasm).map_err(|error| format!("{}: {error}", path.display()))
         }
         PluginSource::Native => natives
