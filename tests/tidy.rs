@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// The way of a request: a module may use those to its right only.
-const LAYERS: [&str; 14] = [
+const LAYERS: [&str; 15] = [
     "main",
     "control",
     "worker",
@@ -18,6 +18,7 @@ const LAYERS: [&str; 14] = [
     "upstream",
     // Above `http`: the access log reads message heads.
     "telemetry",
+    "state",
     "http",
     "io",
     "route",

@@ -17,6 +17,7 @@ use crate::config::{Address, HostPattern, Matching, PluginSource, Target};
 use crate::http::HeadLimits;
 use crate::plugin::{Instances, PlanSource};
 use crate::proxy::{Clock, Context, Snapshot};
+use crate::state::PluginState;
 use crate::telemetry::{self, AccessLog, WorkerTelemetry};
 use crate::upstream::Upstream;
 use crate::upstream::balance::Balancer;
@@ -171,7 +172,17 @@ impl Running {
             accept_errors: self.shared.accept_errors.load(Ordering::Relaxed),
         };
         let settings = &self.snapshot.settings;
-        metrics::render(settings, &self.listeners, reports, globals, openmetrics)
+        let states = self.states();
+        metrics::render(settings, &self.listeners, reports, &states, globals, openmetrics)
+    }
+
+    /// What plugins keep.
+    fn states(&self) -> Vec<Arc<PluginState>> {
+        let states = self.snapshot.plugins.iter().filter_map(|plugin| match plugin {
+            Ok(PlanSource::Wasm(plugin)) => Some(Arc::clone(plugin.state())),
+            Ok(PlanSource::Native(_)) | Err(_) => None,
+        });
+        states.collect()
     }
 
     /// What is running.

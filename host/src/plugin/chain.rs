@@ -208,6 +208,7 @@ impl Instances {
         if let Some(instance) = known.find(|instance| instance.is_of(plugin, config)) {
             return instance;
         }
+        plugin.state().apply(plugin.allow());
         let now = clock();
         let (instance, made) = Instance::new(Arc::clone(plugin), Arc::clone(config), now);
         if let Err(failure) = made
