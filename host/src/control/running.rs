@@ -20,6 +20,7 @@ use crate::config::{Address, HostPattern, Matching, Settings, Target};
 use crate::http::HeadLimits;
 use crate::plugin::Warm;
 use crate::proxy::{Clock, Context, Own, Snapshot};
+use crate::state::PluginState;
 use crate::telemetry::{self, AccessLog, Tallies, WorkerTelemetry};
 use crate::upstream::Upstream;
 use crate::upstream::balance::Balancer;
@@ -348,7 +349,16 @@ impl Running {
             handed_on: self.shared.handed_on.load(Ordering::Relaxed),
         };
         drop(changes);
-        metrics::render(&self.listeners, reports, &globals, openmetrics)
+        let states = self.states();
+        metrics::render(&self.listeners, reports, &states, &globals, openmetrics)
+    }
+
+    /// What plugins keep.
+    fn states(&self) -> Vec<Arc<PluginState>> {
+        let shelf = lock(&self.shelf);
+        let states =
+            shelf.iter().filter_map(|held| held.serving().map(|one| Arc::clone(one.state())));
+        states.collect()
     }
 
     /// What is running.

@@ -3,7 +3,7 @@
 use super::*;
 
 fn refusal(bytes: &[u8]) -> String {
-    ENGINE.load("guest", bytes, &LIMITS).unwrap_err().to_string()
+    ENGINE.load("guest", bytes, &LIMITS, &Arc::default()).unwrap_err().to_string()
 }
 
 fn refused(guest: &Guest) -> String {
@@ -41,7 +41,7 @@ fn damaged_components_are_refused_or_work() {
         if seed & 3 == 0 {
             bytes.truncate(at);
         }
-        if let Ok(plugin) = ENGINE.load("guest", &bytes, &LIMITS) {
+        if let Ok(plugin) = ENGINE.load("guest", &bytes, &LIMITS, &Arc::default()) {
             let _ = plugin.probe("{}");
             let plan =
                 LinkPlan { plugin: PlanSource::Wasm(plugin), ..link(&fragile(), OnError::Open) };
@@ -115,14 +115,43 @@ fn imports_that_are_not_offered_are_refused_by_name() {
 #[test]
 fn the_same_file_is_the_same_plugin() {
     let bytes = setter("x-same", "1").build();
-    let first = ENGINE.load("same", &bytes, &LIMITS).unwrap();
+    let first = ENGINE.load("same", &bytes, &LIMITS, &Arc::default()).unwrap();
 
-    let again = ENGINE.load("same", &bytes, &LIMITS).unwrap();
-    let renamed = ENGINE.load("other", &bytes, &LIMITS).unwrap();
+    let again = ENGINE.load("same", &bytes, &LIMITS, &Arc::default()).unwrap();
+    let renamed = ENGINE.load("other", &bytes, &LIMITS, &Arc::default()).unwrap();
 
     assert!(Arc::ptr_eq(&first, &again));
     assert!(renamed.generation() > first.generation());
     assert_eq!(renamed.digest(), first.digest());
     assert_eq!(first.digest().len(), 64);
     assert_eq!(first.hooks(), Hooks { on_request: true, on_response: false });
+}
+
+/// A capability that nobody granted is refused at load, not at three in the morning.
+#[test]
+fn a_capability_that_is_not_granted_is_refused_with_the_line_to_write() {
+    let mut guest = Guest::noop();
+    guest.imports = "(import \"zproxy:gateway/kv@0.1.0\" (instance
+        (export \"delete\" (func (param \"key\" (list u8)) (result bool)))))"
+        .to_owned();
+
+    assert_eq!(
+        refused(&guest),
+        "imports `zproxy:gateway/kv` (`delete`), which is not granted; if you trust it with that, \
+         write `\"plugins\": {\"guest\": {\"allow\": {\"kv\": true}}}`"
+    );
+    let bytes = guest.build();
+    let allow = |allow: Allow| ENGINE.load("guest", &bytes, &LIMITS, &Arc::new(allow));
+    let others = Allow { counters: Some(1), cache: None, ..Allow::default() };
+    assert!(allow(others).is_err());
+    allow(Allow { kv: Some(1), ..Allow::default() }).unwrap();
+    for (interface, grant) in [
+        ("counters", "{\"counters\": true}"),
+        ("environment", "{\"env\": [\"NAME\"], \"secrets\": "),
+    ] {
+        guest.imports = format!("(import \"zproxy:gateway/{interface}@0.1.0\" (instance))");
+        let refusal = refused(&guest);
+        assert!(refusal.contains(&format!("zproxy:gateway/{interface}` (nothing)")), "{refusal}");
+        assert!(refusal.contains(grant), "{refusal}");
+    }
 }
