@@ -151,6 +151,7 @@ impl Launch {
 
     /// Starts it and waits until it listens.
     pub fn start(self) -> Gateway {
+        let back_end = self.back_end();
         let dir = self.dir.unwrap_or_else(|| TempDir::new().unwrap());
         let mut command = command(dir.path(), self.files_max);
         let (mut listeners, mut admin) = (1, true);
@@ -160,7 +161,7 @@ impl Launch {
             std::fs::write(dir.path().join("zproxy.json"), config.to_string()).unwrap();
             command.args(["--config", "zproxy.json"]);
         }
-        command.args(self.back_end());
+        command.args(back_end);
         command.args(&self.arguments).env("ZPROXY_LOG", "info").envs(&self.environment);
         let mut child = command.spawn().unwrap();
         let stdout = Output::of(child.stdout.take().unwrap());
