@@ -169,9 +169,15 @@ impl Launch {
 
     /// The back end that all tests are to run on, by `ZPROXY_E2E_IO`; a test that chooses keeps its own.
     fn back_end(&self) -> Vec<String> {
-        let chosen = self.config.as_ref().is_some_and(|config| !config["workers"]["io"].is_null());
-        let wanted = std::env::var("ZPROXY_E2E_IO").ok().filter(|_| !chosen);
-        wanted.map_or_else(Vec::new, |io| vec!["--set".into(), format!("workers.io={io}")])
+        let Ok(io) = std::env::var("ZPROXY_E2E_IO") else { return Vec::new() };
+        let workers = self.config.as_ref().map_or(&Value::Null, |config| &config["workers"]);
+        let set = match workers {
+            Value::Object(fields) if fields.contains_key("io") => return Vec::new(),
+            Value::Object(_) => format!("workers.io={io}"),
+            Value::Null => format!("workers={}", json!({ "io": io })),
+            count => format!("workers={}", json!({ "count": count, "io": io })),
+        };
+        vec!["--set".into(), set]
     }
 
     /// Starts it and waits until it listens.
