@@ -184,7 +184,7 @@ fn pair(component: &[u8], links: usize) -> Box<dyn FnMut()> {
     // Plugins of a chain are different ones, each with an instance of its own.
     let links = (0..links).map(|index| LinkPlan {
         plugin: PlanSource::Wasm(
-            ENGINE.load(&format!("plugin-{index}"), component, &LIMITS).unwrap(),
+            ENGINE.load(&format!("plugin-{index}"), component, &LIMITS, &Arc::default()).unwrap(),
         ),
         name: "plugin".into(),
         config: "{}".into(),

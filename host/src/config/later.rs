@@ -23,7 +23,6 @@ const KEYS: &[(&str, &str, &str)] = &[
     ("Route", "component", "components as targets come later"),
     ("Route", "mirror", "mirroring comes later"),
     ("Route", "compression", "compression comes later"),
-    ("Plugin", "allow", "granting capabilities to plugins comes later"),
     ("PluginLimits", "fuel_max", "limits by fuel come later"),
     ("PluginLimits", "instances_max", "a choice of how many instances there are comes later"),
     ("Limits", "connections_per_ip_max", "limits per client address come later"),

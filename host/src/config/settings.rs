@@ -5,6 +5,7 @@
 //!
 //! Not here: what operators write (`file`), and turning one into the other (`check`).
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -272,6 +273,8 @@ pub struct Plugin {
     pub source: PluginSource,
     /// What an instance may use.
     pub limits: PluginLimits,
+    /// What it may reach.
+    pub allow: Arc<Allow>,
     /// JSON path of what leads to its file, for messages; empty when nothing does.
     pub at: Arc<str>,
     /// What chains take that give no configuration, and the JSON path of it, when it was written
@@ -295,6 +298,99 @@ pub struct PluginLimits {
     pub memory_bytes_max: usize,
     /// Longest time in one hook call.
     pub time_max: Duration,
+}
+
+/// What a plugin may reach beyond the exchange that it is shown.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Allow {
+    /// Where it may send requests.
+    pub http: Vec<Destination>,
+    /// Variables that it may read, with their values at the load; `None`: not set.
+    pub env: BTreeMap<Box<str>, Option<Box<str>>>,
+    /// Secrets by name.
+    pub secrets: BTreeMap<Box<str>, Secret>,
+    /// Memory for its counters.
+    pub counters: Option<usize>,
+    /// Memory for its values.
+    pub kv: Option<usize>,
+    /// Memory for its responses.
+    pub cache: Option<CacheSize>,
+}
+
+/// Where a plugin may send requests.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Destination {
+    /// To this upstream, an index into `Settings::upstreams`.
+    Upstream(usize),
+    /// To these URLs.
+    Url(UrlPattern),
+}
+
+/// URLs that a plugin may ask.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UrlPattern {
+    /// `https`.
+    pub tls: bool,
+    /// A name in lower case, or an IP address without brackets.
+    pub host: HostPattern,
+    /// The scheme's, when none was written.
+    pub port: u16,
+    /// Without a query, beginning with `/`.
+    pub path: Box<str>,
+    /// Whether everything is meant that begins with `path`, which then ends with `/`.
+    pub below: bool,
+}
+
+impl UrlPattern {
+    /// Whether a request may go there. `host` is as in the pattern; `path` has no query, no dot
+    /// segments and no escapes that another server could read as such.
+    #[must_use]
+    pub fn covers(&self, tls: bool, host: &str, port: u16, path: &str) -> bool {
+        let host = match &self.host {
+            HostPattern::Exact(name) => name == host,
+            HostPattern::Suffix(suffix) => {
+                host.strip_suffix(suffix.as_str()).is_some_and(|label| !label.is_empty())
+            }
+        };
+        let path = match self.below {
+            true => path.starts_with(&*self.path),
+            false => path == &*self.path,
+        };
+        host && path && tls == self.tls && port == self.port
+    }
+}
+
+/// A value that must not be shown.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(Box<[u8]>);
+
+impl Secret {
+    /// Hides `bytes`.
+    #[must_use]
+    pub fn new(bytes: &[u8]) -> Self {
+        Self(bytes.into())
+    }
+
+    /// The value.
+    #[must_use]
+    pub fn expose(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl std::fmt::Debug for Secret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Secret(…)")
+    }
+}
+
+/// How large a plugin's cache may become.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CacheSize {
+    /// All responses together.
+    pub bytes_max: usize,
+    /// The body of one.
+    pub object_bytes_max: usize,
 }
 
 /// What a peer may stretch, and how far.

@@ -188,7 +188,7 @@ fn compile(
     path: &Path,
     bytes: &[u8],
 ) -> Result<Arc<Plugin>, String> {
-    let loaded = engine.load(&plugin.name, bytes, &plugin.limits);
+    let loaded = engine.load(&plugin.name, bytes, &plugin.limits, &plugin.allow);
     loaded.map_err(|error| format!("{}: {error}", path.display()))
 }
 
@@ -264,7 +264,7 @@ impl Control {
     fn swap(&mut self, name: &str, component: &[u8]) -> Outcome {
         let index = self.find(name)?;
         let plugin = &self.settings.plugins[index];
-        match self.engine.load(&plugin.name, component, &plugin.limits) {
+        match self.engine.load(&plugin.name, component, &plugin.limits, &plugin.allow) {
             Ok(plugin) => self.install(index, plugin, From::Body),
             Err(error) => Err(self.refuse(index, error.to_string())),
         }

@@ -36,6 +36,7 @@ use super::host::bindings::exports::zproxy::gateway::response_filter;
 use super::host::clean;
 use super::instance::Live;
 use super::instance::Warm;
+use crate::config::Allow;
 use crate::config::PluginLimits;
 
 /// The largest component that is compiled. A JavaScript or Python plugin has 12 to 18 MB.
@@ -59,6 +60,38 @@ const COMPATIBLE: &str = "0.1.";
 /// The interfaces of the package that plugins may import.
 const INTERFACES: [&str; 8] =
     ["clock", "context", "crypto", "log", "reply", "request", "response", "types"];
+
+/// An interface that only some plugins may import.
+struct Capability {
+    interface: &'static str,
+    is_granted: fn(&Allow) -> bool,
+    /// How to grant it.
+    grant: &'static str,
+}
+
+const CAPABILITIES: [Capability; 5] = [
+    Capability {
+        interface: "cache",
+        is_granted: |allow| allow.cache.is_some(),
+        grant: "{\"cache\": true}",
+    },
+    Capability {
+        interface: "callout",
+        is_granted: |allow| !allow.http.is_empty(),
+        grant: "{\"http\": [\"https://HOST/*\"]}",
+    },
+    Capability {
+        interface: "counters",
+        is_granted: |allow| allow.counters.is_some(),
+        grant: "{\"counters\": true}",
+    },
+    Capability {
+        interface: "environment",
+        is_granted: |allow| !allow.env.is_empty() || !allow.secrets.is_empty(),
+        grant: "{\"env\": [\"NAME\"], \"secrets\": {\"NAME\": \"${file:/run/secrets/NAME}\"}}",
+    },
+    Capability { interface: "kv", is_granted: |allow| allow.kv.is_some(), grant: "{\"kv\": true}" },
+];
 
 /// The packages of WASI that plugins may import, in every version 0.2.
 const WASI_OFFERED: [&str; 4] = ["wasi:cli/", "wasi:clocks/", "wasi:io/", "wasi:random/"];
@@ -132,6 +165,21 @@ pub enum LoadError {
          io, random, sockets}}@0.2"
     )]
     UnknownImport(String),
+    /// Needs what the operator has not granted.
+    #[error(
+        "imports `{PACKAGE}{interface}` ({functions}), which is not granted; if you trust it with \
+         that, write `\"plugins\": {{\"{plugin}\": {{\"allow\": {grant}}}}}`"
+    )]
+    NotGranted {
+        /// The plugin's name in the configuration.
+        plugin: String,
+        /// Without package and version.
+        interface: &'static str,
+        /// The functions that it uses.
+        functions: String,
+        /// What to write.
+        grant: &'static str,
+    },
     /// Needs a function of an interface that is offered, with another signature or from a later
     /// version.
     #[error("cannot be linked: {0}")]
@@ -165,6 +213,7 @@ pub struct Plugin {
     digest: String,
     generation: u64,
     limits: PluginLimits,
+    allow: Arc<Allow>,
     hooks: Hooks,
     pub(super) engine: Arc<PluginEngine>,
     pub(super) component: InstancePre<State>,
@@ -197,6 +246,11 @@ impl Plugin {
     /// What an instance may use.
     pub fn limits(&self) -> &PluginLimits {
         &self.limits
+    }
+
+    /// What it may reach.
+    pub fn allow(&self) -> &Allow {
+        &self.allow
     }
 
     /// Makes an instance with this configuration and throws it away. The error is what the plugin's
@@ -236,19 +290,20 @@ impl std::fmt::Debug for Plugin {
 impl PluginEngine {
     /// Makes a plugin of a component. Compiles, which takes milliseconds to seconds.
     ///
-    /// The same bytes under the same name and limits give the same plugin for as long as somebody
-    /// holds it: a reload that changes nothing keeps its warm instances. With other limits they give
-    /// a new generation of the same compiled code.
+    /// The same bytes under the same name, limits and grants give the same plugin for as long as
+    /// somebody holds it: a reload that changes nothing keeps its warm instances. With other limits
+    /// they give a new generation of the same compiled code.
     pub fn load(
         self: &Arc<Self>,
         name: &str,
         bytes: &[u8],
         limits: &PluginLimits,
+        allow: &Arc<Allow>,
     ) -> Result<Arc<Plugin>, LoadError> {
         check_header(bytes)?;
         self.start_ticker()?;
         let digest = digest_of(bytes);
-        if let Some(plugin) = self.find_loaded(name, &digest, limits) {
+        if let Some(plugin) = self.find_loaded(name, &digest, limits, allow) {
             return Ok(if plugin.limits == *limits { plugin } else { plugin.renewed(limits) });
         }
         let engine = self.wasmtime();
@@ -258,6 +313,7 @@ impl PluginEngine {
         let mut linker = self.linker();
         for (import, item) in kind.imports(engine) {
             check_import(import, &item.ty)?;
+            check_granted(engine, name, import, &item.ty, allow)?;
             if let ComponentItem::ComponentInstance(interface) = &item.ty
                 && WASI_DENIED.iter().any(|package| import.starts_with(package))
             {
@@ -271,6 +327,7 @@ impl PluginEngine {
             digest,
             generation: self.next_generation(),
             limits: *limits,
+            allow: Arc::clone(allow),
             hooks,
             engine: Arc::clone(self),
             lifecycle: lifecycle::GuestIndices::new(&component).map_err(link_error)?,
@@ -288,17 +345,25 @@ impl PluginEngine {
         Ok(plugin)
     }
 
-    fn remember(&self, plugin: &Arc<Plugin>) {
+    fn remember((&self, plugin: &Arc<Plugin>) {
         let mut loaded = self.loaded.lock().unwrap_or_else(PoisonError::into_inner);
         loaded.retain(|plugin| plugin.strong_count() > 0);
         loaded.push(Arc::downgrade(plugin));
     }
 
-    /// The newest plugin of this component; one with these limits before any other.
-    fn find_loaded(&self, name: &str, digest: &str, limits: &PluginLimits) -> Option<Arc<Plugin>> {
+    /// The newest plugin of this component with these grants; one with these limits before any other.
+    fn find_loaded(
+        &self,
+        name: &str,
+        digest: &str,
+        limits: &PluginLimits,
+        allow: &Allow,
+    ) -> Option<Arc<Plugin>> {
         let loaded = self.loaded.lock().unwrap_or_else(PoisonError::into_inner);
         let known = loaded.iter().filter_map(std::sync::Weak::upgrade);
-        let same = known.filter(|plugin| *plugin.name == *name && plugin.digest == digest);
+        let same = known.filter(|plugin| {
+            *plugin.name == *name && plugin.digest == digest && *plugin.allow == *allow
+        });
         same.max_by_key(|plugin| (plugin.limits == *limits, plugin.generation))
     }
 }
@@ -426,6 +491,36 @@ fn check_import(import: &str, item: &ComponentItem) -> Result<(), LoadError> {
         return Ok(());
     }
     Err(LoadError::UnknownImport(clean(import.as_bytes(), 128)))
+}
+
+/// Refuses a capability that the operator has not granted.
+fn check_granted(
+    engine: &Engine,
+    plugin: &str,
+    import: &str,
+    item: &ComponentItem,
+    allow: &Allow,
+) -> Result<(), LoadError> {
+    let Some(name) = import.strip_prefix(PACKAGE).and_then(|name| name.split('@').next()) else {
+        return Ok(());
+    };
+    let Some(capability) = CAPABILITIES.iter().find(|capability| capability.interface == name)
+    else {
+        return Ok(());
+    };
+    let ComponentItem::ComponentInstance(interface) = item else { return Ok(()) };
+    if (capability.is_granted)(allow) {
+        return Ok(());
+    }
+    let functions = interface
+        .exports(engine)
+        .filter(|(_, item)| matches!(item.ty, ComponentItem::ComponentFunc(_)));
+    Err(LoadError::NotGranted {
+        plugin: plugin.to_owned(),
+        interface: capability.interface,
+        functions: listed(functions.map(|(name, _)| name)),
+        grant: capability.grant,
+    })
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "goes into map_err")]

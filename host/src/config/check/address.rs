@@ -222,7 +222,7 @@ fn no_port(host: &str, port: u16) -> Refusal {
 }
 
 /// Whether `text` ends in a port; the colons of an IPv6 address are none.
-fn has_port(text: &str) -> bool {
+pub(super) fn has_port(text: &str) -> bool {
     match text.rsplit_once(':') {
         Some((host, _)) => !host.contains(':') || host.ends_with(']'),
         None => false,

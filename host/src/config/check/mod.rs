@@ -22,6 +22,7 @@ use super::problem::{At, Refusal, Report, quote};
 use super::settings::{Acceptors, Address, Admin, Io, Limits, Listener, Settings, Workers};
 
 mod address;
+mod allow;
 mod log;
 mod pattern;
 mod plugin;
@@ -45,7 +46,7 @@ pub(super) fn settings(
     distinct(config, &listeners, admin.as_ref(), report);
     part_families(&mut listeners, admin.as_mut());
     let mut upstreams = upstream::Upstreams::check(&config.upstreams, report);
-    let mut plugins = plugin::Plugins::check(config, environment, native, report);
+    let mut plugins = plugin::Plugins::check(config, environment, native, &mut upstreams, report);
     let routes = route::check(&config.routes, &mut upstreams, &mut plugins, report);
     plugins.finish(report);
     Settings {

@@ -12,6 +12,8 @@ use std::time::Duration;
 
 use serde_json::{Map, Value};
 
+use super::allow;
+use super::upstream::Upstreams;
 use crate::config::environment::{Environment, reason};
 use crate::config::file::{ChainItemConfig, Config, OnErrorConfig, PluginConfig};
 use crate::config::problem::{At, Report, quote};
@@ -54,6 +56,7 @@ impl<'a> Plugins<'a> {
         config: &'a Config,
         environment: &dyn Environment,
         native: &[&str],
+        upstreams: &mut Upstreams,
         report: &mut Report,
     ) -> Self {
         let mut plugins = Self {
@@ -69,7 +72,7 @@ impl<'a> Plugins<'a> {
         if let Some(folder) = &config.plugins_dir {
             plugins.files_known = plugins.find_files(folder, environment, report);
         }
-        plugins.check_entries(&config.plugins, environment, report);
+        plugins.check_entries(&config.plugins, environment, upstreams, report);
         plugins.check_middleware(config, report);
         for (name, path) in plugins.files.clone() {
             if !plugins.by_name.contains_key(&name) {
@@ -119,6 +122,7 @@ impl<'a> Plugins<'a> {
         &mut self,
         entries: &'a BTreeMap<String, PluginConfig>,
         environment: &dyn Environment,
+        upstreams: &mut Upstreams,
         report: &mut Report,
     ) {
         let all = At::default().key("plugins");
@@ -142,6 +146,8 @@ impl<'a> Plugins<'a> {
                 ..Defaults::default()
             };
             self.defaults.insert(name.clone(), defaults);
+            let allow =
+                allow::check(&entry.allow, &at.key("allow"), environment, upstreams, report);
             let source = match &entry.path {
                 Some(path) => {
                     let path = PathBuf::from(path);
@@ -159,7 +165,8 @@ impl<'a> Plugins<'a> {
                     let written = entry.path.is_some();
                     let at =
                         if written { at.key("path") } else { At::default().key("plugins_dir") };
-                    self.add(&name, source, entry, &at);
+                    let index = self.add(&name, source, entry, &at);
+                    self.list[index].allow = Arc::new(allow);
                 }
                 None if self.files_known => {
                     let (message, cure) = self.missing(&name, report);
@@ -290,7 +297,14 @@ impl<'a> Plugins<'a> {
         let limits = limits(entry);
         let index = self.list.len();
         let at = at.to_string().into();
-        self.list.push(Plugin { name: name.into(), source, limits, at, config: None });
+        self.list.push(Plugin {
+            name: name.into(),
+            source,
+            limits,
+            allow: Arc::default(),
+            at,
+            config: None,
+        });
         self.by_name.insert(name.into(), index);
         index
     }

@@ -16,10 +16,12 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 mod listener;
+mod allow;
 mod plugin;
 mod route;
 mod upstream;
 
+pub use allow::*;
 pub use listener::*;
 pub use plugin::*;
 pub use route::*;

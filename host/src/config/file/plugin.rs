@@ -3,6 +3,7 @@
 //! Not here: finding a plugin's file (`check/plugin.rs`), and what a plugin makes of its
 //! configuration (the plugin).
 
+use super::AllowConfig;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -25,6 +26,9 @@ pub struct PluginConfig {
 
     /// What one instance may use.
     pub limits: PluginLimitsConfig,
+
+    /// What the plugin may reach beyond the exchange that it is shown; nothing when left out.
+    pub allow: AllowConfig,
 
     /// What happens to a request when the plugin fails, unless the chain says otherwise.
     pub on_error: OnErrorConfig,

@@ -10,6 +10,7 @@ use std::time::Duration;
 use super::*;
 
 mod accepted;
+mod allow;
 mod embedded;
 mod meaning;
 mod random;

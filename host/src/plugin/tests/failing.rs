@@ -130,7 +130,7 @@ fn bodies_beyond_the_limit_fail_whatever_their_size() {
         let body = format!("(drop (memory.grow (i32.const 32))) {body}");
         let guest = Guest { on_request: Some(body), on_response: None, ..guest };
         let limits = PluginLimits { memory_bytes_max: 16 * 1024 * 1024, ..LIMITS };
-        let plugin = ENGINE.load("guest", &guest.build(), &limits).unwrap();
+        let plugin = ENGINE.load("guest", &guest.build(), &limits, &Arc::default()).unwrap();
         let plan =
             LinkPlan { plugin: PlanSource::Wasm(plugin), ..link(&fragile(), OnError::Closed) };
         let chain = Instances::new().chain(&ChainPlan { links: vec![plan] }).unwrap();
@@ -179,7 +179,7 @@ fn links_further_out_see_what_takes_the_place_of_a_failed_response() {
 fn a_plugin_that_keeps_failing_backs_off_and_comes_back() {
     let limits = PluginLimits { time_max: Duration::from_millis(1), ..LIMITS };
     let bytes = when_bad("(loop (br 0))", "").build();
-    let plugin = ENGINE.load("guest", &bytes, &limits).unwrap();
+    let plugin = ENGINE.load("guest", &bytes, &limits, &Arc::default()).unwrap();
     let plan = ChainPlan {
         links: vec![LinkPlan {
             plugin: PlanSource::Wasm(plugin),
@@ -263,7 +263,7 @@ fn a_trap_is_no_memory_failure_because_of_an_earlier_refusal() {
 fn a_loop_is_not_given_more_time_where_the_limit_is_high() {
     let limits = PluginLimits { time_max: Duration::from_millis(500), ..LIMITS };
     let bytes = when_bad("(loop (br 0))", "").build();
-    let plugin = ENGINE.load("guest", &bytes, &limits).unwrap();
+    let plugin = ENGINE.load("guest", &bytes, &limits, &Arc::default()).unwrap();
     let plan = ChainPlan {
         links: vec![LinkPlan {
             plugin: PlanSource::Wasm(plugin),

@@ -3,7 +3,7 @@
 use super::*;
 
 fn refusal(bytes: &[u8]) -> String {
-    ENGINE.load("guest", bytes, &LIMITS).unwrap_err().to_string()
+    ENGINE.load("guest", bytes, &LIMITS, &Arc::default()).unwrap_err().to_string()
 }
 
 fn refused(guest: &Guest) -> String {
@@ -41,7 +41,7 @@ fn damaged_components_are_refused_or_work() {
         if seed & 3 == 0 {
             bytes.truncate(at);
         }
-        if let Ok(plugin) = ENGINE.load("guest", &bytes, &LIMITS) {
+        if let Ok(plugin) = ENGINE.load("guest", &bytes, &LIMITS, &Arc::default()) {
             let _ = plugin.probe("{}");
             let plan =
                 LinkPlan { plugin: PlanSource::Wasm(plugin), ..link(&fragile(), OnError::Open) };
@@ -115,10 +115,10 @@ fn imports_that_are_not_offered_are_refused_by_name() {
 #[test]
 fn the_same_file_is_the_same_plugin() {
     let bytes = setter("x-same", "1").build();
-    let first = ENGINE.load("same", &bytes, &LIMITS).unwrap();
+    let first = ENGINE.load("same", &bytes, &LIMITS, &Arc::default()).unwrap();
 
-    let again = ENGINE.load("same", &bytes, &LIMITS).unwrap();
-    let renamed = ENGINE.load("other", &bytes, &LIMITS).unwrap();
+    let again = ENGINE.load("same", &bytes, &LIMITS, &Arc::default()).unwrap();
+    let renamed = ENGINE.load("other", &bytes, &LIMITS, &Arc::default()).unwrap();
 
     assert!(Arc::ptr_eq(&first, &again));
     assert!(renamed.generation() > first.generation());

@@ -27,7 +27,8 @@ const LIMITS: PluginLimits =
     PluginLimits { memory_bytes_max: 2 * 1024 * 1024, time_max: Duration::from_millis(20) };
 
 fn load(guest: &Guest) -> Arc<Plugin> {
-    ENGINE.load("guest", &guest.build(), &LIMITS).unwrap_or_else(|error| panic!("{error}"))
+    let loaded = ENGINE.load("guest", &guest.build(), &LIMITS, &Arc::default());
+    loaded.unwrap_or_else(|error| panic!("{error}"))
 }
 
 fn link(guest: &Guest, on_error: OnError) -> LinkPlan {

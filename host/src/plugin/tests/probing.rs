@@ -29,7 +29,7 @@ fn a_failing_init_is_described() {
     let time = load(&endless).probe("{}").unwrap_err();
     assert!(began.elapsed() < Duration::from_secs(5));
     let fields = load(&greedy).probe("{}").unwrap_err();
-    let memory = ENGINE.load("guest", &Guest::noop().build(), &large).unwrap();
+    let memory = ENGINE.load("guest", &Guest::noop().build(), &large, &Arc::default()).unwrap();
     let memory = memory.probe("{}").unwrap_err();
 
     assert!(trap.contains("unreachable"), "{trap}");
