@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// The way of a request: a module may use those to its right only.
-const LAYERS: [&str; 16] = [
+const LAYERS: [&str; 17] = [
     "main",
     // Beside the gateway: it uses `http` and nothing of the rest.
     "load",
@@ -22,6 +22,7 @@ const LAYERS: [&str; 16] = [
     "upstream",
     // Above `http`: the access log reads message heads.
     "telemetry",
+    "state",
     "http",
     "io",
     "route",

@@ -13,6 +13,7 @@ pub mod proxy;
 pub mod plugin;
 pub mod upstream;
 pub mod telemetry;
+pub mod state;
 pub mod http;
 pub mod io;
 pub mod route;

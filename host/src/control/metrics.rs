@@ -9,6 +9,8 @@ use std::sync::Arc;
 
 use crate::http::Method;
 use crate::plugin::stats::{DURATION_BOUNDS_NS, HookStats, Outcome, PluginStats};
+use crate::state::metrics::{Kind, Metric};
+use crate::state::{PluginState, Usage};
 use crate::telemetry::histogram::BOUNDS_US;
 use crate::telemetry::{Histogram, WorkerReport};
 
@@ -95,7 +97,7 @@ impl Text {
             all.push(("le", &end));
             self.sample(&bucket, &all, total);
         }
-        self.sample(&format!("{name}_sum"), labels, sum);
+        self.sample(&format!("{name}_sum"), labels, number(sum));
         self.sample(&format!("{name}_count"), labels, total);
     }
 }
@@ -105,6 +107,7 @@ impl Text {
 pub fn render(
     listeners: &[String],
     reports: &[Report],
+    states: &[Arc<PluginState>],
     globals: &Globals,
     openmetrics: bool,
 ) -> String {
@@ -113,6 +116,7 @@ pub fn render(
     connections(&mut text, listeners, reports, globals);
     upstreams(&mut text, reports);
     plugins(&mut text, reports);
+    kept(&mut text, states);
     text.family("zproxy_worker_utilisation", "gauge", "Busy share of each worker's last second.");
     for report in reports {
         let worker = report.worker.to_string();
@@ -331,6 +335,62 @@ fn plugins(text: &mut Text, reports: &[Report]) {
     each("zproxy_plugin_memory_bytes", "gauge", help, |sum| sum.memory_bytes);
     let help = "Newest generation that serves; 0: native.";
     each("zproxy_plugin_generation", "gauge", help, |sum| sum.generation);
+}
+
+/// What plugins keep, and what they count themselves.
+fn kept(text: &mut Text, states: &[Arc<PluginState>]) {
+    let usages: Vec<(&str, Usage)> = states
+        .iter()
+        .flat_map(|state| state.usage().into_iter().map(|usage| (state.name().as_ref(), usage)))
+        .collect();
+    let mut each = |name: &str, help: &str, pick: fn(&Usage) -> usize| {
+        text.family(name, "gauge", help);
+        for (plugin, usage) in &usages {
+            text.sample(name, &[("plugin", plugin), ("kind", usage.kind)], pick(usage));
+        }
+    };
+    let help = "Memory of what a plugin keeps outside of its instances.";
+    each("zproxy_plugin_state_bytes", help, |usage| usage.bytes);
+    let help = "Entries of it.";
+    each("zproxy_plugin_state_entries", help, |usage| usage.entries);
+    for metric in states.iter().flat_map(|state| state.metrics().read()) {
+        own(text, &metric);
+    }
+}
+
+/// A metric that a plugin has made.
+fn own(text: &mut Text, metric: &Metric) {
+    let Metric { name, help, kind, totals } = metric;
+    let mut help = help.replace('\\', "\\\\");
+    if text.openmetrics {
+        help = help.replace('"', "\\\"");
+    }
+    match kind {
+        Kind::Counter => {
+            let name = format!("{name}_total");
+            text.family(&name, "counter", &help);
+            text.sample(&name, &[], totals.count);
+        }
+        Kind::Gauge => {
+            text.family(name, "gauge", &help);
+            text.sample(name, &[], number(totals.number));
+        }
+        Kind::Histogram(bounds) => {
+            text.family(name, "histogram", &help);
+            // One that nobody has used since its first instance ended has no buckets yet.
+            let mut counts = totals.buckets.clone();
+            counts.resize(bounds.len() + 1, 0);
+            text.histogram(name, &[], bounds.iter().copied(), &counts, totals.number);
+        }
+    }
+}
+
+/// A number as both formats write it.
+fn number(number: f64) -> String {
+    if number.is_infinite() {
+        return if number > 0.0 { "+Inf" } else { "-Inf" }.to_owned();
+    }
+    number.to_string()
 }
 
 fn add(sum: &mut HookStats, more: &HookStats) {

@@ -20,6 +20,7 @@ use crate::config::{Address, HostPattern, Matching, Settings, Target};
 use crate::http::HeadLimits;
 use crate::plugin::Warm;
 use crate::proxy::{Clock, Context, Own, Snapshot};
+use crate::state::PluginState;
 use crate::telemetry::{self, AccessLog, Tallies, WorkerTelemetry};
 use crate::upstream::Upstream;
 use crate::upstream::balance::Balancer;
@@ -348,7 +349,13 @@ impl Running {
             handed_on: self.shared.handed_on.load(Ordering::Relaxed),
         };
         drop(changes);
-        metrics::render(&self.listeners, reports, &globals, openmetrics)
+        metrics::render(&self.listeners, reports, &self.states(), &globals, openmetrics)
+    }
+
+    /// What plugins keep.
+    fn states(&self) -> Vec<Arc<PluginState>> {
+        let shelf = lock(&self.shelf);
+        shelf.iter().filter_map(|held| Some(Arc::clone(held.serving()?.state()))).collect()
     }
 
     /// What is running.

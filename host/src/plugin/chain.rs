@@ -221,6 +221,7 @@ impl Instances {
         if let Some(instance) = known.find(|instance| instance.is_of(plugin, config)) {
             return instance;
         }
+        plugin.state().apply(plugin.allow());
         if let Some(index) = self.warm.iter().position(|warm| warm.is_of(plugin, config)) {
             let instance = Rc::new(Instance::from(self.warm.swap_remove(index)));
             self.wasm.push(Rc::downgrade(&instance));

@@ -21,6 +21,7 @@ use wasmtime::component::Linker;
 use super::host;
 use super::host::State;
 use super::load::Plugin;
+use crate::state::States;
 
 /// How exactly time limits hold: a call is ended up to two ticks late. 200 wake-ups a second cost
 /// the process less than a thousandth of a CPU.
@@ -43,6 +44,8 @@ pub struct PluginEngine {
     /// What is loaded: an unchanged file is not compiled twice, and its instances stay warm.
     pub(super) loaded: Mutex<Vec<Weak<Plugin>>>,
     started: Instant,
+    /// What plugins keep, whatever their generation.
+    pub(super) states: States,
 }
 
 impl PluginEngine {
@@ -76,6 +79,7 @@ impl PluginEngine {
             generation: AtomicU64::new(0),
             loaded: Mutex::new(Vec::new()),
             started: Instant::now(),
+            states: States::default(),
         }))
     }
 

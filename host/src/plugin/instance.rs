@@ -147,7 +147,12 @@ impl Live {
     pub(super) fn new(plugin: &Plugin, config: &str) -> Result<Self, Box<Failure>> {
         let began = Instant::now();
         let limits = plugin.limits();
-        let state = State::new(plugin.name(), limits.memory_bytes_max, plugin.engine.started());
+        let state = State::new(
+            plugin.state(),
+            &plugin.allow,
+            limits.memory_bytes_max,
+            plugin.engine.started(),
+        );
         let mut store = Store::new(plugin.engine.wasmtime(), state);
         store.limiter(|state| &mut state.limiter);
         store.set_hostcall_fuel(HOSTCALL_BYTES_MAX);

@@ -38,6 +38,7 @@ use super::instance::Live;
 use super::instance::Warm;
 use crate::config::Allow;
 use crate::config::PluginLimits;
+use crate::state::PluginState;
 
 /// The largest component that is compiled. A JavaScript or Python plugin has 12 to 18 MB.
 pub const COMPONENT_BYTES_MAX: usize = 64 * 1024 * 1024;
@@ -58,8 +59,21 @@ const PACKAGE: &str = "zproxy:gateway/";
 const COMPATIBLE: &str = "0.1.";
 
 /// The interfaces of the package that plugins may import.
-const INTERFACES: [&str; 8] =
-    ["clock", "context", "crypto", "log", "reply", "request", "response", "types"];
+const INTERFACES: [&str; 13] = [
+    "clock",
+    "context",
+    "counters",
+    "crypto",
+    "environment",
+    "kv",
+    "log",
+    "metrics",
+    "random",
+    "reply",
+    "request",
+    "response",
+    "types",
+];
 
 /// An interface that only some plugins may import.
 struct Capability {
@@ -161,7 +175,8 @@ pub enum LoadError {
     /// Needs what the gateway does not have.
     #[error(
         "imports `{0}`, which this gateway does not offer; it offers zproxy:gateway/{{clock, \
-         context, crypto, log, reply, request, response}}@0.1.0 and wasi:{{cli, clocks, filesystem, \
+         context, counters, crypto, environment, kv, log, metrics, random, reply, request, \
+         response}}@0.1.0 and wasi:{{cli, clocks, filesystem, \
          io, random, sockets}}@0.2"
     )]
     UnknownImport(String),
@@ -213,7 +228,8 @@ pub struct Plugin {
     digest: String,
     generation: u64,
     limits: PluginLimits,
-    allow: Arc<Allow>,
+    pub(super) allow: Arc<Allow>,
+    state: Arc<PluginState>,
     hooks: Hooks,
     pub(super) engine: Arc<PluginEngine>,
     pub(super) component: InstancePre<State>,
@@ -246,6 +262,11 @@ impl Plugin {
     /// What an instance may use.
     pub fn limits(&self) -> &PluginLimits {
         &self.limits
+    }
+
+    /// What it keeps outside of its instances; shared by all its generations.
+    pub fn state(&self) -> &Arc<PluginState> {
+        &self.state
     }
 
     /// What it may reach.
@@ -328,6 +349,7 @@ impl PluginEngine {
             generation: self.next_generation(),
             limits: *limits,
             allow: Arc::clone(allow),
+            state: self.states.of(&name.into()),
             hooks,
             engine: Arc::clone(self),
             lifecycle: lifecycle::GuestIndices::new(&component).map_err(link_error)?,

@@ -9,10 +9,15 @@
 
 mod clock;
 mod context;
+mod counters;
 mod crypto;
+mod environment;
 mod journal;
+mod kv;
 mod limiter;
 mod log;
+mod metrics;
+mod random;
 mod reply;
 mod request;
 mod response;
@@ -23,6 +28,8 @@ use std::sync::Mutex;
 use std::sync::MutexGuard;
 use std::sync::PoisonError;
 use std::time::Instant;
+use std::time::SystemTime;
+use std::time::UNIX_EPOCH;
 
 use wasmtime::component::HasSelf;
 use wasmtime::component::Linker;
@@ -30,6 +37,10 @@ use wasmtime::component::ResourceTable;
 
 use super::exchange::Exchange;
 use super::exchange::ExchangeMark;
+use crate::config::Allow;
+use crate::state::Now;
+use crate::state::PluginState;
+use crate::state::metrics::Registered;
 use journal::Journal;
 pub(super) use journal::clean;
 use limiter::Limiter;
@@ -45,7 +56,12 @@ pub(super) mod bindings {
 
     wasmtime::component::bindgen!({
         path: "wit",
-        world: "plugin",
+        inline: "package zproxy:host;
+            world host {
+                include zproxy:gateway/plugin@0.1.0;
+                include zproxy:gateway/capabilities@0.1.0;
+            }",
+        world: "zproxy:host/host",
         ownership: Borrowing { duplicate_if_necessary: true },
     });
 }
@@ -70,13 +86,23 @@ pub(super) struct State {
     /// Where the instance's lines go. Shared with its standard streams.
     journal: Arc<Mutex<Journal>>,
     keys: crypto::Keys,
+    metrics: Registered,
+    /// What the plugin keeps outside of its instances.
+    kept: Arc<PluginState>,
+    allow: Arc<Allow>,
     table: ResourceTable,
     started: Instant,
 }
 
 impl State {
-    /// The state of a new instance of the plugin `name`. `started` is when its clock began.
-    pub(super) fn new(name: &Arc<str>, memory_bytes_max: usize, started: Instant) -> Self {
+    /// The state of a new instance of a plugin that may reach what `allow` says. `started` is when its
+    /// clock began.
+    pub(super) fn new(
+        kept: &Arc<PluginState>,
+        allow: &Arc<Allow>,
+        memory_bytes_max: usize,
+        started: Instant,
+    ) -> Self {
         let mut table = ResourceTable::new();
         table.set_max_capacity(RESOURCES_MAX);
         Self {
@@ -86,11 +112,22 @@ impl State {
             overran_at: None,
             violation: None,
             limiter: Limiter::new(memory_bytes_max),
-            journal: Arc::new(Mutex::new(Journal::new(Arc::clone(name)))),
+            journal: Arc::new(Mutex::new(Journal::new(Arc::clone(kept.name())))),
             keys: crypto::Keys::default(),
+            metrics: Registered::new(Arc::clone(kept.metrics())),
+            kept: Arc::clone(kept),
+            allow: Arc::clone(allow),
             table,
             started,
         }
+    }
+
+    /// What time it is.
+    fn now(&self) -> Now {
+        let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let whole = |number: u128| u64::try_from(number).unwrap_or(u64::MAX);
+        let monotonic_us = whole(self.started.elapsed().as_micros());
+        Now { unix_ms: whole(unix.as_millis()), monotonic_us }
     }
 
     pub(super) fn journal(&self) -> MutexGuard<'_, Journal> {
@@ -128,7 +165,7 @@ fn lock(journal: &Mutex<Journal>) -> MutexGuard<'_, Journal> {
 
 /// Puts everything that plugins may import into `linker`.
 pub(super) fn link(linker: &mut Linker<State>) -> wasmtime::Result<()> {
-    bindings::Plugin::add_to_linker::<State, HasSelf<State>>(linker, |state| state)?;
+    bindings::Host_::add_to_linker::<State, HasSelf<State>>(linker, |state| state)?;
     wasi::link(linker)
 }
 

@@ -126,3 +126,32 @@ fn the_same_file_is_the_same_plugin() {
     assert_eq!(first.digest().len(), 64);
     assert_eq!(first.hooks(), Hooks { on_request: true, on_response: false });
 }
+
+/// A capability that nobody granted is refused at load, not at three in the morning.
+#[test]
+fn a_capability_that_is_not_granted_is_refused_with_the_line_to_write() {
+    let mut guest = Guest::noop();
+    guest.imports = "(import \"zproxy:gateway/kv@0.1.0\" (instance
+        (export \"delete\" (func (param \"key\" (list u8)) (result bool)))))"
+        .to_owned();
+
+    assert_eq!(
+        refused(&guest),
+        "imports `zproxy:gateway/kv` (`delete`), which is not granted; if you trust it with that, \
+         write `\"plugins\": {\"guest\": {\"allow\": {\"kv\": true}}}`"
+    );
+    let bytes = guest.build();
+    let allow = |allow: Allow| ENGINE.load("guest", &bytes, &LIMITS, &Arc::new(allow));
+    let others = Allow { counters: Some(1), cache: None, ..Allow::default() };
+    assert!(allow(others).is_err());
+    allow(Allow { kv: Some(1), ..Allow::default() }).unwrap();
+    for (interface, grant) in [
+        ("counters", "{\"counters\": true}"),
+        ("environment", "{\"env\": [\"NAME\"], \"secrets\": "),
+    ] {
+        guest.imports = format!("(import \"zproxy:gateway/{interface}@0.1.0\" (instance))");
+        let refusal = refused(&guest);
+        assert!(refusal.contains(&format!("zproxy:gateway/{interface}` (nothing)")), "{refusal}");
+        assert!(refusal.contains(grant), "{refusal}");
+    }
+}

@@ -17,6 +17,7 @@ use std::time::Instant;
 use guest::Guest;
 
 use super::*;
+use crate::config::Allow;
 use crate::config::OnError;
 use crate::config::PluginLimits;
 use crate::http::Version;

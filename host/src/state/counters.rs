@@ -1,0 +1,184 @@
+//! Counts and quotas that hold over all workers.
+//!
+//! A count belongs to a window, a quota to none; one key can have both, and counts in windows of
+//! different lengths. Each is changed in one step: between two workers that take the last of a quota,
+//! one gets it.
+//!
+//! A quota is kept as one number, the *theoretical arrival time* of the generic cell rate algorithm
+//! (ITU-T I.371 A): when all that was taken will have come back. It is exact: times are whole numbers
+//! of microseconds divided by the quota's count, so that the time for one of `count` in a period needs
+//! no rounding.
+
+use super::store::{Slot, Store};
+use super::{KEY_BYTES_MAX, Now};
+
+/// How much may be taken: `count` in every `period_ms`, and up to `burst` at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Quota {
+    /// So many
+    pub count: u32,
+    /// in so long,
+    pub period_ms: u32,
+    /// of these so many at once.
+    pub burst: u32,
+}
+
+/// What came of an attempt to take something.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Decision {
+    /// Whether it was taken. When not, nothing was.
+    pub allowed: bool,
+    /// What could be taken right after.
+    pub remaining: u32,
+    /// Until the same could be taken; the largest number when it never can.
+    pub retry_after_ms: u32,
+    /// Until the full burst is there again.
+    pub reset_after_ms: u32,
+}
+
+/// What is known under a key.
+#[derive(Clone, Copy, Debug)]
+enum Count {
+    /// The count of the window with this number.
+    Window { number: u64, count: i64 },
+    /// A time in microseconds, and the rest of it as a part of `of`.
+    Arrival { us: u64, part: u32, of: u32 },
+}
+
+/// The counters of one plugin.
+#[derive(Default)]
+pub struct Counters(Store<Count>);
+
+/// A key with what tells its counts apart: one byte for the kind, four for the window.
+const PREFIX_BYTES: usize = 5;
+
+impl Counters {
+    /// Memory for all of them from now on.
+    pub fn limit(&self, bytes_max: usize) {
+        self.0.limit(bytes_max);
+    }
+
+    /// Entries and bytes.
+    pub fn usage(&self) -> (usize, usize) {
+        self.0.usage()
+    }
+
+    /// Adds to the count under `key` in the current window, and returns the new count.
+    pub fn add(&self, key: &[u8], delta: i64, window_ms: u32, now: Now) -> i64 {
+        self.with(b'w', window_ms, key, |slot| {
+            let number = window(now, window_ms);
+            if let Some(Count::Window { number: known, count }) = slot.get()
+                && is_current(*known, number)
+            {
+                *count = count.saturating_add(delta);
+                return *count;
+            }
+            slot.set(Count::Window { number, count: delta }, 0);
+            delta
+        })
+    }
+
+    /// The count in the current window.
+    pub fn get(&self, key: &[u8], window_ms: u32, now: Now) -> i64 {
+        self.with(b'w', window_ms, key, |slot| match slot.get() {
+            Some(Count::Window { number, count })
+                if is_current(*number, window(now, window_ms)) =>
+            {
+                *count
+            }
+            _ => 0,
+        })
+    }
+
+    /// Takes `cost` from the quota under `key`, or nothing.
+    pub fn take(&self, key: &[u8], quota: Quota, cost: u32, now: Now) -> Decision {
+        if quota.count == 0 || quota.period_ms == 0 || quota.burst == 0 {
+            let never = u32::MAX;
+            return Decision {
+                allowed: false,
+                remaining: 0,
+                retry_after_ms: never,
+                reset_after_ms: never,
+            };
+        }
+        self.with(b'q', 0, key, |slot| {
+            let before = match slot.get() {
+                Some(Count::Arrival { us, part, of }) => scaled(*us, *part, *of, quota.count),
+                _ => 0,
+            };
+            let (decision, after) = decide(quota, cost, before, now.monotonic_us);
+            if decision.allowed && cost > 0 {
+                let count = u128::from(quota.count);
+                let us = u64::try_from(after / count).unwrap_or(u64::MAX);
+                let part = u32::try_from(after % count).unwrap_or(0);
+                slot.set(Count::Arrival { us, part, of: quota.count }, 0);
+            }
+            decision
+        })
+    }
+
+    fn with<R>(
+        &self,
+        kind: u8,
+        window_ms: u32,
+        key: &[u8],
+        work: impl FnOnce(&mut Slot<'_, Count>) -> R,
+    ) -> R {
+        let mut whole = [0; PREFIX_BYTES + KEY_BYTES_MAX];
+        let key = &key[..key.len().min(KEY_BYTES_MAX)];
+        whole[0] = kind;
+        whole[1..PREFIX_BYTES].copy_from_slice(&window_ms.to_le_bytes());
+        whole[PREFIX_BYTES..][..key.len()].copy_from_slice(key);
+        self.0.with(&whole[..PREFIX_BYTES + key.len()], work)
+    }
+}
+
+/// The number of the current window. Windows begin at multiples of their length since 1970.
+fn window(now: Now, window_ms: u32) -> u64 {
+    now.unix_ms.checked_div(window_ms.into()).unwrap_or(0)
+}
+
+/// Whether a count of the window `known` counts in the window `number`. A clock that was set back a
+/// little must not begin the window that has ended once more.
+fn is_current(known: u64, number: u64) -> bool {
+    known == number || known == number.saturating_add(1)
+}
+
+/// A time, counted in microseconds divided by `count`, never earlier than it was.
+fn scaled(us: u64, part: u32, of: u32, count: u32) -> u128 {
+    let whole = u128::from(us) * u128::from(count);
+    if of == count {
+        return whole + u128::from(part);
+    }
+    // The quota has changed since.
+    whole + (u128::from(part) * u128::from(count)).div_ceil(u128::from(of.max(1)))
+}
+
+/// Decides about an attempt, given the theoretical arrival time, and says what that becomes. Times are
+/// counted in microseconds divided by `quota.count`.
+fn decide(quota: Quota, cost: u32, arrival: u128, now_us: u64) -> (Decision, u128) {
+    let (count, burst) = (u128::from(quota.count), u128::from(quota.burst));
+    // What one of `count` takes to come back, in these units.
+    let each = u128::from(quota.period_ms) * 1000;
+    let milliseconds =
+        |units: u128| u32::try_from(units.div_ceil(count * 1000)).unwrap_or(u32::MAX);
+    let now = u128::from(now_us) * count;
+    let full = now + burst * each;
+    let before = arrival.max(now);
+    let wanted = before + u128::from(cost) * each;
+    let allowed = wanted <= full;
+    let after = if allowed { wanted } else { before };
+    let left = full.saturating_sub(after) / each;
+    let retry_after_ms = match allowed {
+        true => 0,
+        false if cost > quota.burst => u32::MAX,
+        false => milliseconds(wanted - full),
+    };
+    let decision = Decision {
+        allowed,
+        remaining: u32::try_from(left).unwrap_or(u32::MAX),
+        retry_after_ms,
+        reset_after_ms: milliseconds(after - now),
+    };
+    (decision, after)
+}
