@@ -312,7 +312,7 @@ impl PluginEngine {
         Ok(plugin)
     }
 
-    fn remember((&self, plugin: &Arc<Plugin>) {
+    fn remember(&self, plugin: &Arc<Plugin>) {
         let mut loaded = self.loaded.lock().unwrap_or_else(PoisonError::into_inner);
         loaded.retain(|plugin| plugin.strong_count() > 0);
         loaded.push(Arc::downgrade(plugin));
