@@ -349,16 +349,13 @@ impl Running {
             handed_on: self.shared.handed_on.load(Ordering::Relaxed),
         };
         drop(changes);
-        let states = self.states();
-        metrics::render(&self.listeners, reports, &states, &globals, openmetrics)
+        metrics::render(&self.listeners, reports, &self.states(), &globals, openmetrics)
     }
 
     /// What plugins keep.
     fn states(&self) -> Vec<Arc<PluginState>> {
         let shelf = lock(&self.shelf);
-        let states =
-            shelf.iter().filter_map(|held| held.serving().map(|one| Arc::clone(one.state())));
-        states.collect()
+        shelf.iter().filter_map(|held| Some(Arc::clone(held.serving()?.state()))).collect()
     }
 
     /// What is running.
