@@ -7,7 +7,7 @@
 //! ```
 //!
 //! With `--silent` they ask for nothing at all; the kernel keeps such connections back for some
-//! seconds (`TCP_DEFER_ACCEPT`), so that these runs take minutes. The connections come from many
+//! seconds (`TCP_DEFER_ACCEPT`), and no more of them than a backlog. The connections come from many
 //! addresses of 127.0.0.0/8, since one has no more than some 28,000 ports. What counts is
 //! memory that the process has written (`RssAnon`); the kernel's side of a socket is not in it and is
 //! the same for every proxy.
@@ -39,9 +39,8 @@ const PER_ADDRESS: usize = 5_000;
 /// Of so many connections one is kept when the others end: memory that is shared with them must not
 /// keep all of it from going back.
 const STAYS: usize = 1_000;
-/// Silent connections opened before the proxy has taken those that came before: the kernel keeps
-/// them back for some seconds, and has room for no more than a backlog of them.
-const AHEAD: usize = 2_000;
+/// Silent connections: below the backlog of every contender.
+const SILENT_MAX: usize = 4_000;
 /// A proxy that has not taken its connections by then will not. The kernel itself keeps silent ones
 /// back for some seconds.
 const TAKEN_WITHIN: Duration = Duration::from_secs(60);
@@ -73,6 +72,9 @@ pub(crate) fn command(arguments: Vec<String>) -> Result<()> {
     let most = counts.iter().copied().max().unwrap_or(0);
     if most > CONNECTIONS_MAX {
         bail!("--connections {most}: at most {CONNECTIONS_MAX}");
+    }
+    if silent && most > SILENT_MAX {
+        bail!("--connections {most}: at most {SILENT_MAX} with --silent");
     }
     let descriptors = allow_descriptors(most)?;
 
@@ -223,9 +225,6 @@ fn open(
             .with_context(|| format!("connection {place}"))?;
         if asks {
             client.ask().with_context(|| format!("request on connection {place}"))?;
-        } else if (place + 1) % AHEAD == 0 {
-            let wanted = sockets + place + 1;
-            await_descriptors(running, "take its connections", |now| now >= wanted)?;
         }
         clients.push(client);
     }

@@ -314,6 +314,8 @@ fn load(
     });
     let mut probed = Probed::default();
     let snapshot = snapshot::build(settings.clone(), sources, problems, &mut probed, bad)?;
+    // What compiling has used, some megabytes for each plugin.
+    crate::sys::release_free_memory();
     Ok((snapshot, shelf, probed))
 }
 

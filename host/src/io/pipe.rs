@@ -10,22 +10,34 @@
 //!
 //! Not here: sockets (`stream`), when a body goes this way (`proxy::relay`).
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::rc::Rc;
 
 use crate::sys;
 
-/// Asked for; the system gives less when pipes take much of its memory already.
+/// Asked for; the system gives less when this user's pipes take much of its memory already,
 const PIPE_BYTES: usize = 1024 * 1024;
+
+/// and then so little that copying costs less.
+const PIPE_BYTES_MIN: usize = 64 * 1024;
 
 /// Free pipes kept, two descriptors each.
 const FREE_MAX: usize = 16;
 
-/// A worker's free pipes.
+/// Pipes in use at a time. A receiver that has stopped holds a full one; beyond this number of them
+/// bodies are copied, where buffers bound what waits.
+const LENT_MAX: usize = 64;
+
+/// A worker's pipes.
 #[derive(Debug, Default)]
 pub struct PipePool {
     free: RefCell<Vec<Pipe>>,
+    /// How many there are, free ones among them.
+    count: Rc<Cell<usize>>,
+    /// The fewest free ones since the last trim.
+    unused: Cell<usize>,
 }
 
 /// A pipe, and how much is in it.
@@ -34,6 +46,7 @@ pub struct Pipe {
     read: OwnedFd,
     write: OwnedFd,
     held: usize,
+    count: Rc<Cell<usize>>,
 }
 
 impl PipePool {
@@ -41,13 +54,27 @@ impl PipePool {
     ///
     /// # Errors
     ///
-    /// No descriptors are left, or the system cannot splice.
+    /// Too many are in use, no descriptors are left, or the system cannot splice.
     pub fn take(&self) -> io::Result<Pipe> {
-        if let Some(pipe) = self.free.borrow_mut().pop() {
+        let mut free = self.free.borrow_mut();
+        if let Some(pipe) = free.pop() {
+            self.unused.set(self.unused.get().min(free.len()));
             return Ok(pipe);
         }
-        let (read, write) = sys::pipe(PIPE_BYTES)?;
-        Ok(Pipe { read, write, held: 0 })
+        if self.count.get() >= LENT_MAX {
+            return Err(io::ErrorKind::QuotaExceeded.into());
+        }
+        let (read, write) = sys::pipe(PIPE_BYTES, PIPE_BYTES_MIN)?;
+        self.count.set(self.count.get() + 1);
+        Ok(Pipe { read, write, held: 0, count: Rc::clone(&self.count) })
+    }
+
+    /// Closes free pipes that nobody has needed since the last call: half of them.
+    pub fn trim(&self) {
+        let mut free = self.free.borrow_mut();
+        let kept = free.len() - self.unused.get().div_ceil(2).min(free.len());
+        free.truncate(kept);
+        self.unused.set(kept);
     }
 
     /// Takes a pipe back. One that is not empty is closed.
@@ -56,6 +83,12 @@ impl PipePool {
         if pipe.is_empty() && free.len() < FREE_MAX {
             free.push(pipe);
         }
+    }
+}
+
+impl Drop for Pipe {
+    fn drop(&mut self) {
+        self.count.set(self.count.get() - 1);
     }
 }
 
@@ -126,6 +159,21 @@ mod tests {
         assert!(pool.free.borrow().is_empty());
         pool.give_back(pool.take().unwrap());
         assert_eq!(pool.free.borrow().len(), 1);
+    }
+
+    #[test]
+    fn pipes_are_few_and_those_that_nobody_needs_are_closed() {
+        let pool = PipePool::default();
+        let lent: Vec<Pipe> = (0..LENT_MAX).map(|_| pool.take().unwrap()).collect();
+        assert!(pool.take().is_err());
+
+        lent.into_iter().for_each(|pipe| pool.give_back(pipe));
+        assert_eq!(pool.count.get(), FREE_MAX);
+        pool.take().unwrap();
+        for _ in 0..10 {
+            pool.trim();
+        }
+        assert_eq!(pool.count.get(), 0);
     }
 
     #[test]

@@ -250,18 +250,20 @@ pub fn memlock_limit() -> u64 {
     getrlimit(Resource::Memlock).current.unwrap_or(u64::MAX)
 }
 
-/// A pipe that holds up to `bytes`, or what the system grants: its read side and its write side.
+/// A pipe that holds up to `bytes`, or what the system grants but no less than `least`: its read side
+/// and its write side.
 ///
 /// # Errors
 ///
-/// No descriptors are left.
+/// No descriptors are left, or this user has as much memory in pipes as one may have.
 #[cfg(target_os = "linux")]
-pub fn pipe(bytes: usize) -> io::Result<(OwnedFd, OwnedFd)> {
-    use rustix::pipe::{PipeFlags, fcntl_setpipe_size, pipe_with};
+pub fn pipe(bytes: usize, least: usize) -> io::Result<(OwnedFd, OwnedFd)> {
+    use rustix::pipe::{PipeFlags, fcntl_getpipe_size, fcntl_setpipe_size, pipe_with};
 
     let (read, write) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)?;
-    // A user may have only so much memory in pipes; a smaller pipe works as well.
-    let _ = fcntl_setpipe_size(&write, bytes);
+    if fcntl_setpipe_size(&write, bytes).is_err() && fcntl_getpipe_size(&write)? < least {
+        return Err(io::ErrorKind::QuotaExceeded.into());
+    }
     Ok((read, write))
 }
 
@@ -271,7 +273,7 @@ pub fn pipe(bytes: usize) -> io::Result<(OwnedFd, OwnedFd)> {
 ///
 /// Always: this system cannot splice.
 #[cfg(not(target_os = "linux"))]
-pub fn pipe(_bytes: usize) -> io::Result<(OwnedFd, OwnedFd)> {
+pub fn pipe(_bytes: usize, _least: usize) -> io::Result<(OwnedFd, OwnedFd)> {
     Err(io::ErrorKind::Unsupported.into())
 }
 

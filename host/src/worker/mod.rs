@@ -339,6 +339,7 @@ impl State {
             }
             self.home.telemetry.sample_utilisation(now);
             self.home.pool.trim();
+            self.home.pipes.trim();
             if self.burst.has_fallen(self.tally.count()) {
                 // Where an allocator has to be told, and takes its time.
                 tokio::task::spawn_blocking(sys::release_free_memory);
