@@ -321,7 +321,7 @@ impl State {
             let (kept, before) = self.pace.get();
             self.pace.set((kept + 1, before));
             // Not closed: this worker runs.
-            if let Some(entry) = self.tally.enter(usize::MAX) {
+            if let Some(entry) = Tally::enter(&self.tally, usize::MAX) {
                 self.take(stream, peer, listener, entry);
             }
             return;
@@ -332,7 +332,7 @@ impl State {
                 self.shared.handed_on.fetch_add(1, Ordering::Relaxed);
             }
             Ok(Err((back, _))) => {
-                if let Some(entry) = self.tally.enter(usize::MAX) {
+                if let Some(entry) = Tally::enter(&self.tally, usize::MAX) {
                     self.adopt(back, entry);
                 }
             }
@@ -420,7 +420,7 @@ struct Open {
 impl Open {
     /// `None`: there is not even room to be turned away.
     fn new(state: &State, entry: Entry) -> Option<Self> {
-        let place = state.shared.connections.enter(state.context.limits().connections_max);
+        let place = Tally::enter(&state.shared.connections, state.context.limits().connections_max);
         if place.is_none() {
             if state.turned_away.get() >= TURNED_AWAY_MAX {
                 return None;
