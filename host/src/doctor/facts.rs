@@ -105,7 +105,7 @@ fn number<T: FromStr>(text: Option<String>) -> Option<T> {
     text?.parse().ok()
 }
 
-/// `32768	60999`
+/// Two numbers and white space between them.
 fn pair(text: &str) -> Option<(u32, u32)> {
     let mut numbers = text.split_whitespace().map(str::parse);
     Some((numbers.next()?.ok()?, numbers.next()?.ok()?))

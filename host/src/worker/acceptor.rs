@@ -203,6 +203,7 @@ mod tests {
 
     use super::super::mailbox::{ARRIVALS_MAX, Inbox, mailbox};
     use super::super::placement::Placement;
+    use super::super::tally::Tally;
     use super::*;
 
     fn workers(count: usize) -> (Dealer, Vec<Inbox>) {
@@ -219,7 +220,7 @@ mod tests {
     #[test]
     fn connections_go_to_whoever_has_the_fewest() {
         let (mut dealer, inboxes) = workers(3);
-        let held: Vec<_> = (0..4).map(|_| inboxes[1].tally.enter(usize::MAX)).collect();
+        let held: Vec<_> = (0..4).map(|_| Tally::enter(&inboxes[1].tally, usize::MAX)).collect();
 
         for _ in 0..8 {
             dealer.deal(connection()).unwrap();
@@ -247,7 +248,7 @@ mod tests {
         }
         // The other one serves at once, but has more connections in all.
         let others: Vec<_> =
-            (0..2 * ARRIVALS_MAX).map(|_| inboxes[1].tally.enter(usize::MAX)).collect();
+            (0..2 * ARRIVALS_MAX).map(|_| Tally::enter(&inboxes[1].tally, usize::MAX)).collect();
         dealer.deal(connection()).unwrap();
 
         assert_eq!(inboxes[0].arrivals.len(), ARRIVALS_MAX);

@@ -122,7 +122,7 @@ impl Mailbox {
     ///
     /// The connection, and why it was not taken.
     pub fn hand_over(&self, accepted: Accepted) -> Result<(), (Accepted, Refusal)> {
-        let Some(entry) = self.tally.enter(usize::MAX) else {
+        let Some(entry) = Tally::enter(&self.tally, usize::MAX) else {
             return Err((accepted, Refusal::Ended));
         };
         match self.arrivals.try_send((accepted, entry)) {

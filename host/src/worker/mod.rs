@@ -378,7 +378,7 @@ impl State {
             self.pace.set((kept + 1, before));
         }
         // Not closed: this worker runs.
-        if let Some(entry) = self.tally.enter(usize::MAX) {
+        if let Some(entry) = Tally::enter(&self.tally, usize::MAX) {
             self.adopt(accepted, entry);
         }
     }
@@ -479,7 +479,7 @@ struct Open {
 impl Open {
     /// `None`: there is not even room to be turned away.
     fn new(state: &State, entry: Entry, connections_max: usize) -> Option<Self> {
-        let place = state.shared.connections.enter(connections_max);
+        let place = Tally::enter(&state.shared.connections, connections_max);
         if place.is_none() {
             if state.turned_away.get() >= TURNED_AWAY_MAX {
                 return None;

@@ -41,10 +41,10 @@ impl Tally {
     /// Not by adding first and taking back what was too many: in between, somebody else would be
     /// refused a place that is free.
     #[must_use]
-    pub fn enter(self: &Arc<Self>, max: usize) -> Option<Entry> {
+    pub fn enter(tally: &Arc<Self>, max: usize) -> Option<Entry> {
         let more = |count: usize| (count < max).then(|| count + 1);
-        self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).ok()?;
-        Some(Entry(Arc::clone(self)))
+        tally.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).ok()?;
+        Some(Entry(Arc::clone(tally)))
     }
 
     /// How many are in; [`usize::MAX`] when it is closed. May be old when it is read.
@@ -75,27 +75,27 @@ mod tests {
     fn no_more_than_the_limit_are_in() {
         let tally = Tally::new();
 
-        let first = tally.enter(2);
-        let second = tally.enter(2);
+        let first = Tally::enter(&tally, 2);
+        let second = Tally::enter(&tally, 2);
 
         assert!(first.is_some() && second.is_some());
-        assert!(tally.enter(2).is_none());
+        assert!(Tally::enter(&tally, 2).is_none());
         assert_eq!(tally.count(), 2);
         drop(first);
-        assert!(tally.enter(2).is_some());
+        assert!(Tally::enter(&tally, 2).is_some());
         assert_eq!(tally.count(), 1);
     }
 
     #[test]
     fn it_closes_when_it_is_empty_and_stays_closed() {
         let tally = Tally::new();
-        let entry = tally.enter(usize::MAX);
+        let entry = Tally::enter(&tally, usize::MAX);
 
         assert!(!tally.close());
         drop(entry);
         assert!(tally.close());
 
-        assert!(tally.enter(usize::MAX).is_none());
+        assert!(Tally::enter(&tally, usize::MAX).is_none());
         assert_eq!(tally.count(), usize::MAX);
     }
 }
