@@ -5,8 +5,11 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use bytes::Bytes;
+
 use super::instance::FailureKind;
 use crate::http::{EditError, RequestHead, RequestMark, ResponseHead, ResponseMark};
+use crate::state::cache::Capture;
 
 /// Notes of one exchange: at most this many,
 pub const NOTES_MAX: usize = 64;
@@ -33,7 +36,7 @@ pub struct Exchange {
     pub response: ResponseHead,
     /// The body of an answer that middleware or the gateway made; `None` when the body is the
     /// upstream's.
-    pub body: Option<Vec<u8>>,
+    pub body: Option<Bytes>,
     /// The client's address, behind trusted proxies the one they name.
     pub client_ip: Option<IpAddr>,
     /// `http` or `https`.
@@ -42,6 +45,8 @@ pub struct Exchange {
     pub route: Option<Arc<str>>,
     /// Plugins that failed, and how: for the access log.
     pub(crate) failed: Vec<(Arc<str>, FailureKind)>,
+    /// Who keeps the response that is there, with its body when that arrives.
+    pub(crate) captures: Vec<Box<Capture>>,
     notes: Vec<(String, Vec<u8>)>,
     /// How often an answer was put in place: tells a mark on one response from one on another.
     answers: u32,
@@ -63,7 +68,7 @@ impl Exchange {
             request: self.request.mark(),
             response: self.response.mark(),
             answers: self.answers,
-            body: self.body.as_ref().map(Vec::len),
+            body: self.body.as_ref().map(Bytes::len),
         }
     }
 
@@ -75,7 +80,7 @@ impl Exchange {
         self.request.roll_back(&mark.request)
             && self.answers == mark.answers
             && self.response.roll_back(&mark.response)
-            && self.body.as_ref().map(Vec::len) == mark.body
+            && self.body.as_ref().map(Bytes::len) == mark.body
     }
 
     /// Forgets the exchange, keeps the memory.
@@ -87,6 +92,7 @@ impl Exchange {
         self.scheme = "http";
         self.route = None;
         self.failed.clear();
+        self.captures.clear();
         self.notes.clear();
     }
 
@@ -102,14 +108,16 @@ impl Exchange {
         let mut head = ResponseHead::default();
         let body = body.into();
         write_answer(&mut head, status, fields, &body)?;
-        self.put_answer(&mut head, body);
+        self.put_answer(&mut head, body.into());
         Ok(())
     }
 
     /// Makes `head` and `body` the response. What it takes the place of is in `head` then.
-    pub(super) fn put_answer(&mut self, head: &mut ResponseHead, body: Vec<u8>) {
+    pub(super) fn put_answer(&mut self, head: &mut ResponseHead, body: Bytes) {
         std::mem::swap(&mut self.response, head);
         self.body = Some(body);
+        // Nobody reads the body of the response that was there.
+        self.captures.clear();
         self.answers = self.answers.wrapping_add(1);
     }
 

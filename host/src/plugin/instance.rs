@@ -242,9 +242,15 @@ impl Live {
         let state = self.store.data_mut();
         std::mem::swap(&mut state.exchange, place);
         let violation = state.violation.take();
+        if violation.is_some() || !matches!(answer, Ok(Action::Next)) {
+            state.captures.clear();
+        }
         let mut failure = match (answer, violation) {
             (Ok(Action::Next), None) => {
                 state.reply.forget();
+                if let Some(exchange) = place {
+                    exchange.captures.append(&mut state.captures);
+                }
                 return Ok(Flow::Next);
             }
             (Ok(Action::Respond), None) => {

@@ -34,6 +34,7 @@ use super::host::bindings::exports::zproxy::gateway::lifecycle;
 use super::host::bindings::exports::zproxy::gateway::request_filter;
 use super::host::bindings::exports::zproxy::gateway::response_filter;
 use super::host::clean;
+use super::imports;
 use super::instance::Live;
 use super::instance::Warm;
 use crate::config::Allow;
@@ -53,65 +54,10 @@ const COMPILE_STACK_BYTES: usize = 8 * 1024 * 1024;
 /// Names listed in a refusal.
 const LISTED_MAX: usize = 20;
 
-const PACKAGE: &str = "zproxy:gateway/";
+pub(super) const PACKAGE: &str = "zproxy:gateway/";
 
 /// Versions of the package that are compatible with the one served.
-const COMPATIBLE: &str = "0.1.";
-
-/// The interfaces of the package that plugins may import.
-const INTERFACES: [&str; 13] = [
-    "clock",
-    "context",
-    "counters",
-    "crypto",
-    "environment",
-    "kv",
-    "log",
-    "metrics",
-    "random",
-    "reply",
-    "request",
-    "response",
-    "types",
-];
-
-/// An interface that only some plugins may import.
-struct Capability {
-    interface: &'static str,
-    is_granted: fn(&Allow) -> bool,
-    /// How to grant it.
-    grant: &'static str,
-}
-
-const CAPABILITIES: [Capability; 5] = [
-    Capability {
-        interface: "cache",
-        is_granted: |allow| allow.cache.is_some(),
-        grant: "{\"cache\": true}",
-    },
-    Capability {
-        interface: "callout",
-        is_granted: |allow| !allow.http.is_empty(),
-        grant: "{\"http\": [\"https://HOST/*\"]}",
-    },
-    Capability {
-        interface: "counters",
-        is_granted: |allow| allow.counters.is_some(),
-        grant: "{\"counters\": true}",
-    },
-    Capability {
-        interface: "environment",
-        is_granted: |allow| !allow.env.is_empty() || !allow.secrets.is_empty(),
-        grant: "{\"env\": [\"NAME\"], \"secrets\": {\"NAME\": \"${file:/run/secrets/NAME}\"}}",
-    },
-    Capability { interface: "kv", is_granted: |allow| allow.kv.is_some(), grant: "{\"kv\": true}" },
-];
-
-/// The packages of WASI that plugins may import, in every version 0.2.
-const WASI_OFFERED: [&str; 4] = ["wasi:cli/", "wasi:clocks/", "wasi:io/", "wasi:random/"];
-
-/// Those that plugins may import and get nothing from.
-const WASI_DENIED: [&str; 2] = ["wasi:filesystem/", "wasi:sockets/"];
+pub(super) const COMPATIBLE: &str = "0.1.";
 
 const INIT: &str = "func(string) -> result<record { request-fields: list<string>, \
                     response-fields: list<string> }, string>";
@@ -174,7 +120,7 @@ pub enum LoadError {
     },
     /// Needs what the gateway does not have.
     #[error(
-        "imports `{0}`, which this gateway does not offer; it offers zproxy:gateway/{{clock, \
+        "imports `{0}`, which this gateway does not offer; it offers zproxy:gateway/{{cache, clock, \
          context, counters, crypto, environment, kv, log, metrics, random, reply, request, \
          response}}@0.1.0 and wasi:{{cli, clocks, filesystem, \
          io, random, sockets}}@0.2"
@@ -333,10 +279,9 @@ impl PluginEngine {
         let hooks = check_exports(engine, &kind)?;
         let mut linker = self.linker();
         for (import, item) in kind.imports(engine) {
-            check_import(import, &item.ty)?;
-            check_granted(engine, name, import, &item.ty, allow)?;
+            imports::check(engine, name, import, &item.ty, allow)?;
             if let ComponentItem::ComponentInstance(interface) = &item.ty
-                && WASI_DENIED.iter().any(|package| import.starts_with(package))
+                && imports::WASI_DENIED.iter().any(|package| import.starts_with(package))
             {
                 host::deny(&mut linker, engine, import, interface).map_err(link_error)?;
             }
@@ -501,56 +446,12 @@ fn check_signature(
     Err(LoadError::Signature { function: format!("{export}#{function}"), found, expected })
 }
 
-fn check_import(import: &str, item: &ComponentItem) -> Result<(), LoadError> {
-    let (interface, version) = import.split_once('@').unwrap_or((import, ""));
-    let offered = if let Some(interface) = interface.strip_prefix(PACKAGE) {
-        INTERFACES.contains(&interface) && version.starts_with(COMPATIBLE)
-    } else {
-        let mut packages = WASI_OFFERED.iter().chain(&WASI_DENIED);
-        packages.any(|package| interface.starts_with(package)) && version.starts_with("0.2.")
-    };
-    if offered && matches!(item, ComponentItem::ComponentInstance(_)) {
-        return Ok(());
-    }
-    Err(LoadError::UnknownImport(clean(import.as_bytes(), 128)))
-}
-
-/// Refuses a capability that the operator has not granted.
-fn check_granted(
-    engine: &Engine,
-    plugin: &str,
-    import: &str,
-    item: &ComponentItem,
-    allow: &Allow,
-) -> Result<(), LoadError> {
-    let Some(name) = import.strip_prefix(PACKAGE).and_then(|name| name.split('@').next()) else {
-        return Ok(());
-    };
-    let Some(capability) = CAPABILITIES.iter().find(|capability| capability.interface == name)
-    else {
-        return Ok(());
-    };
-    let ComponentItem::ComponentInstance(interface) = item else { return Ok(()) };
-    if (capability.is_granted)(allow) {
-        return Ok(());
-    }
-    let functions = interface
-        .exports(engine)
-        .filter(|(_, item)| matches!(item.ty, ComponentItem::ComponentFunc(_)));
-    Err(LoadError::NotGranted {
-        plugin: plugin.to_owned(),
-        interface: capability.interface,
-        functions: listed(functions.map(|(name, _)| name)),
-        grant: capability.grant,
-    })
-}
-
 #[expect(clippy::needless_pass_by_value, reason = "goes into map_err")]
 fn link_error(error: wasmtime::Error) -> LoadError {
     LoadError::Link(clean(format!("{error:#}").as_bytes(), 1024))
 }
 
-fn listed<'a>(names: impl Iterator<Item = &'a str>) -> String {
+pub(super) fn listed<'a>(names: impl Iterator<Item = &'a str>) -> String {
     let mut names = names.map(|name| format!("`{}`", clean(name.as_bytes(), 128)));
     let mut shown: Vec<String> = names.by_ref().take(LISTED_MAX).collect();
     match (shown.is_empty(), names.count()) {

@@ -29,6 +29,7 @@ pub mod stats;
 mod backoff;
 mod declared;
 mod host;
+mod imports;
 
 pub use chain::{
     Broken, Chain, ChainError, ChainPlan, HookFailure, Instances, LinkPlan, NativeFactory, Passed,

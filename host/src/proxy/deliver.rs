@@ -23,6 +23,9 @@ use crate::plugin::Exchange;
 /// A body that nobody reads is read and forgotten up to this size, to keep the connection.
 const DRAIN_BYTES_MAX: u64 = 64 * 1024;
 
+/// From here on it costs less to send a body by itself than to copy it behind its head.
+const APART_BYTES_MIN: usize = 64 * 1024;
+
 /// What was sent, and what may follow on the connection.
 #[derive(Debug)]
 pub struct Delivered {
@@ -83,15 +86,27 @@ pub async fn local(
     let field = connection_field(exchange.request.version, after);
     write::response(&mut message, &mut exchange.response, Framing::None, field);
     let head = message.len();
-    if !bodiless && exchange.request.method != Method::Head {
-        message.extend_from_slice(&body);
+    for capture in exchange.captures.drain(..) {
+        capture.end_with(body.clone());
+    }
+    let body = if bodiless || exchange.request.method == Method::Head { &[] } else { &*body };
+    let long = body.len() >= APART_BYTES_MIN;
+    if !long {
+        message.extend_from_slice(body);
     }
     let Client { connection, timer, .. } = client;
     timer.limit(None);
     timer.arm(context.idle_timeout());
-    let written = message.len() as u64;
+    let mut written = message.len() as u64;
     if connection.write_all(&message, timer).await.is_err() {
         return Delivered::nothing(context);
+    }
+    if long {
+        written += body.len() as u64;
+        timer.arm(context.idle_timeout());
+        if connection.write_all(body, timer).await.is_err() {
+            return Delivered::nothing(context);
+        }
     }
     if after == After::KeepAlive
         && let Some(rest) = rest
@@ -172,6 +187,11 @@ pub async fn upstream(
     let reader = BodyReader::new(answer.framing, form, u64::MAX, &context.response_limits);
     let to_chunks = framing == Framing::Chunked && answer.framing == Framing::UntilClose;
     let mut download = Pump::new(reader.without_trailers(answer.names_fields), to_chunks);
+    if !exchange.captures.is_empty() {
+        let content =
+            BodyReader::new(answer.framing, Form::Content, u64::MAX, &context.response_limits);
+        download.keep(std::mem::take(&mut exchange.captures), content);
+    }
     client.timer.limit(None);
     let head = {
         let lanes = context.lanes(&client.timer, times.idle);

@@ -28,6 +28,7 @@ pub mod trace;
 use std::borrow::Cow;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use client::ClientFacts;
 pub use context::{Clock, Context, Home, Own, RoutePlan, Snapshot};
 use deliver::Delivered;
@@ -213,7 +214,7 @@ async fn request(
             for (name, value) in headers {
                 exchange.response.fields.push(name, value.as_bytes());
             }
-            exchange.body = Some(body.to_vec());
+            exchange.body = Some(Bytes::copy_from_slice(body));
             sanitize_reply(context, &mut exchange);
             return (exchange, Ok(Answer::Local));
         }
@@ -301,6 +302,10 @@ fn response(
             if exchange.body.is_some() || (bodiless && answered.facts.framing != Framing::None) =>
         {
             drop(answered);
+            if exchange.body.is_none() {
+                // The body that was to be kept does not come.
+                exchange.captures.clear();
+            }
             sanitize_reply(context, &mut exchange);
             (exchange, Answer::Local)
         }
@@ -439,7 +444,7 @@ fn redirect(
     };
     exchange.response.assign(status);
     exchange.response.fields.push("Location", location.as_bytes());
-    exchange.body = Some(Vec::new());
+    exchange.body = Some(Bytes::new());
     sanitize_reply(context, exchange);
 }
 
@@ -453,6 +458,7 @@ fn sanitize_reply(context: &Context, exchange: &mut Exchange) {
 
 fn fail(context: &Context, exchange: &mut Exchange, error: RequestError, progress: &mut Progress) {
     progress.error = Some(error);
+    exchange.captures.clear();
     reply::error(exchange, error, progress.allow.as_deref());
     sanitize_reply(context, exchange);
 }

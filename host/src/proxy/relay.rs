@@ -27,6 +27,7 @@ use crate::error::RequestError;
 use crate::http::body::BodyReader;
 use crate::http::connection::{consume, poll_fill};
 use crate::io::{Buffer, BufferPool, Pipe, PipePool, Reader, Timer, Writer};
+use crate::state::cache::Capture;
 
 /// Reads and writes in one go before other connections get their turn.
 const ROUNDS_MAX: usize = 16;
@@ -90,6 +91,29 @@ pub struct Pump {
     finished: bool,
     /// Bytes written, head included.
     written: u64,
+    /// Keeps what passes.
+    tap: Option<Box<Tap>>,
+}
+
+/// Copies a body's content for those who keep it.
+#[derive(Debug)]
+struct Tap {
+    captures: Vec<Box<Capture>>,
+    /// Follows the same body as the pump's, but wants content only.
+    content: BodyReader,
+    pieces: Vec<Range<usize>>,
+}
+
+impl Tap {
+    fn see(&mut self, bytes: &[u8]) {
+        self.pieces.clear();
+        if self.content.advance(bytes, &mut self.pieces, &mut Vec::new()).is_err() {
+            self.captures.clear();
+        }
+        for piece in &self.pieces {
+            self.captures.iter_mut().for_each(|capture| capture.write(&bytes[piece.clone()]));
+        }
+    }
 }
 
 impl Pump {
@@ -105,6 +129,22 @@ impl Pump {
             copies: false,
             finished,
             written: 0,
+            tap: None,
+        }
+    }
+
+    /// Keeps the body as well, whose content `content` follows; to be called before anything moves.
+    pub fn keep(&mut self, captures: Vec<Box<Capture>>, content: BodyReader) {
+        self.tap = Some(Box::new(Tap { captures, content, pieces: Vec::new() }));
+        if self.finished {
+            self.end_tap();
+        }
+    }
+
+    /// All of the body has come.
+    fn end_tap(&mut self) {
+        if let Some(tap) = self.tap.take() {
+            tap.captures.into_iter().for_each(Capture::end);
         }
     }
 
@@ -218,7 +258,7 @@ impl Pump {
     /// Whether what comes next is content, much of it, and goes on as it is.
     fn splices(&self) -> bool {
         let long = self.reader.remaining().is_some_and(|left| left >= SPLICE_BYTES_MIN);
-        (self.bulk || long) && !self.copies && !self.to_chunks
+        (self.bulk || long) && !self.copies && !self.to_chunks && self.tap.is_none()
     }
 
     /// Moves what the sender has sent into a pipe.
@@ -263,6 +303,7 @@ impl Pump {
     /// The sender's close was the end of the body.
     fn finish(&mut self, lanes: &Lanes<'_>) {
         self.finished = true;
+        self.end_tap();
         if self.to_chunks {
             self.pending = Some(lanes.pool.copy_of(b"0\r\n\r\n"));
         }
@@ -281,8 +322,14 @@ impl Pump {
         let Scratch { pieces, start, tail } = &mut *scratch;
         pieces.clear();
         tail.clear();
+        if let Some(tap) = &mut self.tap {
+            tap.see(buffer.filled());
+        }
         let step = self.reader.advance(buffer.filled(), pieces, tail)?;
         self.finished = step.done;
+        if self.finished {
+            self.end_tap();
+        }
         let rest = buffer.len() - step.consumed;
         // The shorter part is the one that is copied: a short body may have much behind it.
         let leaves = rest > step.consumed;

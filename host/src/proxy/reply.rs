@@ -28,7 +28,7 @@ pub fn error(exchange: &mut Exchange, error: RequestError, allow: Option<&str>) 
     if error == RequestError::Overloaded {
         fields.fields.push("Retry-After", b"1");
     }
-    exchange.body = Some(body.into_bytes());
+    exchange.body = Some(body.into());
 }
 
 /// What a client may know: for its own mistakes what they are, for others only that there was one.

@@ -7,11 +7,12 @@
 //! It is in memory, shared by all workers. Whoever asks for it says what it is told to do and what time
 //! it is, and never sees how it is kept.
 //!
-//! Layout: `store` is a bounded map in shards, each a `table`; `counters`, `kv` and `metrics` are what
+//! Layout: `store` is a bounded map in shards, each a `table`; `counters`, `kv`, `cache` and `metrics` are what
 //! plugins know.
 //!
 //! Not here: what plugins may call (`plugin::host`), who may (`config::Allow`).
 
+pub mod cache;
 pub mod counters;
 pub mod kv;
 pub mod metrics;
@@ -20,6 +21,7 @@ mod table;
 
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 
+use cache::Cache;
 use counters::Counters;
 use kv::Kv;
 use metrics::{Metrics, Names};
@@ -56,6 +58,7 @@ impl States {
                 name: Arc::clone(name),
                 counters: OnceLock::new(),
                 kv: OnceLock::new(),
+                cache: OnceLock::new(),
                 metrics: Arc::new(Metrics::new(name, Arc::clone(&self.names))),
             });
             plugins.push(Arc::downgrade(&state));
@@ -69,6 +72,7 @@ pub struct PluginState {
     name: Arc<str>,
     counters: OnceLock<Counters>,
     kv: OnceLock<Kv>,
+    cache: OnceLock<Arc<Cache>>,
     metrics: Arc<Metrics>,
 }
 
@@ -99,6 +103,11 @@ impl PluginState {
         self.kv.get_or_init(Kv::default)
     }
 
+    /// Its responses.
+    pub fn cache(&self) -> &Arc<Cache> {
+        self.cache.get_or_init(Arc::default)
+    }
+
     /// Its metrics.
     pub fn metrics(&self) -> &Arc<Metrics> {
         &self.metrics
@@ -112,13 +121,17 @@ impl PluginState {
         if let Some(bytes_max) = allow.kv {
             self.kv().limit(bytes_max);
         }
+        if let Some(size) = allow.cache {
+            self.cache().limit(size.bytes_max, size.object_bytes_max);
+        }
     }
 
     /// What there is of it.
     pub fn usage(&self) -> Vec<Usage> {
         let counters = self.counters.get().map(|counters| ("counters", counters.usage()));
         let kv = self.kv.get().map(|kv| ("kv", kv.usage()));
-        let used = counters.into_iter().chain(kv);
+        let cache = self.cache.get().map(|cache| ("cache", cache.usage()));
+        let used = counters.into_iter().chain(kv).chain(cache);
         used.map(|(kind, (entries, bytes))| Usage { kind, entries, bytes }).collect()
     }
 }

@@ -5,10 +5,12 @@ use std::sync::Barrier;
 
 use proptest::prelude::*;
 
+use super::cache::Label;
 use super::counters::{Decision, Quota};
 use super::kv::{Refusal, VALUE_BYTES_MAX};
 use super::metrics::{INSTANCE_METRICS_MAX, Kind, Registered};
 use super::*;
+use crate::http::Fields;
 
 const MEBIBYTE: usize = 1024 * 1024;
 
@@ -440,4 +442,122 @@ fn metrics_are_bounded_and_those_of_earlier_generations_make_room() {
     let kinds = state.metrics().read();
     let kind = &kinds.iter().find(|metric| metric.name.ends_with("g19_1")).unwrap().kind;
     assert_eq!(*kind, Kind::Gauge);
+}
+
+fn response(fields: &[(&str, &str)]) -> Fields {
+    let mut made = Fields::default();
+    fields.iter().for_each(|(name, value)| made.push(name, value.as_bytes()));
+    made
+}
+
+fn cache(bytes_max: usize, object_bytes_max: usize) -> Arc<Cache> {
+    let cache = Arc::new(Cache::default());
+    cache.limit(bytes_max, object_bytes_max);
+    cache
+}
+
+fn label<'a>(key: &'a [u8], tags: &'a [String]) -> Label<'a> {
+    Label { key, note: b"note", ttl_ms: 1000, tags }
+}
+
+fn keep(cache: &Arc<Cache>, key: &[u8], body: &[u8], tags: &[String]) {
+    let fields = response(&[("Connection", "x"), ("A", "1")]);
+    let mut capture = cache.capture((200, &fields), label(key, tags), at(0)).unwrap();
+    capture.write(body);
+    capture.end();
+}
+
+#[test]
+fn a_response_is_there_when_it_has_ended_and_until_its_time_is_up() {
+    let cache = cache(MEBIBYTE, MEBIBYTE);
+    let fields = response(&[("Transfer-Encoding", "chunked"), ("A", "1"), ("a", "2")]);
+    let mut capture = cache.capture((203, &fields), label(b"k", &[]), at(500)).unwrap();
+    capture.write(b"he");
+    capture.write(b"llo");
+    assert!(cache.lookup(b"k", at(500)).is_none());
+    capture.end();
+
+    let stored = cache.lookup(b"k", at(600)).unwrap();
+    assert_eq!((stored.status, &*stored.body, &*stored.note), (203, &b"hello"[..], &b"note"[..]));
+    assert_eq!((stored.age_ms(at(600)), stored.ttl_ms(at(600))), (100, 900));
+    assert_eq!(stored.fields.joined("a", b", ").unwrap(), &b"1, 2"[..]);
+    assert_eq!(stored.fields.len(), 2, "what frames a message belongs to one connection");
+    assert!(cache.lookup(b"k", at(1500)).is_none());
+    assert_eq!(cache.usage(), (0, 0));
+    assert_eq!(&*stored.body, b"hello", "who has it keeps it");
+}
+
+/// Many large responses on their way must not take more memory than those that have arrived.
+#[test]
+fn what_is_on_its_way_is_bounded_as_well() {
+    let cache = cache(4 * MEBIBYTE, MEBIBYTE);
+    let fields = response(&[("content-length", "500000")]);
+    let mut captures: Vec<_> = (0..10_u8)
+        .map(|key| cache.capture((200, &fields), label(&[key], &[]), at(0)).unwrap())
+        .collect();
+
+    for capture in &mut captures {
+        capture.write(&[0; 1000]);
+        assert!(cache.usage().1 <= MEBIBYTE, "{:?}", cache.usage());
+    }
+    for mut capture in captures {
+        capture.write(&[0; 499_000]);
+        capture.end();
+    }
+
+    // Two had room, and when they were done others could have had it.
+    assert_eq!(cache.usage().0, 2);
+    let usage = cache.usage().1;
+    assert!((1_000_000..1_010_000).contains(&usage), "{usage}");
+    let long = response(&[("content-length", "1048577")]);
+    assert!(cache.capture((200, &long), label(b"k", &[]), at(0)).is_none());
+    let mut endless = cache.capture((200, &response(&[])), label(b"k", &[]), at(0)).unwrap();
+    for _ in 0..20 {
+        endless.write(&[0; 100_000]);
+    }
+    endless.end();
+    assert_eq!(cache.usage().0, 2);
+}
+
+#[test]
+fn a_tag_removes_what_was_stored_with_it_before() {
+    let cache = cache(MEBIBYTE, MEBIBYTE);
+    let (a, b) = ("a".to_owned(), "b".to_owned());
+    keep(&cache, b"1", b"", &[a.clone(), b.clone()]);
+    keep(&cache, b"2", b"", &[b.clone()]);
+    keep(&cache, b"3", b"", &[]);
+    let fields = response(&[]);
+    let tags = [a.clone()];
+    let late = cache.capture((200, &fields), label(b"4", &tags), at(0)).unwrap();
+
+    assert_eq!(cache.remove_tagged("a"), 2, "one of them on its way");
+    late.end();
+    keep(&cache, b"5", b"", &[a]);
+
+    let there = |key: &[u8]| cache.lookup(key, at(0)).is_some();
+    let found = [b"1", b"2", b"3", b"4", b"5"].map(|key| there(key));
+    assert_eq!(found, [false, true, true, false, true]);
+    assert_eq!(cache.remove_tagged("none"), 0);
+    assert_eq!(cache.remove_tagged("b"), 1);
+}
+
+#[test]
+fn a_refresh_takes_fields_over_but_those_about_the_body() {
+    let cache = cache(MEBIBYTE, MEBIBYTE);
+    let old = response(&[("Content-Encoding", "gzip"), ("A", "1"), ("B", "1")]);
+    let mut capture = cache.capture((200, &old), label(b"k", &[]), at(0)).unwrap();
+    capture.write(b"body");
+    capture.end();
+    let new = response(&[("content-encoding", "br"), ("a", "2"), ("a", "3"), ("c", "4")]);
+
+    assert!(cache.refresh(b"k", &new, b"new", 1000, at(900)));
+    assert!(!cache.refresh(b"none", &new, b"", 1000, at(900)));
+
+    let stored = cache.lookup(b"k", at(1800)).unwrap();
+    let value = |name| {
+        let value = stored.fields.joined(name, b",").unwrap_or_default();
+        String::from_utf8(value.into_owned()).unwrap()
+    };
+    assert_eq!(["content-encoding", "a", "b", "c"].map(value), ["gzip", "2,3", "1", "4"]);
+    assert_eq!((&*stored.body, &*stored.note), (&b"body"[..], &b"new"[..]));
 }

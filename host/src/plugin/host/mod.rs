@@ -7,6 +7,7 @@
 //!
 //! Not here: when hooks are called (`chain`), and what happens to failures (`instance`).
 
+mod cache;
 mod clock;
 mod context;
 mod counters;
@@ -40,6 +41,7 @@ use super::exchange::ExchangeMark;
 use crate::config::Allow;
 use crate::state::Now;
 use crate::state::PluginState;
+use crate::state::cache::Capture;
 use crate::state::metrics::Registered;
 use journal::Journal;
 pub(super) use journal::clean;
@@ -87,6 +89,8 @@ pub(super) struct State {
     journal: Arc<Mutex<Journal>>,
     keys: crypto::Keys,
     metrics: Registered,
+    /// Responses that the running hook wants to be kept.
+    pub(super) captures: Vec<Box<Capture>>,
     /// What the plugin keeps outside of its instances.
     kept: Arc<PluginState>,
     allow: Arc<Allow>,
@@ -115,6 +119,7 @@ impl State {
             journal: Arc::new(Mutex::new(Journal::new(Arc::clone(kept.name())))),
             keys: crypto::Keys::default(),
             metrics: Registered::new(Arc::clone(kept.metrics())),
+            captures: Vec::new(),
             kept: Arc::clone(kept),
             allow: Arc::clone(allow),
             table,

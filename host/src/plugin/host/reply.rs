@@ -3,18 +3,21 @@
 //! A reply is kept apart from the exchange until its hook has ended well, so that a hook that
 //! fails after `send` has not destroyed the response that it was shown.
 
+use bytes::Bytes;
+
 use super::State;
 use super::bindings::zproxy::gateway::reply::Host;
 use crate::http::EditError;
 use crate::http::ResponseHead;
 use crate::plugin::exchange::Exchange;
 use crate::plugin::exchange::write_answer;
+use crate::state::cache::Stored;
 
 /// What `send` was given.
 #[derive(Default)]
 pub(in crate::plugin) struct Reply {
     head: ResponseHead,
-    body: Option<Vec<u8>>,
+    body: Option<Bytes>,
 }
 
 impl Reply {
@@ -27,7 +30,24 @@ impl Reply {
         self.body = None;
         let fields = headers.iter().map(|(name, value)| (name.as_str(), value.as_slice()));
         write_answer(&mut self.head, status, fields, &body)?;
-        self.body = Some(body);
+        self.body = Some(body.into());
+        Ok(())
+    }
+
+    /// Takes a stored response, whose body is shared and not copied, with these fields set on it.
+    pub(super) fn take_stored(
+        &mut self,
+        stored: &Stored,
+        fields: &[(String, Vec<u8>)],
+    ) -> Result<(), EditError> {
+        self.body = None;
+        self.head.assign(stored.status);
+        for (name, value) in stored.fields.iter() {
+            // Names of fields are ASCII.
+            self.head.fields.push(std::str::from_utf8(name).unwrap_or_default(), value);
+        }
+        fields.iter().try_for_each(|(name, value)| self.head.fields.set(name, value))?;
+        self.body = Some(stored.body.clone());
         Ok(())
     }
 

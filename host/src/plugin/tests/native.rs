@@ -100,7 +100,7 @@ fn an_answer_and_then_a_panic_close_even_an_open_link() {
     };
     let chain = Instances::new().chain(&ChainPlan { links: vec![link] }).unwrap();
     let mut exchange = response(200, &[("a", "1")]);
-    exchange.body = Some(Vec::new());
+    exchange.body = Some(bytes::Bytes::new());
 
     let (_, flow) = up(&chain, exchange, 1);
 
