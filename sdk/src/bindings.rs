@@ -8,7 +8,12 @@
 pub mod imports {
     wit_bindgen::generate!({
         path: "wit",
-        world: "zproxy:gateway/imports",
+        inline: "package zproxy:sdk-imports;
+            world everything {
+                include zproxy:gateway/imports@0.1.0;
+                include zproxy:gateway/capabilities@0.1.0;
+            }",
+        world: "zproxy:sdk-imports/everything",
         generate_all,
     });
 }

@@ -34,6 +34,12 @@ mod fields;
 pub mod context;
 pub mod crypto;
 pub mod clock;
+pub mod random;
+pub mod metrics;
+pub mod counters;
+pub mod kv;
+pub mod cache;
+pub mod environment;
 pub mod log;
 mod host;
 #[cfg(not(target_family = "wasm"))]
@@ -86,4 +92,9 @@ pub trait Middleware: serde::de::DeserializeOwned + 'static {
     fn on_response(&self, response: &mut Response) {
         let _ = response;
     }
+}
+
+/// A duration as the host takes it, never shorter.
+fn milliseconds(duration: std::time::Duration) -> u32 {
+    u32::try_from(duration.as_nanos().div_ceil(1_000_000)).unwrap_or(u32::MAX)
 }

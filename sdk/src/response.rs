@@ -97,12 +97,14 @@ pub struct Reply {
     status: u16,
     headers: Vec<(String, Vec<u8>)>,
     body: Vec<u8>,
+    /// The host has it already.
+    is_sent: bool,
 }
 
 impl Reply {
     /// An answer without fields or body. `status` is 200 to 599, else the hook fails.
     pub fn status(status: u16) -> Self {
-        Self { status, headers: Vec::new(), body: Vec::new() }
+        Self { status, headers: Vec::new(), body: Vec::new(), is_sent: false }
     }
 
     /// Adds a field.
@@ -117,8 +119,16 @@ impl Reply {
         self
     }
 
+    /// The answer that the host was given last.
+    pub(crate) fn sent() -> Self {
+        Self { is_sent: true, ..Self::status(0) }
+    }
+
     /// Hands the answer to the host.
     pub(crate) fn send(&self) {
+        if self.is_sent {
+            return;
+        }
         reply::send(self.status, &self.headers, &self.body);
     }
 }

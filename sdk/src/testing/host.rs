@@ -1,13 +1,15 @@
 //! The host of one thread: every function of `wit/`, by its rules.
 
 use std::cell::RefCell;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::Ipv6Addr;
 
 use hmac::{Hmac, Mac};
 use sha2::{Sha256, Sha384, Sha512};
 
+use super::cache::Responses;
 use super::message::{Head, Request, Response};
+use super::state::State;
 use crate::log::Level;
 
 /// The limits of `wit/`.
@@ -46,7 +48,10 @@ pub(crate) struct Host {
     pub(crate) log: Vec<(Level, String)>,
     edit_bytes: usize,
     context: HashMap<String, Vec<u8>>,
-    keys: Vec<Key>,
+    keys: BTreeMap<u32, Key>,
+    next_key: u32,
+    pub(crate) state: State,
+    pub(crate) cache: Responses,
 }
 
 /// A key with the algorithm that it is bound to.
@@ -73,7 +78,10 @@ impl Host {
             log: Vec::new(),
             edit_bytes: 0,
             context: HashMap::new(),
-            keys: Vec::new(),
+            keys: BTreeMap::new(),
+            next_key: 0,
+            state: State::default(),
+            cache: Responses::default(),
         }
     }
 
@@ -106,7 +114,7 @@ impl Host {
         names.iter().map(|name| self.response.look_up(name)).collect()
     }
 
-    fn fail(&mut self, reason: impl Into<String>) {
+    pub(crate) fn fail(&mut self, reason: impl Into<String>) {
         self.failure.get_or_insert(reason.into());
     }
 
@@ -386,13 +394,17 @@ pub(crate) mod clock {
     }
 }
 
-/// `crypto`.
+/// `crypto`: shared secrets. What public keys do is the gateway's alone: it would take a library for each
+/// of them here.
 pub(crate) mod crypto {
-    use super::{Hmac, Host, KEYS_MAX, Key, Mac};
+    use sha2::Digest;
+
+    use super::{HOST, Hmac, Host, KEYS_MAX, Key, Mac, Sha256, Sha384, Sha512};
+    use crate::bindings::imports::zproxy::gateway::crypto::{DigestAlgorithm, SetKey};
 
     pub(crate) fn key(algorithm: &str, format: &str, material: &[u8]) -> Result<u32, String> {
         if format != "secret" {
-            return Err(format!("`{format}` keys are not supported; write secret"));
+            return Err(format!("a unit test does not know `{format}` keys; write secret"));
         }
         if material.is_empty() {
             return Err("the secret is empty".to_owned());
@@ -403,30 +415,55 @@ pub(crate) mod crypto {
             "HS384" => Key::Hs384(Hmac::new_from_slice(material).map_err(bad_length)?),
             "HS512" => Key::Hs512(Hmac::new_from_slice(material).map_err(bad_length)?),
             _ => {
-                return Err(format!("`{algorithm}` is not supported; write HS256, HS384 or HS512"));
+                return Err(format!(
+                    "a unit test does not know `{algorithm}`; write HS256, HS384 or HS512"
+                ));
             }
         };
         Host::with(|host| {
             if host.keys.len() == KEYS_MAX {
                 return Err(format!("more than {KEYS_MAX} keys"));
             }
-            host.keys.push(key);
-            u32::try_from(host.keys.len() - 1).map_err(|error| error.to_string())
+            let handle = host.next_key;
+            host.next_key += 1;
+            host.keys.insert(handle, key);
+            Ok(handle)
         })
+    }
+
+    pub(crate) fn key_set(_jwks: &[u8]) -> Result<Vec<SetKey>, String> {
+        Err("a unit test does not know sets of keys".to_owned())
+    }
+
+    /// Keys can outlive the thread's host.
+    pub(crate) fn forget(key: u32) {
+        let _ = HOST.try_with(|host| host.borrow_mut().keys.remove(&key));
     }
 
     pub(crate) fn verify(key: u32, data: &[u8], signature: &[u8]) -> bool {
-        let Ok(index) = usize::try_from(key) else { return false };
-        Host::with(|host| match host.keys.get(index) {
-            None => false,
-            Some(Key::Hs256(key)) => verify_with(key, data, signature),
-            Some(Key::Hs384(key)) => verify_with(key, data, signature),
-            Some(Key::Hs512(key)) => verify_with(key, data, signature),
+        sign(key, data).is_some_and(|made| equal(&made, signature))
+    }
+
+    pub(crate) fn sign(key: u32, data: &[u8]) -> Option<Vec<u8>> {
+        Host::with(|host| {
+            Some(match host.keys.get(&key)? {
+                Key::Hs256(key) => sign_with(key, data),
+                Key::Hs384(key) => sign_with(key, data),
+                Key::Hs512(key) => sign_with(key, data),
+            })
         })
     }
 
-    fn verify_with<M: Mac + Clone>(key: &M, data: &[u8], signature: &[u8]) -> bool {
-        key.clone().chain_update(data).verify_slice(signature).is_ok()
+    fn sign_with<M: Mac + Clone>(key: &M, data: &[u8]) -> Vec<u8> {
+        key.clone().chain_update(data).finalize().into_bytes().to_vec()
+    }
+
+    pub(crate) fn digest(algorithm: DigestAlgorithm, data: &[u8]) -> Vec<u8> {
+        match algorithm {
+            DigestAlgorithm::Sha256 => Sha256::digest(data).to_vec(),
+            DigestAlgorithm::Sha384 => Sha384::digest(data).to_vec(),
+            DigestAlgorithm::Sha512 => Sha512::digest(data).to_vec(),
+        }
     }
 
     pub(crate) fn equal(a: &[u8], b: &[u8]) -> bool {

@@ -22,7 +22,9 @@
 //! too. Not here: chains, limits of time and memory, and other workers.
 
 mod message;
+pub(crate) mod cache;
 pub(crate) mod host;
+pub(crate) mod state;
 
 use std::fmt;
 
@@ -65,6 +67,25 @@ pub fn load<M: Slot>(config: &str) -> Result<Loaded<M>, String> {
 /// Sets the time of this thread's host, in milliseconds since 1970.
 pub fn set_unix_ms(now: u64) {
     Host::with(|host| host.unix_ms = now);
+}
+
+/// Grants a variable of the environment; `None`: it is not set.
+pub fn set_variable(name: &str, value: Option<&str>) {
+    Host::with(|host| host.state.variables.insert(name.to_owned(), value.map(str::to_owned)));
+}
+
+/// Grants a secret.
+pub fn set_secret(name: &str, value: impl Into<Vec<u8>>) {
+    Host::with(|host| host.state.secrets.insert(name.to_owned(), value.into()));
+}
+
+/// What a metric of the plugin has come to: a counter's count, a gauge's value, the sum of a histogram.
+#[must_use]
+pub fn metric(name: &str) -> Option<f64> {
+    Host::with(|host| {
+        let metric = host.state.metrics.iter().find(|metric| metric.name == name)?;
+        Some(metric.number())
+    })
 }
 
 /// Sets the level from which lines are kept in [`Answer::log`]; all are, at first.

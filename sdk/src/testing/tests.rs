@@ -216,3 +216,87 @@ fn a_key_knows_its_signature_and_no_other() {
     assert!(crypto::Key::new("HS256", "pem", b"a").is_err());
     assert!(crypto::Key::new("HS256", "secret", b"").is_err());
 }
+
+/// Uses all that a plugin can keep; answers with what came of it.
+#[derive(serde::Deserialize)]
+struct Keeping {}
+
+impl Middleware for Keeping {
+    fn on_request(&self, request: &mut crate::Request) -> Flow {
+        use crate::{counters, environment, kv, metrics, random};
+        use std::time::Duration;
+
+        let second = Duration::from_secs(1);
+        let path = request.header(":path").unwrap_or_default().to_string();
+        let said = match path.as_str() {
+            "/take" => {
+                let decision = counters::take("k", counters::Quota::new(2, second), 1);
+                format!("{} {}", decision.allowed, decision.retry_after.as_millis())
+            }
+            "/count" => counters::add("k", 2, second).to_string(),
+            "/swap" => format!("{:?}", kv::compare_and_swap("k", None, "v", Some(second))),
+            "/get" => format!("{:?}", kv::get("k").map(|entry| entry.value)),
+            "/delete" => kv::delete("k").to_string(),
+            "/long" => format!("{:?}", kv::get([0; 257])),
+            "/random" => random::bytes(20).len().to_string(),
+            "/region" => format!("{:?}", environment::variable("REGION")),
+            "/secret" => format!("{:?}", environment::secret("db")),
+            _ => match metrics::Counter::new("hits", "") {
+                Ok(hits) => {
+                    hits.add(3);
+                    format!("{:?}", metrics::Gauge::new("hits", "").is_err())
+                }
+                Err(error) => error,
+            },
+        };
+        Flow::Reply(Reply::status(200).body(said))
+    }
+}
+
+crate::export!(Keeping: on_request);
+
+#[test]
+fn what_a_plugin_keeps_is_kept_by_the_rules_of_the_gateway() {
+    let plugin = load::<Keeping>("{}").unwrap();
+    let say = |path: &str| {
+        let answer = plugin.exchange(Request::get(path), Response::status(200));
+        match answer.failure() {
+            Some(failure) => format!("failed: {failure}"),
+            None => String::from_utf8(answer.body().to_vec()).unwrap(),
+        }
+    };
+    set_unix_ms(10_000);
+
+    assert_eq!([say("/take"), say("/take"), say("/take")], ["true 0", "true 0", "false 500"]);
+    assert_eq!([say("/count"), say("/count")], ["2", "4"]);
+    assert_eq!([say("/swap"), say("/swap")], ["Ok(1)", "Err(Conflict)"]);
+    assert_eq!(say("/get"), "Some([118])");
+    set_unix_ms(11_000);
+    assert_eq!(say("/get"), "None");
+    assert_eq!(say("/delete"), "false");
+    assert_eq!(say("/count"), "2");
+    assert_eq!(say("/take"), "true 0");
+    assert_eq!(say("/long"), "failed: a key has at most 256 bytes");
+    assert_eq!(say("/random"), "20");
+    assert_eq!(say("/region"), "failed: the variable `REGION` was not granted");
+    set_variable("REGION", Some("eu-1"));
+    set_secret("db", "x");
+    assert_eq!(say("/region"), "Some(\"eu-1\")");
+    assert_eq!(say("/secret"), "[120]");
+    assert_eq!(say("/metric"), "true");
+    assert_eq!(metric("hits"), Some(3.0));
+    assert_eq!(metric("misses"), None);
+}
+
+#[test]
+fn keys_sign_and_are_forgotten_with_their_owner() {
+    let key = crypto::Key::new("HS256", "secret", b"Jefe").unwrap();
+    let signature = key.sign(b"what do ya want for nothing?").unwrap();
+
+    assert_eq!(signature[..4], [0x5b, 0xdc, 0xc1, 0x46]);
+    assert!(key.verify(b"what do ya want for nothing?", &signature));
+    for _ in 0..1000 {
+        drop(crypto::Key::new("HS256", "secret", b"k").unwrap());
+    }
+    assert_eq!(crypto::sha256(b"abc")[..4], [0xba, 0x78, 0x16, 0xbf]);
+}

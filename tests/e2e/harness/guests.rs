@@ -15,17 +15,20 @@ pub const JWT_SAMPLE: &str = "eyJhbGciOiJIUzI1NiIsInR5cCI6IkpXVCJ9.\
     SflKxwRJSMeKKF2QT4fwpMeJf36POk6yJV_adQssw5c";
 
 /// Guests of `tests/guests`, by the names of their files.
-const GUESTS: [&str; 15] = [
+const GUESTS: [&str; 18] = [
     "bad_header",
+    "cacher",
     "echo_headers",
     "edit_flood",
     "init_error",
+    "keeper",
     "loop_forever",
     "memory_bomb",
     "noop",
     "order",
     "panic",
     "print",
+    "quota",
     "reply",
     "response_panic",
     "sleep",

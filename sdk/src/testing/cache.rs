@@ -1,0 +1,116 @@
+//! `cache`, in a unit test: whole responses in a map.
+
+use std::collections::HashMap;
+
+use super::host::Host;
+use super::message::Response;
+use crate::bindings::imports::zproxy::gateway::cache::Stored;
+
+/// The limits of `wit/`.
+const BYTES_MAX: usize = 4096;
+const TAGS_MAX: usize = 32;
+
+/// Responses by key.
+pub(crate) type Responses = HashMap<Vec<u8>, Kept>;
+
+#[derive(Debug)]
+pub(crate) struct Kept {
+    response: Response,
+    note: Vec<u8>,
+    tags: Vec<String>,
+    stored_ms: u64,
+    ends_ms: u64,
+}
+
+fn takes(host: &mut Host, key: &[u8], note: &[u8], tags: &[String]) -> bool {
+    let takes = key.len() <= BYTES_MAX && note.len() <= BYTES_MAX && tags.len() <= TAGS_MAX;
+    if !takes {
+        host.fail("key and note have at most 4 KiB, and there are at most 32 tags");
+    }
+    takes
+}
+
+fn with_kept<T>(key: &[u8], use_it: impl FnOnce(&mut Host, Kept) -> (Kept, T)) -> Option<T> {
+    Host::with(|host| {
+        if !takes(host, key, b"", &[]) {
+            return None;
+        }
+        let kept = host.cache.remove(key).filter(|kept| host.unix_ms < kept.ends_ms)?;
+        let (kept, result) = use_it(host, kept);
+        host.cache.insert(key.to_vec(), kept);
+        Some(result)
+    })
+}
+
+pub(crate) fn lookup(key: &[u8]) -> Option<Stored> {
+    with_kept(key, |host, kept| {
+        let stored = Stored {
+            status: kept.response.status,
+            age_ms: host.unix_ms.saturating_sub(kept.stored_ms),
+            ttl_ms: kept.ends_ms.saturating_sub(host.unix_ms),
+            note: kept.note.clone(),
+            body_bytes: kept.response.body.len() as u64,
+        };
+        (kept, stored)
+    })
+}
+
+pub(crate) fn field(key: &[u8], name: &str) -> Option<Vec<u8>> {
+    with_kept(key, |_, kept| {
+        let value = kept.response.head.joined(name);
+        (kept, value)
+    })?
+}
+
+pub(crate) fn serve(key: &[u8], fields: &[(String, Vec<u8>)]) -> bool {
+    let served = with_kept(key, |host, kept| {
+        let mut response = kept.response.clone();
+        fields.iter().for_each(|(name, value)| response.head.set(name, value));
+        host.reply = Some(response);
+        (kept, ())
+    });
+    served.is_some()
+}
+
+pub(crate) fn store(key: &[u8], note: &[u8], ttl_ms: u32, tags: &[String]) {
+    Host::with(|host| {
+        if takes(host, key, note, tags) && host.request.method != "HEAD" {
+            let kept = Kept {
+                response: host.response.clone(),
+                note: note.to_vec(),
+                tags: tags.to_vec(),
+                stored_ms: host.unix_ms,
+                ends_ms: host.unix_ms.saturating_add(ttl_ms.into()),
+            };
+            host.cache.insert(key.to_vec(), kept);
+        }
+    });
+}
+
+pub(crate) fn refresh(key: &[u8], note: &[u8], ttl_ms: u32) -> bool {
+    let refreshed = with_kept(key, |host, mut kept| {
+        for (name, _) in &host.response.head.0 {
+            kept.response.head.remove(name);
+        }
+        kept.response.head.0.extend(host.response.head.0.iter().cloned());
+        kept.note = note.to_vec();
+        kept.stored_ms = host.unix_ms;
+        kept.ends_ms = host.unix_ms.saturating_add(ttl_ms.into());
+        (kept, ())
+    });
+    refreshed.is_some()
+}
+
+pub(crate) fn remove(key: &[u8]) -> bool {
+    let there = lookup(key).is_some();
+    Host::with(|host| host.cache.remove(key));
+    there
+}
+
+pub(crate) fn remove_tagged(tag: &str) -> u32 {
+    Host::with(|host| {
+        let before = host.cache.len();
+        host.cache.retain(|_, kept| !kept.tags.iter().any(|one| one == tag));
+        u32::try_from(before - host.cache.len()).unwrap_or(u32::MAX)
+    })
+}
