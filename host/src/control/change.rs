@@ -311,7 +311,12 @@ impl Control {
             self.running.publish(self.shelf.clone());
             return Ok(swapped(&plugin, "unchanged"));
         }
-        let plugin = newer(plugin, serving, &self.settings.plugins[index]);
+        let settings = &self.settings.plugins[index];
+        // One that served before did so under what was granted then.
+        let plugin = match plugin.under(&settings.limits, &settings.allow) {
+            Ok(plugin) => newer(plugin, serving),
+            Err(error) => return Err(self.refuse(index, error.to_string())),
+        };
         let snapshot = self.running.snapshot();
         let mut probed = self.probed.clone();
         // What the one that serves accepts, its successor must accept.
@@ -487,17 +492,16 @@ impl Control {
         let mut held = Held { path: Some(path.clone()), file_gone: false, ..known.clone() };
         let bytes = read(path);
         let digest = bytes.as_ref().ok().map(|bytes| digest_of(bytes));
-        // Other grants have to be checked against what it imports.
-        let granted = held.serving().is_none_or(|known| *known.allow() == *plugin.allow);
-        if digest.is_some() && digest == held.file_digest && granted {
-            if let Some(serving) = held.serving().filter(|known| *known.limits() != plugin.limits) {
-                held.source = Ok(PlanSource::Wasm(serving.renewed(&plugin.limits)));
+        if digest.is_some() && digest == held.file_digest {
+            if let Some(serving) = held.serving() {
+                let again = serving.under(&plugin.limits, &plugin.allow);
+                held.source = again.map(PlanSource::Wasm).map_err(|error| error.to_string());
             }
             return held;
         }
         match bytes.and_then(|bytes| compile(&self.engine, plugin, path, &bytes)) {
             Ok(loaded) => {
-                let loaded = newer(loaded, held.serving(), plugin);
+                let loaded = newer(loaded, held.serving());
                 held.put(loaded, From::File);
             }
             Err(problem) if held.serving().is_some() && self.bad == Bad::Answers => {
@@ -639,16 +643,10 @@ impl Control {
 
 /// A component that served before serves again under a number of its own: whoever waits for a
 /// generation waits for one that is higher.
-fn newer(
-    plugin: Arc<Plugin>,
-    serving: Option<&Arc<Plugin>>,
-    settings: &config::Plugin,
-) -> Arc<Plugin> {
+fn newer(plugin: Arc<Plugin>, serving: Option<&Arc<Plugin>>) -> Arc<Plugin> {
     match serving {
-        Some(serving) if serving.generation() > plugin.generation() => {
-            plugin.renewed(&settings.limits)
-        }
-        _ => plugin,
+        Some(serving) => plugin.newer_than(serving),
+        None => plugin,
     }
 }
 

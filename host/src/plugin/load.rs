@@ -235,12 +235,44 @@ impl Plugin {
         Warm::new(self, config).map_err(|failure| failure.message.to_string())
     }
 
+    /// Whether it has these limits and grants.
+    fn is_under(&self, limits: &PluginLimits, allow: &Allow) -> bool {
+        self.limits == *limits && *self.allow == *allow
+    }
+
+    /// The same component under these limits and grants: itself if it has them, else a new generation.
+    /// Refused when it imports what is not granted any more.
+    pub fn under(
+        self: &Arc<Self>,
+        limits: &PluginLimits,
+        allow: &Arc<Allow>,
+    ) -> Result<Arc<Self>, LoadError> {
+        if self.is_under(limits, allow) {
+            return Ok(Arc::clone(self));
+        }
+        let engine = self.engine.wasmtime();
+        for (import, item) in self.component.component().component_type().imports(engine) {
+            imports::check(engine, &self.name, import, &item.ty, allow)?;
+        }
+        Ok(self.renewed(limits, allow))
+    }
+
     /// The same component as a new generation: compiled code is shared, instances are not.
-    pub fn renewed(&self, limits: &PluginLimits) -> Arc<Self> {
+    fn renewed(&self, limits: &PluginLimits, allow: &Arc<Allow>) -> Arc<Self> {
         let generation = self.engine.next_generation();
-        let plugin = Arc::new(Self { generation, limits: *limits, ..self.clone() });
+        let (limits, allow) = (*limits, Arc::clone(allow));
+        let plugin = Arc::new(Self { generation, limits, allow, ..self.clone() });
         self.engine.remember(&plugin);
         plugin
+    }
+
+    /// The same component as a generation that is newer than that of `other`.
+    #[must_use]
+    pub fn newer_than(self: Arc<Self>, other: &Self) -> Arc<Self> {
+        if self.generation < other.generation {
+            return self.renewed(&self.limits, &self.allow);
+        }
+        self
     }
 }
 
@@ -271,7 +303,7 @@ impl PluginEngine {
         self.start_ticker()?;
         let digest = digest_of(bytes);
         if let Some(plugin) = self.find_loaded(name, &digest, limits, allow) {
-            return Ok(if plugin.limits == *limits { plugin } else { plugin.renewed(limits) });
+            return plugin.under(limits, allow);
         }
         let engine = self.wasmtime();
         let component = compile(engine, bytes)?;
@@ -318,7 +350,7 @@ impl PluginEngine {
         loaded.push(Arc::downgrade(plugin));
     }
 
-    /// The newest plugin of this component with these grants; one with these limits before any other.
+    /// The newest plugin of this component; one with these limits and grants before any other.
     fn find_loaded(
         &self,
         name: &str,
@@ -328,10 +360,8 @@ impl PluginEngine {
     ) -> Option<Arc<Plugin>> {
         let loaded = self.loaded.lock().unwrap_or_else(PoisonError::into_inner);
         let known = loaded.iter().filter_map(std::sync::Weak::upgrade);
-        let same = known.filter(|plugin| {
-            *plugin.name == *name && plugin.digest == digest && *plugin.allow == *allow
-        });
-        same.max_by_key(|plugin| (plugin.limits == *limits, plugin.generation))
+        let same = known.filter(|plugin| *plugin.name == *name && plugin.digest == digest);
+        same.max_by_key(|plugin| (plugin.is_under(limits, allow), plugin.generation))
     }
 }
 

@@ -155,3 +155,25 @@ fn a_capability_that_is_not_granted_is_refused_with_the_line_to_write() {
         assert!(refusal.contains(grant), "{refusal}");
     }
 }
+
+/// An operator takes a grant back by a reload, and no file has changed.
+#[test]
+fn other_grants_are_checked_against_what_it_imports() {
+    let mut guest = Guest::noop();
+    guest.imports = "(import \"zproxy:gateway/kv@0.1.0\" (instance
+        (export \"delete\" (func (param \"key\" (list u8)) (result bool)))))"
+        .to_owned();
+    let bytes = guest.build();
+    let granted = Arc::new(Allow { kv: Some(1), ..Allow::default() });
+    let plugin = ENGINE.load("regranted", &bytes, &LIMITS, &granted).unwrap();
+
+    let refused = plugin.under(&LIMITS, &Arc::default()).unwrap_err().to_string();
+    let other = Arc::new(Allow { kv: Some(2), ..Allow::default() });
+    let more = plugin.under(&LIMITS, &other).unwrap();
+
+    assert!(refused.contains("`zproxy:gateway/kv` (`delete`), which is not granted"), "{refused}");
+    assert!(ENGINE.load("regranted", &bytes, &LIMITS, &Arc::default()).is_err());
+    assert!(Arc::ptr_eq(&plugin, &plugin.under(&LIMITS, &granted).unwrap()));
+    assert!(more.generation() > plugin.generation() && more.allow().kv == Some(2));
+    assert!(Arc::ptr_eq(more.state(), plugin.state()), "it keeps what it has");
+}
