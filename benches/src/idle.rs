@@ -30,7 +30,7 @@ use crate::args::Flags;
 use crate::contender::{Kind, Lab, Running};
 use crate::launch::Place;
 use crate::record::Record;
-use crate::{machine, origin, process};
+use crate::{contender, machine, origin, process};
 
 /// Far above what a machine of this size has memory for in its kernel.
 const CONNECTIONS_MAX: usize = 400_000;
@@ -82,8 +82,11 @@ pub(crate) fn command(arguments: Vec<String>) -> Result<()> {
         scratch: std::env::temp_dir().join(format!("zproxy-bench-{}", std::process::id())),
         origin: origin::in_background()?,
         place: Place { cpu: None, fifo: false },
+        second_cpu: None,
         zproxy,
         noop,
+        plugins: PathBuf::new(),
+        envoy: PathBuf::new(),
         peers,
     };
     let mut record = Record::create(&folder)?;
@@ -95,7 +98,7 @@ pub(crate) fn command(arguments: Vec<String>) -> Result<()> {
         "descriptors": descriptors,
         "zproxy": machine::said(&lab.zproxy.display().to_string(), &["version"]),
     }))?;
-    let kinds = [Kind::Haproxy, Kind::Nginx, Kind::Zproxy { plugins: 0 }];
+    let kinds = [contender::HAPROXY, contender::NGINX, contender::EPOLL, contender::URING];
     let mut table = vec![format!(
         "{:<10} {:>8} {:>7}  {:>9} {:>9} {:>9} {:>12}",
         "", "number", "asked", "before KiB", "held KiB", "left KiB", "bytes each"
@@ -113,7 +116,7 @@ pub(crate) fn command(arguments: Vec<String>) -> Result<()> {
                 }
                 Err(error) => {
                     failed = true;
-                    let error = format!("{} with {count} connections: {error:#}", kind.name());
+                    let error = format!("{} with {count} connections: {error:#}", kind.name);
                     record.measurement(&json!({ "failed": &error }))?;
                     eprintln!("{error}");
                 }
@@ -180,7 +183,7 @@ fn measure(lab: &Lab, kind: Kind, count: usize, asks: bool) -> Result<Vec<Value>
         let after = process::written_kib(&running.pids);
         let bytes_each = (held.saturating_sub(before) * 1_024) as f64 / count as f64;
         rounds.push(json!({
-            "contender": kind.name(),
+            "contender": kind.name,
             "connections": count,
             "asked": asks,
             "burst": burst,

@@ -102,7 +102,7 @@ impl Relay {
 
     fn side(&self, socket: OwnedFd) -> Result<Side> {
         let held = if self.splice {
-            let (read, write) = zproxy::sys::pipe(PIPE_BYTES)?;
+            let (read, write) = zproxy::sys::pipe(PIPE_BYTES, PIPE_BYTES)?;
             Held::Pipe(read, write, 0)
         } else {
             Held::Bytes(Vec::new())
@@ -237,7 +237,7 @@ mod tests {
 
     fn relay(splice: bool) -> SocketAddr {
         let (listener, address) = sockets::listen(0).unwrap();
-        let origin = origin::in_background();
+        let origin = origin::in_background().unwrap();
         std::thread::spawn(move || {
             let (poll, scratch) = (Poll::new().unwrap(), vec![0; 1_000]);
             let (pairs, free) = (vec![], vec![]);

@@ -471,7 +471,6 @@ struct Open {
     place: Option<Entry>,
     /// Taken when dropped.
     entry: Option<Entry>,
-    tally: Arc<Tally>,
     turned_away: Rc<Cell<usize>>,
     ended: Rc<Notify>,
 }
@@ -489,7 +488,6 @@ impl Open {
         Some(Self {
             place,
             entry: Some(entry),
-            tally: Arc::clone(&state.tally),
             turned_away: Rc::clone(&state.turned_away),
             ended: Rc::clone(&state.ended),
         })
@@ -502,8 +500,7 @@ impl Drop for Open {
             self.turned_away.set(self.turned_away.get() - 1);
         }
         // Out before the bell is rung.
-        self.entry = None;
-        if self.tally.count() == 0 {
+        if self.entry.take().is_some_and(|entry| entry.leave() == 0) {
             self.ended.notify_one();
         }
     }

@@ -61,6 +61,15 @@ impl Tally {
     }
 }
 
+impl Entry {
+    /// Leaves. How many are in then; may be old when it is read.
+    pub fn leave(self) -> usize {
+        let tally = Arc::clone(&self.0);
+        drop(self);
+        tally.count()
+    }
+}
+
 impl Drop for Entry {
     fn drop(&mut self) {
         self.0.0.fetch_sub(1, Ordering::Release);
