@@ -8,8 +8,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// The way of a request: a module may use those to its right only.
-const LAYERS: [&str; 17] = [
+const LAYERS: [&str; 18] = [
     "main",
+    "author",
     // Beside the gateway: it uses `http` and nothing of the rest.
     "load",
     // Beside the gateway: looks at the host with what `worker` knows of it, and runs nothing.

@@ -4,6 +4,7 @@
 
 #![cfg_attr(test, allow(clippy::disallowed_methods, reason = "unit tests may wait in real time"))]
 
+pub mod author;
 pub mod load;
 pub mod doctor;
 pub mod control;

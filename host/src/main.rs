@@ -20,6 +20,7 @@ use std::time::{Duration, Instant};
 use clap::{Parser, Subcommand, ValueEnum};
 use log::LevelFilter;
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use zproxy::author;
 use zproxy::config;
 use zproxy::control::{self, Gateway, GatewayBuilder, StartError};
 use zproxy::doctor;
@@ -76,6 +77,8 @@ enum Command {
         #[arg(long, value_enum, default_value = "text")]
         format: Format,
     },
+    /// What authors of plugins work with: new, build, check, inspect, test, bench.
+    Plugin(author::Line),
     /// Prints how this binary was built.
     Version {
         #[arg(long, value_enum, default_value = "text")]
@@ -131,6 +134,7 @@ fn main() -> ExitCode {
         Command::Reload(whom) => ask(&whom, "/reload"),
         Command::Drain(whom) => ask(&whom, "/drain"),
         Command::Doctor { source, format } => doctor(&source, format),
+        Command::Plugin(line) => plugin(line),
         Command::Version { format } => version(format),
     };
     exit.into()
@@ -370,6 +374,18 @@ fn check(source: &Source, format: Format) -> Exit {
                 failed => failed,
             }
         }
+    }
+}
+
+fn plugin(line: author::Line) -> Exit {
+    let report = author::run(line, say);
+    let printed = if report.text.is_empty() { Exit::Ok } else { print(&report.text) };
+    match report.failed {
+        None => printed,
+        Some(author::Failed::Failure) => Exit::Failure,
+        Some(author::Failed::Usage) => Exit::Usage,
+        Some(author::Failed::Config) => Exit::Config,
+        Some(author::Failed::Plugin) => Exit::Plugin,
     }
 }
 

@@ -9,6 +9,7 @@
 
 mod access_log;
 mod admin;
+mod author;
 mod backpressure;
 mod bad_upstream;
 mod balance;

@@ -16,6 +16,7 @@ use std::time::Instant;
 use wasmtime::Config;
 use wasmtime::Engine;
 use wasmtime::InstanceAllocationStrategy;
+use wasmtime::WasmBacktraceDetails;
 use wasmtime::component::Linker;
 
 use super::host;
@@ -66,9 +67,11 @@ impl PluginEngine {
             // Instances are few and live long. A pool would hold address space and memory for the
             // largest plugin in every slot.
             .allocation_strategy(InstanceAllocationStrategy::OnDemand)
-            // The address map is for line numbers, which plugins are not built with; function names
-            // come without it.
-            .generate_address_map(false);
+            // Line numbers of components that carry them: they are read when a hook fails, and kept until
+            // then as part of the compiled code. The map from code to addresses costs a plugin without
+            // them a tenth of its compiled code, in memory that nobody touches before a failure.
+            .wasm_backtrace_details(WasmBacktraceDetails::Enable)
+            .generate_address_map(true);
         let engine = Engine::new(&config).map_err(readable)?;
         let mut linker = Linker::new(&engine);
         host::link(&mut linker).map_err(readable)?;
@@ -84,7 +87,7 @@ impl PluginEngine {
     }
 
     /// wasmtime's part.
-    pub(super) fn wasmtime(&self) -> &Engine {
+    pub(crate) fn wasmtime(&self) -> &Engine {
         &self.engine
     }
 
@@ -104,7 +107,7 @@ impl PluginEngine {
     }
 
     /// Sees to it that time limits hold from now on.
-    pub(super) fn start_ticker(&self) -> std::io::Result<()> {
+    pub(crate) fn start_ticker(&self) -> std::io::Result<()> {
         let mut ticker = self.ticker.lock().unwrap_or_else(PoisonError::into_inner);
         if ticker.is_some() {
             return Ok(());

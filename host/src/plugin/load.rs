@@ -257,6 +257,14 @@ impl Plugin {
         Ok(self.renewed(limits, allow))
     }
 
+    /// The same component with a state of its own, in which nothing has been counted or kept: golden
+    /// requests must not see what others left.
+    pub(crate) fn with_new_state(&self) -> Arc<Self> {
+        let state = States::default().of(&self.name);
+        state.apply(&self.allow);
+        Arc::new(Self { generation: self.engine.next_generation(), state, ..self.clone() })
+    }
+
     /// The same component as a new generation: compiled code is shared, instances are not.
     fn renewed(&self, limits: &PluginLimits, allow: &Arc<Allow>) -> Arc<Self> {
         let generation = self.engine.next_generation();

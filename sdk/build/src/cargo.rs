@@ -5,7 +5,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::{Choice, Error, TARGET, find};
+use crate::project::replace;
+use crate::{Choice, Error, TARGET, find, io_error};
 
 /// What a parent cargo or a developer's shell may leave in the environment, and what would build
 /// another thing than what was asked for.
@@ -118,7 +119,7 @@ pub fn build(job: &Job, choice: Choice) -> Result<(), Error> {
             .status()
             .map_err(|source| Error::Start { program: "cargo".to_owned(), source })?;
         if !status.success() {
-            return Err(Error::Cargo { status });
+            return Err(Error::Refused { program: "cargo".to_owned(), status });
         }
         for artifact in group {
             collect(artifact, &target_folder.join(TARGET).join(&job.profile))?;
@@ -146,22 +147,9 @@ fn command(job: &Job, target_folder: &Path) -> Command {
     cargo
 }
 
-/// Copies a component to its destination, unless that is the same already: a file that the gateway
-/// watches should change only when it has.
+/// Copies a component to its destination.
 fn collect(artifact: &Artifact, folder: &Path) -> Result<(), Error> {
     let folder = if artifact.example.is_some() { folder.join("examples") } else { folder.into() };
     let from = folder.join(format!("{}.wasm", artifact.stem));
-    let to = &artifact.destination;
-    let failed = |source| Error::Copy { from: from.clone(), to: to.clone(), source };
-
-    let made = fs::read(&from).map_err(failed)?;
-    if fs::read(to).is_ok_and(|present| present == made) {
-        return Ok(());
-    }
-    if let Some(parent) = to.parent() {
-        fs::create_dir_all(parent).map_err(failed)?;
-    }
-    // Written beside it and renamed, so that nobody ever loads half a component.
-    let beside = to.with_extension(format!("wasm.{}", std::process::id()));
-    fs::write(&beside, made).and_then(|()| fs::rename(&beside, to)).map_err(failed)
+    replace(&artifact.destination, &fs::read(&from).map_err(io_error(&from))?)
 }

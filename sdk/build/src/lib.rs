@@ -1,8 +1,9 @@
-//! From a Rust crate to components: runs cargo for `wasm32-wasip2` and collects what comes out.
+//! From a plugin's source to a component.
 //!
-//! [`build`] is the whole story: find a [`Toolchain`], run cargo with an environment of its own,
-//! copy each component to where it is wanted. The same code serves `cargo plugins` and tests, and has
-//! no dependencies: it must compile in a second.
+//! For Rust [`build`] is the whole story: find a [`Toolchain`], run cargo for `wasm32-wasip2` with an
+//! environment of its own, copy each component to where it is wanted. The same code serves `cargo
+//! plugins`, tests and `zproxy plugin build`, and has no dependencies: it must compile in a second. A
+//! [`Project`] in C, JavaScript or Python goes through tools of those languages.
 //!
 //! Not here: what is inside a plugin (`zproxy-sdk`), and which plugins ZProxy has (`main.rs`).
 
@@ -10,11 +11,17 @@
 
 mod toolchain;
 mod cargo;
+mod project;
+mod c;
+mod script;
 
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
+pub use c::build as build_c;
 pub use cargo::{Artifact, Job, build};
+pub use project::Project;
+pub use script::{build_javascript, build_python};
 pub use toolchain::{Choice, Toolchain, find};
 
 /// The target that makes components without any further tool.
@@ -33,17 +40,24 @@ pub enum Error {
         /// What the system said.
         source: std::io::Error,
     },
-    /// The compiler refused; what it said went to standard error.
-    Cargo {
-        /// How cargo ended.
+    /// What another language needs is not there and cannot be installed.
+    NoTools {
+        /// Which language.
+        language: &'static str,
+        /// What was tried and what would help.
+        reason: String,
+    },
+    /// A compiler refused; what it said went to standard error.
+    Refused {
+        /// Which program.
+        program: String,
+        /// How it ended.
         status: std::process::ExitStatus,
     },
-    /// Cargo ended well but the component is not where it belongs.
-    Copy {
-        /// What should have been copied.
-        from: PathBuf,
-        /// Where to.
-        to: PathBuf,
+    /// A file that cannot be read or written.
+    File {
+        /// Which.
+        path: PathBuf,
         /// What the system said.
         source: std::io::Error,
     },
@@ -56,10 +70,13 @@ impl fmt::Display for Error {
                 write!(f, "nothing here compiles Rust for {TARGET}:\n{reasons}")
             }
             Self::Start { program, .. } => write!(f, "cannot start {program}"),
-            Self::Cargo { status } => write!(f, "the plugin was not built: cargo, {status}"),
-            Self::Copy { from, to, .. } => {
-                write!(f, "cannot copy {} to {}", from.display(), to.display())
+            Self::NoTools { language, reason } => {
+                write!(f, "nothing here builds plugins in {language}: {reason}")
             }
+            Self::Refused { program, status } => {
+                write!(f, "the plugin was not built: {program}, {status}")
+            }
+            Self::File { path, .. } => write!(f, "{}", path.display()),
         }
     }
 }
@@ -67,8 +84,21 @@ impl fmt::Display for Error {
 impl std::error::Error for Error {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
-            Self::Start { source, .. } | Self::Copy { source, .. } => Some(source),
-            Self::NoToolchain(_) | Self::Cargo { .. } => None,
+            Self::Start { source, .. } | Self::File { source, .. } => Some(source),
+            Self::NoToolchain(_) | Self::NoTools { .. } | Self::Refused { .. } => None,
         }
     }
+}
+
+/// An error and its reasons, in one line.
+#[must_use]
+pub fn describe(error: &dyn std::error::Error) -> String {
+    match error.source() {
+        None => error.to_string(),
+        Some(source) => format!("{error}: {}", describe(source)),
+    }
+}
+
+fn io_error(path: &Path) -> impl Fn(std::io::Error) -> Error {
+    move |source| Error::File { path: path.to_owned(), source }
 }

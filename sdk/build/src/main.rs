@@ -7,7 +7,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use zproxy_guest_build::{Artifact, Choice, Error, Job, build, find};
+use zproxy_guest_build::{Artifact, Choice, Error, Job, build, describe, find};
 
 const USAGE: &str = "\
 usage: cargo plugins [--tests | --toolchain]
@@ -47,14 +47,6 @@ fn main() -> ExitCode {
     }
 }
 
-/// An error and its reasons.
-fn describe(error: &dyn std::error::Error) -> String {
-    match error.source() {
-        None => error.to_string(),
-        Some(source) => format!("{error}: {}", describe(source)),
-    }
-}
-
 fn build_plugins() -> Result<(), Error> {
     let folder = repository().join("plugins");
     let artifacts = PLUGINS
@@ -73,11 +65,8 @@ fn show_toolchain() -> Result<(), Error> {
 fn build_guests() -> Result<(), Error> {
     let sources = repository().join("tests/guests/examples");
     let folder = repository().join("target/guests/tests");
-    let listed = fs::read_dir(&sources).map_err(|source| Error::Copy {
-        from: sources,
-        to: folder.clone(),
-        source,
-    })?;
+    let listed =
+        fs::read_dir(&sources).map_err(|source| Error::File { path: sources.clone(), source })?;
     let mut names: Vec<String> = listed
         .flatten()
         .filter_map(|entry| Some(Path::new(&entry.file_name()).file_stem()?.to_str()?.to_owned()))

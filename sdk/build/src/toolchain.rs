@@ -172,7 +172,7 @@ fn find_debian() -> Result<Toolchain, String> {
 }
 
 /// The folder of the linkers in the toolchain in use.
-fn tools() -> Result<PathBuf, String> {
+pub(crate) fn tools() -> Result<PathBuf, String> {
     let sysroot = rustc(&["--print", "sysroot"])?;
     let version = rustc(&["--version", "--verbose"])?;
     let host = version

@@ -64,7 +64,7 @@ struct Output {
 }
 
 /// The binary under test; another one (a release build, an installed one) by `ZPROXY_E2E_BINARY`.
-fn binary() -> PathBuf {
+pub fn binary() -> PathBuf {
     let other = std::env::var_os("ZPROXY_E2E_BINARY");
     other.map_or_else(|| env!("CARGO_BIN_EXE_zproxy").into(), PathBuf::from)
 }

@@ -37,6 +37,16 @@ fn a_trap_costs_one_request() {
     );
 }
 
+/// Which function failed is the question; who called it is the next one.
+#[test]
+fn a_failure_names_the_functions_that_it_came_through() {
+    let core = "(func $inner (unreachable)) (func $outer (call $inner))";
+
+    let failed = survives(&when_bad("(call $outer)", core));
+
+    assert!(failed.message.contains(", in `inner` < `outer` < "), "{}", failed.message);
+}
+
 #[test]
 fn a_loop_costs_one_request_and_little_more_than_its_limit() {
     let began = Instant::now();

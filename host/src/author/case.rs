@@ -1,0 +1,402 @@
+//! Golden requests as text: what a plugin is shown, and what has to come of it.
+//!
+//! ```text
+//! # Lines before the first case hold for all of them.
+//! --- config
+//! { "key": "secret" }
+//!
+//! === who has no key gets a 403
+//! --- request
+//! GET /orders HTTP/1.1
+//! host: shop.example
+//! --- forwarded: nothing
+//! --- response
+//! HTTP/1.1 403
+//! content-type: text/plain
+//! !x-key
+//!
+//! no
+//! ```
+//!
+//! Given: `config`, `client-ip`, `scheme`, `route`, `request` (from the client) and `answer` (of the
+//! upstream, a 200 when left out). Expected: `verdict`, `forwarded` (what the upstream is sent),
+//! `response` (what the client is sent), `log`, `fails`, `refuses`. `sdk/README.md` is the manual.
+//!
+//! Not here: playing a case (`play`) and comparing (`compare`).
+
+use std::net::IpAddr;
+
+use serde_json::{Map, Value};
+
+use crate::http::fields::{is_token, is_value};
+
+/// One golden request.
+#[derive(Clone, Debug)]
+pub(super) struct Case {
+    pub(super) name: String,
+    /// Where it begins in its file.
+    pub(super) line: usize,
+    /// A JSON object.
+    pub(super) config: String,
+    pub(super) client_ip: Option<IpAddr>,
+    pub(super) scheme: &'static str,
+    pub(super) route: Option<String>,
+    pub(super) request: Message,
+    pub(super) answer: Message,
+    pub(super) expected: Expected,
+}
+
+/// A message as a case writes it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Message {
+    /// Method and target, or the status.
+    pub(super) start: Vec<String>,
+    /// In the order written; a name with `!` in front is one that must not be there.
+    pub(super) fields: Vec<(String, String)>,
+    /// What follows the empty line, without line ends at its end; none without an empty line.
+    pub(super) body: Option<String>,
+}
+
+/// What has to come of a case.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Expected {
+    pub(super) verdict: Option<Verdict>,
+    pub(super) forwarded: Option<Forwarded>,
+    pub(super) response: Option<Pattern>,
+    /// Text of log lines, in this order.
+    pub(super) log: Vec<String>,
+    /// Text in the message of a hook that fails.
+    pub(super) fails: Option<String>,
+    /// Text in the error of `init`.
+    pub(super) refuses: Option<String>,
+}
+
+/// What the plugin makes of a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Verdict {
+    Next,
+    Respond,
+}
+
+/// What goes upstream.
+#[derive(Clone, Debug)]
+pub(super) enum Forwarded {
+    Nothing,
+    Request(Pattern),
+}
+
+/// A message that another must look like.
+#[derive(Clone, Debug)]
+pub(super) struct Pattern {
+    pub(super) message: Message,
+    /// Whether fields that it does not name are wrong.
+    pub(super) exactly: bool,
+}
+
+/// Why a file cannot be read: the line, and what is wrong there.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Mistake {
+    pub(super) line: usize,
+    pub(super) message: String,
+}
+
+/// A `---` line and what follows it.
+#[derive(Clone)]
+struct Section<'a> {
+    line: usize,
+    name: &'a str,
+    /// What stands behind `:`.
+    value: Option<&'a str>,
+    lines: Vec<(usize, &'a str)>,
+}
+
+const SECTIONS: &str = "config, client-ip, scheme, route, request, answer, verdict, forwarded, \
+                        response, log, fails and refuses";
+
+/// Reads a file of cases.
+pub(super) fn parse(text: &str) -> Result<Vec<Case>, Mistake> {
+    let mut common: Vec<Section<'_>> = Vec::new();
+    let mut cases: Vec<(usize, &str, Vec<Section<'_>>)> = Vec::new();
+    for (index, line) in text.lines().enumerate() {
+        let number = index + 1;
+        let sections = cases.last_mut().map_or(&mut common, |(_, _, sections)| sections);
+        if let Some(name) = line.strip_prefix("===") {
+            let name = name.trim();
+            if name.is_empty() {
+                return Err(mistake(number, "a case needs a name: `=== what it shows`"));
+            }
+            cases.push((number, name, Vec::new()));
+        } else if let Some(header) = line.strip_prefix("---") {
+            let (name, value) = match header.split_once(':') {
+                Some((name, value)) => (name, Some(value.trim())),
+                None => (header, None),
+            };
+            let name = name.trim();
+            if sections.iter().any(|section| first_word(section.name) == first_word(name)) {
+                return Err(mistake(number, format!("`{name}` is there twice")));
+            }
+            sections.push(Section { line: number, name, value, lines: Vec::new() });
+        } else if let Some(section) = sections.last_mut() {
+            section.lines.push((number, line));
+        } else if !is_nothing(line) {
+            return Err(mistake(
+                number,
+                "begin a section with `--- NAME`, or a case with `=== NAME`",
+            ));
+        }
+    }
+    if cases.is_empty() {
+        return Err(mistake(1, "no case; one begins with `=== what it shows`"));
+    }
+    cases.into_iter().map(|(line, name, own)| case(line, name, &common, own)).collect()
+}
+
+fn first_word(name: &str) -> &str {
+    name.split(' ').next().unwrap_or(name)
+}
+
+/// An empty line or a comment.
+fn is_nothing(line: &str) -> bool {
+    line.trim().is_empty() || line.starts_with('#')
+}
+
+fn mistake(line: usize, message: impl Into<String>) -> Mistake {
+    Mistake { line, message: message.into() }
+}
+
+fn case(
+    line: usize,
+    name: &str,
+    common: &[Section<'_>],
+    own: Vec<Section<'_>>,
+) -> Result<Case, Mistake> {
+    let inherited = common.iter().filter(|section| {
+        !own.iter().any(|other| first_word(other.name) == first_word(section.name))
+    });
+    let mut case = Case {
+        name: name.to_owned(),
+        line,
+        config: "{}".to_owned(),
+        client_ip: None,
+        scheme: "http",
+        route: None,
+        request: Message::default(),
+        answer: Message { start: vec!["200".to_owned()], ..Message::default() },
+        expected: Expected::default(),
+    };
+    for section in inherited.cloned().chain(own.iter().cloned()) {
+        take(&mut case, &section)?;
+    }
+    let expected = &case.expected;
+    if case.request.start.is_empty() && expected.refuses.is_none() {
+        return Err(mistake(line, format!("`{name}` has no `--- request`")));
+    }
+    let nothing = expected.verdict.is_none()
+        && expected.forwarded.is_none()
+        && expected.response.is_none()
+        && expected.log.is_empty()
+        && expected.fails.is_none()
+        && expected.refuses.is_none();
+    if nothing {
+        return Err(mistake(line, format!("`{name}` expects nothing")));
+    }
+    Ok(case)
+}
+
+/// Puts a section into its case.
+fn take(case: &mut Case, section: &Section<'_>) -> Result<(), Mistake> {
+    let expected = &mut case.expected;
+    match section.name {
+        "config" => case.config = config(section)?,
+        "client-ip" => {
+            let value = value(section)?;
+            let address = value.parse().map_err(|_| {
+                mistake(section.line, format!("`{value}` is no address, such as 192.0.2.1"))
+            })?;
+            case.client_ip = Some(address);
+        }
+        "scheme" => {
+            case.scheme = match value(section)? {
+                "http" => "http",
+                "https" => "https",
+                other => {
+                    let message = format!("`{other}` is neither http nor https");
+                    return Err(mistake(section.line, message));
+                }
+            }
+        }
+        "route" => case.route = Some(value(section)?.to_owned()),
+        "request" => case.request = request(section)?,
+        "answer" => case.answer = response(section)?,
+        "verdict" => {
+            expected.verdict = Some(match value(section)? {
+                "next" => Verdict::Next,
+                "respond" => Verdict::Respond,
+                other => {
+                    let message = format!("`{other}` is neither next nor respond");
+                    return Err(mistake(section.line, message));
+                }
+            });
+        }
+        "forwarded" if section.value == Some("nothing") => {
+            expected.forwarded = Some(Forwarded::Nothing);
+        }
+        name @ ("forwarded" | "forwarded exactly") => {
+            let exactly = name != "forwarded";
+            let pattern = Pattern { message: request(section)?, exactly };
+            expected.forwarded = Some(Forwarded::Request(pattern));
+        }
+        name @ ("response" | "response exactly") => {
+            let exactly = name != "response";
+            expected.response = Some(Pattern { message: response(section)?, exactly });
+        }
+        "log" => {
+            let lines = section.lines.iter().filter(|(_, line)| !is_nothing(line));
+            expected.log = lines.map(|(_, line)| line.trim().to_owned()).collect();
+        }
+        "fails" => expected.fails = Some(value(section)?.to_owned()),
+        "refuses" => expected.refuses = Some(value(section)?.to_owned()),
+        other => {
+            let message = format!("there is no section `{other}`; there are {SECTIONS}");
+            return Err(mistake(section.line, message));
+        }
+    }
+    Ok(())
+}
+
+/// What stands behind the section's `:`.
+fn value<'a>(section: &Section<'a>) -> Result<&'a str, Mistake> {
+    section.value.filter(|value| !value.is_empty()).ok_or_else(|| {
+        let name = section.name;
+        mistake(section.line, format!("write what it is on the same line: `--- {name}: …`"))
+    })
+}
+
+fn config(section: &Section<'_>) -> Result<String, Mistake> {
+    let lines: Vec<&str> =
+        section.value.into_iter().chain(section.lines.iter().map(|(_, line)| *line)).collect();
+    let object: Map<String, Value> = serde_json::from_str(&lines.join("\n"))
+        .map_err(|error| mistake(section.line, format!("the config is no JSON object: {error}")))?;
+    Ok(Value::Object(object).to_string())
+}
+
+fn request(section: &Section<'_>) -> Result<Message, Mistake> {
+    let message = message(section)?;
+    let wrong = || mistake(section.line, "begin with a request line: `GET /path HTTP/1.1`");
+    let [method, target, ..] = &message.start[..] else { return Err(wrong()) };
+    // A pattern may leave both open.
+    let is_target = (target.starts_with('/') || target == "*") && !target.contains('#');
+    if !is_token(method.as_bytes()) || !is_target {
+        return Err(wrong());
+    }
+    Ok(message)
+}
+
+fn response(section: &Section<'_>) -> Result<Message, Mistake> {
+    let mut message = message(section)?;
+    if message.start.first().is_some_and(|word| word.starts_with("HTTP/")) {
+        message.start.remove(0);
+    }
+    // What the status is called is nobody's business.
+    message.start.truncate(1);
+    match message.start.first().map(|status| status.parse()) {
+        Some(Ok(200..=599_u16)) => Ok(message),
+        _ => Err(mistake(section.line, "begin with a status line: `HTTP/1.1 200`")),
+    }
+}
+
+/// A start line, fields, and after an empty line the body.
+fn message(section: &Section<'_>) -> Result<Message, Mistake> {
+    let mut message = Message::default();
+    let mut lines = section.lines.iter();
+    for (number, line) in lines.by_ref() {
+        if line.starts_with('#') {
+            continue;
+        }
+        if line.trim().is_empty() {
+            let rest: Vec<&str> = lines.map(|(_, line)| *line).collect();
+            message.body = Some(rest.join("\n").trim_end_matches('\n').to_owned());
+            break;
+        }
+        if message.start.is_empty() {
+            message.start = line.split_whitespace().map(str::to_owned).collect();
+            continue;
+        }
+        message.fields.push(field(*number, line)?);
+    }
+    // The empty lines that set a section apart are no body.
+    message.body = message.body.filter(|body| !body.is_empty());
+    Ok(message)
+}
+
+fn field(number: usize, line: &str) -> Result<(String, String), Mistake> {
+    let (name, value) = match (line.strip_prefix('!'), line.split_once(':')) {
+        (Some(_), _) => (line.trim(), ""),
+        (None, Some((name, value))) => (name, value.trim()),
+        (None, None) => {
+            return Err(mistake(
+                number,
+                "a field is `name: value`, one that must not be there `!name`",
+            ));
+        }
+    };
+    if !is_token(name.trim_start_matches('!').as_bytes()) || !is_value(value.as_bytes()) {
+        return Err(mistake(number, format!("`{line}` is no field (RFC 9110 5)")));
+    }
+    Ok((name.to_owned(), value.to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_is_read_section_by_section() {
+        let cases = parse(
+            "# about\n--- config\n{ \"a\": 1 }\n\n=== first\n--- request\nGET /x HTTP/1.1\nHost: a\n\n\
+             body\nof two\n\n=== second\n--- config: {}\n--- client-ip: 192.0.2.1\n--- request\n\
+             # a comment\nPOST /\n--- answer\nHTTP/1.1 404 Not Found\nx-a: b: c\n\
+             --- response exactly\n404\n!x-a\n--- forwarded: nothing\n",
+        );
+        // The first one expects nothing.
+        assert_eq!(cases.unwrap_err(), mistake(5, "`first` expects nothing"));
+
+        let cases = parse(
+            "--- config\n{ \"a\": 1 }\n--- verdict: next\n=== first\n--- request\nGET /x HTTP/1.1\n\
+             Host: a\n\nbody\nof two\n\n=== second\n--- config: {}\n--- request\n# a comment\n\
+             POST /\n--- answer\nHTTP/1.1 404 Not Found\nx-a: b: c\n--- response exactly\n404\n!x-a\n",
+        )
+        .unwrap();
+        let [first, second] = &cases[..] else { panic!("{cases:?}") };
+        assert_eq!((&*first.config, &*second.config), ("{\"a\":1}", "{}"));
+        assert_eq!(first.request.body.as_deref(), Some("body\nof two"));
+        assert_eq!(second.request.start, ["POST", "/"]);
+        assert_eq!(second.answer.start, ["404"]);
+        assert_eq!(second.answer.fields, [("x-a".to_owned(), "b: c".to_owned())]);
+        let response = second.expected.response.as_ref().unwrap();
+        assert!(response.exactly && response.message.fields[0].0 == "!x-a");
+        assert_eq!(second.expected.verdict, Some(Verdict::Next), "what holds for all holds here");
+    }
+
+    #[test]
+    fn mistakes_are_named_with_their_lines() {
+        for (text, line, words) in [
+            ("hello\n", 1, "begin a section"),
+            ("", 1, "no case"),
+            ("===\n", 1, "needs a name"),
+            ("=== a\n--- nonsense\n", 2, "no section `nonsense`"),
+            ("=== a\n--- request\n\n--- verdict: next\n", 2, "request line"),
+            ("=== a\n--- request\nGET /\n--- verdict: maybe\n", 4, "neither"),
+            ("=== a\n--- request\nGET /\nno field\n", 4, "a field is"),
+            ("=== a\n--- request\nGET /\na b: c\n", 4, "no field"),
+            ("=== a\n--- config\n[]\n--- request\nGET /\n", 2, "no JSON object"),
+            ("=== a\n--- verdict: next\n", 1, "no `--- request`"),
+            ("=== a\n--- log: x\n--- log\n", 3, "twice"),
+            ("=== a\n--- response\nHTTP/1.1 99\n", 2, "status line"),
+        ] {
+            let mistake = parse(text).unwrap_err();
+            assert_eq!(mistake.line, line, "{text:?}: {mistake:?}");
+            assert!(mistake.message.contains(words), "{text:?}: {mistake:?}");
+        }
+    }
+}

@@ -1,0 +1,291 @@
+//! Compares what came of a golden request with what was expected, and says how they differ.
+//!
+//! A difference is told in lines: `-` was expected, `+` came, and what has neither is there for
+//! orientation. In expected values `*` stands for any text.
+//!
+//! Not here: where both come from (`case`, `play`).
+
+use super::case::{Case, Forwarded, Message, Pattern, Verdict};
+use super::play::Outcome;
+
+/// Everything in which an outcome differs from what its case expects; nothing when it does not.
+pub(super) fn compare(case: &Case, outcome: &Outcome) -> Vec<String> {
+    let expected = &case.expected;
+    let mut lines = Vec::new();
+    match (&expected.refuses, &outcome.refused) {
+        (None, None) => {}
+        (Some(text), Some(refusal)) if like(text, refusal) => return lines,
+        (wanted, came) => {
+            differ(&mut lines, "what init says", wanted.as_deref(), came.as_deref());
+            return lines;
+        }
+    }
+    match (&expected.fails, &outcome.failed) {
+        (None, None) => {}
+        (Some(text), Some(failure)) if like(text, failure) => {}
+        (wanted, came) => differ(&mut lines, "failure", wanted.as_deref(), came.as_deref()),
+    }
+    if let Some(verdict) = expected.verdict
+        && Some(verdict) != outcome.verdict
+    {
+        let came = outcome.verdict.map(name).filter(|_| outcome.failed.is_none());
+        differ(&mut lines, "verdict", Some(name(verdict)), came);
+    }
+    match (&expected.forwarded, &outcome.forwarded) {
+        (None, _) | (Some(Forwarded::Nothing), None) => {}
+        (Some(Forwarded::Nothing), Some(request)) => {
+            differ(&mut lines, "forwarded", Some("nothing"), Some(&request.start.join(" ")));
+        }
+        (Some(Forwarded::Request(pattern)), Some(request)) => {
+            messages(&mut lines, "forwarded", pattern, request);
+        }
+        (Some(Forwarded::Request(pattern)), None) => {
+            differ(
+                &mut lines,
+                "forwarded",
+                Some(&pattern.message.start.join(" ")),
+                Some("nothing"),
+            );
+        }
+    }
+    if let Some(pattern) = &expected.response {
+        match &outcome.response {
+            Some(response) => messages(&mut lines, "response", pattern, response),
+            None => differ(&mut lines, "response", Some(&pattern.message.start.join(" ")), None),
+        }
+    }
+    log(&mut lines, &expected.log, &outcome.log);
+    lines
+}
+
+fn name(verdict: Verdict) -> &'static str {
+    match verdict {
+        Verdict::Next => "next",
+        Verdict::Respond => "respond",
+    }
+}
+
+fn differ(lines: &mut Vec<String>, what: &str, wanted: Option<&str>, came: Option<&str>) {
+    lines.push(what.to_owned());
+    lines.extend(wanted.map(|wanted| format!("- {wanted}")));
+    lines.extend(came.map(|came| format!("+ {came}")));
+}
+
+/// Whether a text holds another, `*` standing for any text.
+fn like(pattern: &str, text: &str) -> bool {
+    matches(&format!("*{pattern}*"), text)
+}
+
+/// Whether a text is as a pattern says, in which `*` stands for any text.
+fn matches(pattern: &str, text: &str) -> bool {
+    let Some((start, rest)) = pattern.split_once('*') else { return pattern == text };
+    let Some(mut text) = text.strip_prefix(start) else { return false };
+    let mut parts = rest.split('*').peekable();
+    while let Some(part) = parts.next() {
+        if parts.peek().is_none() {
+            return text.ends_with(part);
+        }
+        // The first place that fits leaves the most for what follows.
+        let Some(at) = text.find(part) else { return false };
+        text = &text[at + part.len()..];
+    }
+    true
+}
+
+fn messages(lines: &mut Vec<String>, what: &str, pattern: &Pattern, came: &Message) {
+    let mut told = Vec::new();
+    let mut good = true;
+    let start = came.start.join(" ");
+    let wanted: Vec<&str> =
+        pattern.message.start.iter().take(came.start.len()).map(String::as_str).collect();
+    if wanted.iter().zip(&came.start).all(|(wanted, came)| matches(wanted, came)) {
+        told.push(format!("  {start}"));
+    } else {
+        good = false;
+        told.push(format!("- {}", wanted.join(" ")));
+        told.push(format!("+ {start}"));
+    }
+    good &= fields(&mut told, pattern, came);
+    if let Some(wanted) = &pattern.message.body {
+        let came = came.body.as_deref().unwrap_or_default();
+        if matches(wanted, came) {
+            told.push("  (the body is as expected)".to_owned());
+        } else {
+            good = false;
+            bodies(&mut told, wanted, came);
+        }
+    }
+    if !good {
+        lines.push(what.to_owned());
+        lines.append(&mut told);
+    }
+}
+
+/// Compares name by name; what a pattern has of one name must be all there is of it, in that order.
+fn fields(told: &mut Vec<String>, pattern: &Pattern, came: &Message) -> bool {
+    let mut good = true;
+    let mut seen: Vec<&str> = Vec::new();
+    for (name, _) in &pattern.message.fields {
+        let bare = name.trim_start_matches('!');
+        if seen.iter().any(|seen| seen.eq_ignore_ascii_case(bare)) {
+            continue;
+        }
+        seen.push(bare);
+        let wanted: Vec<&str> = values(&pattern.message, name);
+        let found: Vec<&str> = values(came, bare);
+        if name.starts_with('!') {
+            good &= found.is_empty();
+            told.push(format!("{} !{bare}", if found.is_empty() { ' ' } else { '-' }));
+            told.extend(found.iter().map(|value| format!("+ {bare}: {value}")));
+            continue;
+        }
+        let same = wanted.len() == found.len()
+            && wanted.iter().zip(&found).all(|(wanted, found)| matches(wanted, found));
+        if same {
+            told.extend(found.iter().map(|value| format!("  {bare}: {value}")));
+        } else {
+            good = false;
+            told.extend(wanted.iter().map(|value| format!("- {bare}: {value}")));
+            told.extend(found.iter().map(|value| format!("+ {bare}: {value}")));
+        }
+    }
+    if pattern.exactly {
+        let others = came
+            .fields
+            .iter()
+            .filter(|(name, _)| !seen.iter().any(|seen| seen.eq_ignore_ascii_case(name)));
+        for (name, value) in others {
+            good = false;
+            told.push(format!("+ {name}: {value}"));
+        }
+    }
+    good
+}
+
+fn values<'a>(message: &'a Message, name: &str) -> Vec<&'a str> {
+    let of_name = message.fields.iter().filter(|(other, _)| other.eq_ignore_ascii_case(name));
+    of_name.map(|(_, value)| value.as_str()).collect()
+}
+
+/// Lines around a difference that are shown for orientation.
+const AROUND: usize = 2;
+
+/// Both bodies from the first line in which they differ to the last.
+fn bodies(told: &mut Vec<String>, wanted: &str, came: &str) {
+    let (wanted, came): (Vec<&str>, Vec<&str>) = (wanted.lines().collect(), came.lines().collect());
+    let same_start = wanted.iter().zip(&came).take_while(|(a, b)| a == b).count();
+    let rest = wanted.len().min(came.len()) - same_start;
+    let same_end =
+        wanted.iter().rev().zip(came.iter().rev()).take(rest).take_while(|(a, b)| a == b).count();
+    told.push(String::new());
+    let before = same_start.saturating_sub(AROUND)..same_start;
+    told.extend(wanted[before].iter().map(|line| format!("  {line}")));
+    let changed = |lines: &[&str], sign: char, told: &mut Vec<String>| {
+        let lines = &lines[same_start..lines.len() - same_end];
+        told.extend(lines.iter().map(|line| format!("{sign} {line}")));
+    };
+    changed(&wanted, '-', told);
+    changed(&came, '+', told);
+    let after = &came[came.len() - same_end..];
+    told.extend(after.iter().take(AROUND).map(|line| format!("  {line}")));
+}
+
+/// Each line that is expected must come after the one before it.
+fn log(lines: &mut Vec<String>, wanted: &[String], came: &[String]) {
+    let mut rest = came.iter();
+    let missing: Vec<&String> =
+        wanted.iter().filter(|wanted| !rest.any(|line| like(wanted, line))).collect();
+    if missing.is_empty() {
+        return;
+    }
+    lines.push("log".to_owned());
+    lines.extend(missing.iter().map(|line| format!("- {line}")));
+    lines.extend(came.iter().map(|line| format!("+ {line}")));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::case::parse;
+    use super::*;
+
+    fn told(expected: &str, outcome: &Outcome) -> String {
+        let text = format!("=== a\n--- request\nGET /\n{expected}");
+        compare(&parse(&text).unwrap()[0], outcome).join("\n")
+    }
+
+    fn response(status: &str, fields: &[(&str, &str)], body: &str) -> Outcome {
+        let fields = fields.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+        let message = Message {
+            start: vec![status.to_owned()],
+            fields: fields.collect(),
+            body: Some(body.to_owned()),
+        };
+        Outcome { verdict: Some(Verdict::Next), response: Some(message), ..Outcome::default() }
+    }
+
+    #[test]
+    fn a_star_stands_for_any_text() {
+        for (pattern, text, expected) in [
+            ("", "", true),
+            ("a", "b", false),
+            ("*", "", true),
+            ("a*c", "abc", true),
+            ("a*c", "ac", true),
+            ("a*c", "acb", false),
+            ("a*b*c", "axbyc", true),
+            ("a*b*c", "acb", false),
+            ("*b", "ab", true),
+            ("ab*ba", "aba", false),
+            ("a*a*a", "aa", false),
+        ] {
+            assert_eq!(matches(pattern, text), expected, "{pattern} {text}");
+        }
+    }
+
+    #[test]
+    fn what_is_not_named_does_not_matter_unless_exactly_is_said() {
+        let came = response("200", &[("a", "1"), ("B", "2")], "x");
+
+        assert_eq!(told("--- response\n200\nb: 2\n", &came), "");
+        assert_eq!(
+            told("--- response exactly\n200\nb: *\n", &came),
+            "response\n  200\n  b: 2\n+ a: 1"
+        );
+    }
+
+    #[test]
+    fn a_difference_is_shown_with_what_is_around_it() {
+        let came = response("404", &[("a", "1"), ("a", "2")], "one\ntwo\nthree\nfour");
+
+        assert_eq!(
+            told("--- response\n200\na: 1\n!a\n", &came),
+            "response\n- 200\n+ 404\n- a: 1\n+ a: 1\n+ a: 2",
+        );
+        assert_eq!(told("--- response\n404\n!a\n", &came), "response\n  404\n- !a\n+ a: 1\n+ a: 2");
+        assert_eq!(
+            told("--- response\n404\n\none\n2\nthree\nfour\n", &came),
+            "response\n  404\n\n  one\n- 2\n+ two\n  three\n  four",
+        );
+    }
+
+    /// A hook that fails is never what a case wants without saying so.
+    #[test]
+    fn a_failure_must_be_expected() {
+        let failed = Outcome { failed: Some("it trapped".to_owned()), ..response("503", &[], "") };
+
+        assert_eq!(told("--- response\n503\n", &failed), "failure\n+ it trapped");
+        assert_eq!(told("--- fails: trap\n", &failed), "");
+        let refused = Outcome { refused: Some("no key".to_owned()), ..Outcome::default() };
+        assert_eq!(told("--- verdict: next\n", &refused), "what init says\n+ no key");
+        assert_eq!(told("--- refuses: key\n", &refused), "");
+    }
+
+    #[test]
+    fn log_lines_are_found_in_their_order() {
+        let mut came = response("200", &[], "");
+        came.log = vec!["info p: one".to_owned(), "warn p: two".to_owned()];
+
+        assert_eq!(told("--- log\none\ntwo\n", &came), "");
+        assert_eq!(told("--- log\ntwo\none\n", &came), "log\n- one\n+ info p: one\n+ warn p: two");
+    }
+}

@@ -1,0 +1,392 @@
+/* Plugins for ZProxy in C: one header, no generated code, no library.
+ *
+ *     #include "zproxy.h"
+ *
+ *     const char *zproxy_init(zproxy_text config) { ... return NULL; }
+ *
+ *     ZPROXY_ON_RESPONSE(fields) {
+ *         zproxy_response_set(ZPROXY_TEXT("x-served-by"), ZPROXY_TEXT("edge-1"));
+ *         return ZPROXY_NEXT;
+ *     }
+ *
+ * Included once, by the file that has the hooks; wit/world.wit exports the same hooks. What the file
+ * does not call it does not import.
+ *
+ * Memory: texts that the gateway hands over live until the hook, or zproxy_init, returns; nothing has
+ * to be freed. Copy what must stay. An instance runs one hook at a time, on one thread.
+ */
+#ifndef ZPROXY_H
+#define ZPROXY_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* Bytes with their length; without a NUL at the end. `data` is NULL for what is not there. */
+typedef struct {
+    const char *data;
+    size_t length;
+} zproxy_text;
+
+/* A field, as names and values of `reply.send`. */
+typedef struct {
+    zproxy_text name;
+    zproxy_text value;
+} zproxy_field;
+
+/* A value that a hook is handed, by the ABI: use zproxy_value. */
+typedef struct {
+    uint8_t there;
+    zproxy_text text;
+} zproxy_option;
+
+/* What a hook answers. */
+typedef enum {
+    /* Go on along the chain. */
+    ZPROXY_NEXT = 0,
+    /* Go no further: the answer is what zproxy_reply was given during this call. */
+    ZPROXY_RESPOND = 1,
+} zproxy_action;
+
+typedef enum { ZPROXY_DEBUG, ZPROXY_INFO, ZPROXY_WARN, ZPROXY_ERROR } zproxy_level;
+
+/* A string literal as a text. */
+#define ZPROXY_TEXT(literal) ((zproxy_text){(literal), sizeof(literal) - 1})
+
+static inline zproxy_text zproxy_string(const char *string) {
+    return (zproxy_text){string, strlen(string)};
+}
+
+static inline bool zproxy_equal(zproxy_text a, zproxy_text b) {
+    return a.length == b.length && (a.length == 0 || memcmp(a.data, b.data, a.length) == 0);
+}
+
+/* ---- What the plugin defines -------------------------------------------------------------------- */
+
+/* Takes the configuration, a JSON object. NULL accepts; a text is what the operator reads. */
+const char *zproxy_init(zproxy_text config);
+
+/* Fields that the hooks are handed, in this order; to be called in zproxy_init. At most 64 each; `names`
+ * must stay. */
+static void zproxy_request_fields(const zproxy_text *names, size_t count);
+static void zproxy_response_fields(const zproxy_text *names, size_t count);
+
+#define ZPROXY_EXPORT(name) __attribute__((export_name(name), used))
+#define ZPROXY_IMPORT(interface, name) \
+    __attribute__((import_module("zproxy:gateway/" interface "@0.1.0"), import_name(name)))
+
+/* Called for each request: `ZPROXY_ON_REQUEST(fields) { … return ZPROXY_NEXT; }`. */
+#define ZPROXY_ON_REQUEST(fields)                                                              \
+    static zproxy_action zproxy_on_request(const zproxy_option *fields);                       \
+    ZPROXY_EXPORT("zproxy:gateway/request-filter@0.1.0#on-request")                            \
+    int32_t zproxy_export_on_request(zproxy_option *values, size_t count) {                    \
+        zproxy_action action = zproxy_on_request(values);                                      \
+        (void)count;                                                                           \
+        zproxy_forget();                                                                       \
+        return action;                                                                         \
+    }                                                                                          \
+    static zproxy_action zproxy_on_request(const zproxy_option *fields)
+
+/* Called for each response: `ZPROXY_ON_RESPONSE(status, fields) { … return ZPROXY_NEXT; }`. */
+#define ZPROXY_ON_RESPONSE(status, fields)                                                     \
+    static zproxy_action zproxy_on_response(uint16_t status, const zproxy_option *fields);     \
+    ZPROXY_EXPORT("zproxy:gateway/response-filter@0.1.0#on-response")                          \
+    int32_t zproxy_export_on_response(int32_t code, zproxy_option *values, size_t count) {     \
+        zproxy_action action = zproxy_on_response((uint16_t)code, values);                     \
+        (void)count;                                                                           \
+        zproxy_forget();                                                                       \
+        return action;                                                                         \
+    }                                                                                          \
+    static zproxy_action zproxy_on_response(uint16_t status, const zproxy_option *fields)
+
+/* The value at `index` of the fields of a hook. */
+static inline zproxy_text zproxy_value(const zproxy_option *fields, size_t index) {
+    return fields[index].there ? fields[index].text : (zproxy_text){NULL, 0};
+}
+
+/* ---- What the gateway offers; wit/ says what each does, when it fails and what it costs ---------- */
+
+typedef struct {
+    zproxy_text *items;
+    size_t count;
+} zproxy_list;
+
+ZPROXY_IMPORT("request", "get") void zproxy_import_request_get(const char *, size_t, zproxy_option *);
+ZPROXY_IMPORT("request", "get-all") void zproxy_import_request_get_all(const char *, size_t, zproxy_list *);
+ZPROXY_IMPORT("request", "packed") void zproxy_import_request_packed(zproxy_text *);
+ZPROXY_IMPORT("request", "set") void zproxy_import_request_set(const char *, size_t, const char *, size_t);
+ZPROXY_IMPORT("request", "append") void zproxy_import_request_append(const char *, size_t, const char *, size_t);
+ZPROXY_IMPORT("request", "remove") void zproxy_import_request_remove(const char *, size_t);
+ZPROXY_IMPORT("request", "set-path") void zproxy_import_request_set_path(const char *, size_t);
+ZPROXY_IMPORT("response", "get") void zproxy_import_response_get(const char *, size_t, zproxy_option *);
+ZPROXY_IMPORT("response", "get-all") void zproxy_import_response_get_all(const char *, size_t, zproxy_list *);
+ZPROXY_IMPORT("response", "packed") void zproxy_import_response_packed(zproxy_text *);
+ZPROXY_IMPORT("response", "set-status") void zproxy_import_response_set_status(int32_t);
+ZPROXY_IMPORT("response", "set") void zproxy_import_response_set(const char *, size_t, const char *, size_t);
+ZPROXY_IMPORT("response", "append") void zproxy_import_response_append(const char *, size_t, const char *, size_t);
+ZPROXY_IMPORT("response", "remove") void zproxy_import_response_remove(const char *, size_t);
+ZPROXY_IMPORT("reply", "send") void zproxy_import_reply_send(int32_t, const zproxy_field *, size_t, const char *, size_t);
+ZPROXY_IMPORT("context", "get") void zproxy_import_context_get(const char *, size_t, zproxy_option *);
+ZPROXY_IMPORT("context", "set") void zproxy_import_context_set(const char *, size_t, const char *, size_t);
+ZPROXY_IMPORT("log", "max-level") void zproxy_import_log_max_level(uint8_t *);
+ZPROXY_IMPORT("log", "write") void zproxy_import_log_write(int32_t, const char *, size_t);
+ZPROXY_IMPORT("clock", "unix-ms") int64_t zproxy_import_clock_unix_ms(void);
+ZPROXY_IMPORT("clock", "monotonic-us") int64_t zproxy_import_clock_monotonic_us(void);
+
+/* All values of a field joined, or a pseudo field such as `:path`. */
+static inline zproxy_text zproxy_request_get(zproxy_text name) {
+    zproxy_option value;
+    zproxy_import_request_get(name.data, name.length, &value);
+    return value.there ? value.text : (zproxy_text){NULL, 0};
+}
+static inline zproxy_list zproxy_request_get_all(zproxy_text name) {
+    zproxy_list values;
+    zproxy_import_request_get_all(name.data, name.length, &values);
+    return values;
+}
+/* All fields in one buffer: for zproxy_next_field. */
+static inline zproxy_text zproxy_request_packed(void) {
+    zproxy_text packed;
+    zproxy_import_request_packed(&packed);
+    return packed;
+}
+static inline void zproxy_request_set(zproxy_text name, zproxy_text value) {
+    zproxy_import_request_set(name.data, name.length, value.data, value.length);
+}
+static inline void zproxy_request_append(zproxy_text name, zproxy_text value) {
+    zproxy_import_request_append(name.data, name.length, value.data, value.length);
+}
+static inline void zproxy_request_remove(zproxy_text name) {
+    zproxy_import_request_remove(name.data, name.length);
+}
+static inline void zproxy_request_set_path(zproxy_text path) {
+    zproxy_import_request_set_path(path.data, path.length);
+}
+static inline zproxy_text zproxy_response_get(zproxy_text name) {
+    zproxy_option value;
+    zproxy_import_response_get(name.data, name.length, &value);
+    return value.there ? value.text : (zproxy_text){NULL, 0};
+}
+static inline zproxy_list zproxy_response_get_all(zproxy_text name) {
+    zproxy_list values;
+    zproxy_import_response_get_all(name.data, name.length, &values);
+    return values;
+}
+static inline zproxy_text zproxy_response_packed(void) {
+    zproxy_text packed;
+    zproxy_import_response_packed(&packed);
+    return packed;
+}
+static inline void zproxy_response_set_status(uint16_t status) {
+    zproxy_import_response_set_status(status);
+}
+static inline void zproxy_response_set(zproxy_text name, zproxy_text value) {
+    zproxy_import_response_set(name.data, name.length, value.data, value.length);
+}
+static inline void zproxy_response_append(zproxy_text name, zproxy_text value) {
+    zproxy_import_response_append(name.data, name.length, value.data, value.length);
+}
+static inline void zproxy_response_remove(zproxy_text name) {
+    zproxy_import_response_remove(name.data, name.length);
+}
+/* The answer of this hook, which must then return ZPROXY_RESPOND. */
+static inline void zproxy_reply(uint16_t status, const zproxy_field *fields, size_t count, zproxy_text body) {
+    zproxy_import_reply_send(status, fields, count, body.data, body.length);
+}
+/* A note on the exchange, for later hooks and plugins. */
+static inline zproxy_text zproxy_context_get(zproxy_text key) {
+    zproxy_option value;
+    zproxy_import_context_get(key.data, key.length, &value);
+    return value.there ? value.text : (zproxy_text){NULL, 0};
+}
+static inline void zproxy_context_set(zproxy_text key, zproxy_text value) {
+    zproxy_import_context_set(key.data, key.length, value.data, value.length);
+}
+/* Whether lines of a level are written at all: ask once, in zproxy_init. */
+static inline bool zproxy_logs(zproxy_level level) {
+    uint8_t most[2] = {0, 0};
+    zproxy_import_log_max_level(most);
+    return most[0] && level >= most[1];
+}
+static inline void zproxy_log(zproxy_level level, zproxy_text message) {
+    zproxy_import_log_write(level, message.data, message.length);
+}
+static inline uint64_t zproxy_unix_ms(void) { return (uint64_t)zproxy_import_clock_unix_ms(); }
+static inline uint64_t zproxy_monotonic_us(void) { return (uint64_t)zproxy_import_clock_monotonic_us(); }
+
+/* Takes the next field off a packed buffer; false at its end. */
+static inline bool zproxy_next_field(zproxy_text *packed, zproxy_field *field) {
+    const unsigned char *bytes = (const unsigned char *)packed->data;
+    if (packed->length < 4) return false;
+    size_t name = bytes[0] | bytes[1] << 8, value = bytes[2] | bytes[3] << 8;
+    if (packed->length - 4 < name + value) return false;
+    field->name = (zproxy_text){packed->data + 4, name};
+    field->value = (zproxy_text){packed->data + 4 + name, value};
+    packed->data += 4 + name + value;
+    packed->length -= 4 + name + value;
+    return true;
+}
+
+/* ---- Configuration: a JSON object whose values are no objects or lists --------------------------- */
+
+typedef enum { ZPROXY_STRING, ZPROXY_NUMBER, ZPROXY_TRUE, ZPROXY_FALSE, ZPROXY_NULL } zproxy_kind;
+
+/* Takes the next member off a configuration; begin with the whole text. 1: there was one, 0: no more,
+ * -1: a value that this does not read. A string's escapes are undone, but \u above ASCII. */
+static int zproxy_next_member(zproxy_text *rest, zproxy_text *key, zproxy_kind *kind, zproxy_text *value);
+
+/* A copy of a text with a NUL at its end, which stays for the instance's life. */
+static inline char *zproxy_keep(zproxy_text text) {
+    char *kept = malloc(text.length + 1);
+    if (!kept) abort();
+    if (text.length) memcpy(kept, text.data, text.length);
+    kept[text.length] = 0;
+    return kept;
+}
+
+/* ---- How it works -------------------------------------------------------------------------------- */
+
+/* Texts that the gateway hands over are put here one behind the other, and forgotten together. What does
+ * not fit is allocated, and freed then. */
+static _Alignas(8) char zproxy_arena[32768];
+static size_t zproxy_arena_used;
+static struct zproxy_block {
+    struct zproxy_block *next;
+    _Alignas(8) char bytes[];
+} *zproxy_blocks;
+
+static inline void zproxy_forget(void) {
+    zproxy_arena_used = 0;
+    while (zproxy_blocks) {
+        struct zproxy_block *block = zproxy_blocks;
+        zproxy_blocks = block->next;
+        free(block);
+    }
+}
+
+ZPROXY_EXPORT("cabi_realloc")
+void *zproxy_allocate(void *old, size_t old_size, size_t align, size_t size) {
+    size_t at = (zproxy_arena_used + align - 1) & ~(align - 1);
+    void *new;
+    if (size <= sizeof zproxy_arena && at <= sizeof zproxy_arena - size) {
+        new = zproxy_arena + at;
+        zproxy_arena_used = at + size;
+    } else {
+        struct zproxy_block *block = malloc(sizeof *block + size);
+        if (!block) abort();
+        block->next = zproxy_blocks;
+        zproxy_blocks = block;
+        new = block->bytes;
+    }
+    if (old_size) memcpy(new, old, old_size < size ? old_size : size);
+    return new;
+}
+
+static struct {
+    const zproxy_text *request_fields;
+    size_t request_count;
+    const zproxy_text *response_fields;
+    size_t response_count;
+} zproxy_registration;
+
+static inline void zproxy_request_fields(const zproxy_text *names, size_t count) {
+    zproxy_registration.request_fields = names;
+    zproxy_registration.request_count = count;
+}
+static inline void zproxy_response_fields(const zproxy_text *names, size_t count) {
+    zproxy_registration.response_fields = names;
+    zproxy_registration.response_count = count;
+}
+
+ZPROXY_EXPORT("zproxy:gateway/lifecycle@0.1.0#init")
+void *zproxy_export_init(const char *config, size_t length) {
+    static struct {
+        uint32_t refused;
+        const void *words[4];
+    } result;
+    const char *problem = zproxy_init((zproxy_text){config, length});
+    result.refused = problem != NULL;
+    if (problem) {
+        result.words[0] = problem;
+        result.words[1] = (const void *)strlen(problem);
+    } else {
+        result.words[0] = zproxy_registration.request_fields;
+        result.words[1] = (const void *)zproxy_registration.request_count;
+        result.words[2] = zproxy_registration.response_fields;
+        result.words[3] = (const void *)zproxy_registration.response_count;
+    }
+    return &result;
+}
+
+/* The gateway has read what init returned. */
+ZPROXY_EXPORT("cabi_post_zproxy:gateway/lifecycle@0.1.0#init")
+void zproxy_export_init_read(void *result) {
+    (void)result;
+    zproxy_forget();
+}
+
+static inline void zproxy_skip_blanks(zproxy_text *rest) {
+    while (rest->length && strchr(" \t\r\n", *rest->data)) rest->data++, rest->length--;
+}
+
+static inline bool zproxy_take(zproxy_text *rest, char wanted) {
+    zproxy_skip_blanks(rest);
+    if (!rest->length || *rest->data != wanted) return false;
+    rest->data++, rest->length--;
+    return true;
+}
+
+static inline bool zproxy_take_string(zproxy_text *rest, zproxy_text *string) {
+    if (!zproxy_take(rest, '"')) return false;
+    char *out = zproxy_allocate(NULL, 0, 1, rest->length);
+    *string = (zproxy_text){out, 0};
+    while (rest->length) {
+        char letter = *rest->data++;
+        rest->length--;
+        if (letter == '"') return true;
+        if (letter == '\\') {
+            static const char escapes[] = "\"\\/bfnrt", meanings[] = "\"\\/\b\f\n\r\t";
+            if (!rest->length) return false;
+            const char *escape = strchr(escapes, *rest->data);
+            if (escape && *escape) {
+                letter = meanings[escape - escapes];
+            } else if (*rest->data == 'u' && rest->length >= 5) {
+                char digits[5] = {0};
+                memcpy(digits, rest->data + 1, 4);
+                unsigned long code = strtoul(digits, NULL, 16);
+                if (code == 0 || code > 127) return false;
+                letter = (char)code;
+                rest->data += 4, rest->length -= 4;
+            } else {
+                return false;
+            }
+            rest->data++, rest->length--;
+        }
+        out[string->length++] = letter;
+    }
+    return false;
+}
+
+static inline int zproxy_next_member(zproxy_text *rest, zproxy_text *key, zproxy_kind *kind, zproxy_text *value) {
+    if (!zproxy_take(rest, '{') && !zproxy_take(rest, ',')) return zproxy_take(rest, '}') ? 0 : -1;
+    if (zproxy_take(rest, '}')) return 0;
+    if (!zproxy_take_string(rest, key) || !zproxy_take(rest, ':')) return -1;
+    zproxy_skip_blanks(rest);
+    if (rest->length && *rest->data == '"') {
+        *kind = ZPROXY_STRING;
+        return zproxy_take_string(rest, value) ? 1 : -1;
+    }
+    *value = (zproxy_text){rest->data, 0};
+    while (rest->length && !strchr(",} \t\r\n{[", *rest->data)) rest->data++, rest->length--, value->length++;
+    if (zproxy_equal(*value, ZPROXY_TEXT("true"))) *kind = ZPROXY_TRUE;
+    else if (zproxy_equal(*value, ZPROXY_TEXT("false"))) *kind = ZPROXY_FALSE;
+    else if (zproxy_equal(*value, ZPROXY_TEXT("null"))) *kind = ZPROXY_NULL;
+    else if (value->length && strchr("-0123456789", *value->data)) *kind = ZPROXY_NUMBER;
+    else return -1;
+    return 1;
+}
+
+#endif
