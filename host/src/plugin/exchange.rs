@@ -4,6 +4,7 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::instance::FailureKind;
 use crate::http::{EditError, RequestHead, RequestMark, ResponseHead, ResponseMark};
@@ -42,6 +43,8 @@ pub struct Exchange {
     pub route: Option<Arc<str>>,
     /// Plugins that failed, and how: for the access log.
     pub(crate) failed: Vec<(Arc<str>, FailureKind)>,
+    /// What hooks took, of those that were timed, which is a sample: for the access log.
+    pub(crate) timed: Vec<(Arc<str>, Duration)>,
     notes: Vec<(String, Vec<u8>)>,
     /// How often an answer was put in place: tells a mark on one response from one on another.
     answers: u32,
@@ -87,6 +90,7 @@ impl Exchange {
         self.scheme = "http";
         self.route = None;
         self.failed.clear();
+        self.timed.clear();
         self.notes.clear();
     }
 
