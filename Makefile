@@ -1,6 +1,6 @@
 # Each target is one thing that a developer does; CI does the same (.ci/run).
 
-.PHONY: setup run test plugins guests bench soak check fuzz deny
+.PHONY: setup run test plugins guests bench soak soak-swap check fuzz deny
 
 APT = apt-get -o DPkg::Lock::Timeout=120
 SUDO = $(if $(filter 0,$(shell id -u)),,sudo)
@@ -58,6 +58,13 @@ SOAK_SECONDS = 600
 soak: setup
 	cargo build --release --workspace --bins
 	$${CARGO_TARGET_DIR:-target}/release/zproxy-benches soak --zproxy "$${CARGO_TARGET_DIR:-target}/release/zproxy" --seconds $(SOAK_SECONDS)
+
+# A thousand swaps of a plugin under load, or SOAK_SWAPS: no request fails, none is answered by what was
+# replaced, memory stays.
+SOAK_SWAPS = 1000
+soak-swap: setup guests
+	cargo build --release --workspace --bins
+	$${CARGO_TARGET_DIR:-target}/release/zproxy-benches swap --zproxy "$${CARGO_TARGET_DIR:-target}/release/zproxy" --swaps $(SOAK_SWAPS)
 
 # What CI refuses: layout, lints and docs, warnings denied.
 check: setup

@@ -46,6 +46,7 @@ zproxy-benches load   --target ADDR:PORT [--path PATH] [--body-bytes N] [--post-
                       [--seconds N] [--requests N] [--warmup-ms N] [--watch NAME=PID,PID]…
 zproxy-benches soak   --zproxy PATH [--seconds N] [--clients N] [--workers N] [--io epoll|uring]
                       [--seed N] [--reload]
+zproxy-benches swap   --zproxy PATH [--guest PATH] [--swaps N] [--clients N] [--workers N]
 zproxy-benches launch [--cpu N]… [--fifo] -- COMMAND [ARGUMENT]…
 
 `run` writes its raw output to benches/runs/<date>-<machine>/ and the table to stdout;
@@ -64,6 +65,7 @@ fn main() -> ExitCode {
         "load" => load::command(rest),
         "launch" => launch::command(rest),
         "soak" => soak::command(rest),
+        "swap" => soak::swap::command(rest),
         _ => {
             eprintln!("{USAGE}");
             return ExitCode::from(2);

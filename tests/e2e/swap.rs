@@ -412,3 +412,29 @@ fn swaps_under_load_fail_no_request_and_none_is_late() {
     assert_eq!(plugin["generations"].as_array().unwrap().len(), 1, "{plugin}");
     assert_eq!(plugin["former"].as_array().unwrap().len(), 2, "{plugin}");
 }
+
+/// Compiling takes up to seconds; what was compiled once is there after a restart.
+#[test]
+fn compiled_code_is_kept_for_the_next_start() {
+    let (plugins, upstream) = (folder(1), Upstream::answering("ok"));
+    let cache = TempDir::new().unwrap();
+    let files = || {
+        let entries = std::fs::read_dir(cache.path().join("code")).unwrap();
+        entries.map(|entry| entry.unwrap().path()).collect::<Vec<_>>()
+    };
+    let mut config = config(plugins.path(), &upstream);
+    config["plugin_cache"] = json!(cache.path().join("code"));
+
+    serves(&Gateway::start(config.clone()), 1);
+    let [file] = files().try_into().unwrap();
+    let written = std::fs::metadata(&file).unwrap().modified().unwrap();
+    serves(&Gateway::start(config.clone()), 1);
+    assert_eq!(std::fs::metadata(&file).unwrap().modified().unwrap(), written, "it was used");
+
+    // Damage costs time and nothing else.
+    std::fs::write(&file, b"damaged").unwrap();
+    let gateway = Gateway::start(config);
+    serves(&gateway, 1);
+    gateway.logs("is compiled anew");
+    assert!(std::fs::metadata(&file).unwrap().len() > 1000);
+}

@@ -10,6 +10,7 @@
 
 mod client;
 mod content;
+pub(crate) mod swap;
 mod upstream;
 mod wire;
 
@@ -24,7 +25,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use rustix::process::{Pid, Signal};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::args::Flags;
 use crate::contender::answers;
@@ -109,7 +110,8 @@ pub(crate) fn command(arguments: Vec<String>) -> Result<()> {
     let port = upstream::start(Arc::clone(&verdict))?;
     let folder = std::env::temp_dir().join(format!("zproxy-soak-{}", std::process::id()));
     fs::create_dir_all(&folder)?;
-    let mut gateway = Gateway::start(&zproxy, &folder, port, workers, io.as_deref())?;
+    let settings = settings(port, workers, io.as_deref())?;
+    let mut gateway = Gateway::start(&zproxy, &folder, settings)?;
     let pid = gateway.child.id();
     let before = Held::by(pid)?;
     println!("before: {before:?}, {} KiB", process::resident_kib(&[pid]));
@@ -190,30 +192,34 @@ struct Gateway {
     log: PathBuf,
 }
 
+fn settings(upstream: u16, workers: usize, io: Option<&str>) -> Result<Value> {
+    let mut settings = json!({
+        "workers": { "count": workers },
+        "upstreams": { "soak": {
+            "servers": [{ "address": format!("127.0.0.1:{upstream}") }],
+            "keepalive": { "idle_ms": u64::try_from(POOL_IDLE.as_millis())? },
+        } },
+        "routes": [{ "path": "/", "upstream": "soak" }],
+        "limits": { "idle_timeout_ms": 5_000 },
+        "admin": { "address": null },
+        "access_log": { "path": "off" },
+    });
+    if let Some(io) = io {
+        settings["workers"]["io"] = io.into();
+    }
+    Ok(settings)
+}
+
+/// A port that was free a moment ago.
+fn free_port() -> Result<u16> {
+    Ok(TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port())
+}
+
 impl Gateway {
-    fn start(
-        zproxy: &Path,
-        folder: &Path,
-        upstream: u16,
-        workers: usize,
-        io: Option<&str>,
-    ) -> Result<Self> {
-        let port = TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port();
-        let mut settings = json!({
-            "listeners": [{ "address": format!("127.0.0.1:{port}") }],
-            "workers": { "count": workers },
-            "upstreams": { "soak": {
-                "servers": [{ "address": format!("127.0.0.1:{upstream}") }],
-                "keepalive": { "idle_ms": u64::try_from(POOL_IDLE.as_millis())? },
-            } },
-            "routes": [{ "path": "/", "upstream": "soak" }],
-            "limits": { "idle_timeout_ms": 5_000 },
-            "admin": { "address": null },
-            "access_log": { "path": "off" },
-        });
-        if let Some(io) = io {
-            settings["workers"]["io"] = io.into();
-        }
+    /// With these settings and a listener of its own.
+    fn start(zproxy: &Path, folder: &Path, mut settings: Value) -> Result<Self> {
+        let port = free_port()?;
+        settings["listeners"] = json!([{ "address": format!("127.0.0.1:{port}") }]);
         let config = folder.join("zproxy.json");
         fs::write(&config, settings.to_string())?;
         let log = folder.join("zproxy.log");

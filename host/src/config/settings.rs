@@ -28,6 +28,8 @@ pub struct Settings {
     pub plugins: Vec<Plugin>,
     /// Every `*.wasm` file in it is a plugin as well.
     pub plugins_dir: Option<PathBuf>,
+    /// Where compiled code is kept; `None`: nowhere.
+    pub plugin_cache: Option<PathBuf>,
     /// Files in `plugins_dir` whose names cannot name a plugin.
     pub misnamed: Vec<PathBuf>,
     /// What a peer may stretch, and how far.

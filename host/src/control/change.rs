@@ -434,6 +434,9 @@ impl Control {
         };
         let mut settings = origin.load().map_err(wrong)?;
         let restart = keep_what_is_bound(&self.settings, &mut settings);
+        if settings.plugin_cache != self.settings.plugin_cache {
+            super::keep_code(&self.engine, &settings);
+        }
         let now = Instant::now();
         let mut shelf = Vec::new();
         let (sources, problems) = snapshot::load(&settings, self.bad, |plugin| {

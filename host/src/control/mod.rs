@@ -31,7 +31,7 @@ use crossbeam::channel::Sender;
 
 use crate::config::{self, Acceptors, Address, Config, Problem, Problems, Settings, System};
 use crate::io::{self, Backend};
-use crate::plugin::{Middleware, PluginEngine};
+use crate::plugin::{CodeCache, Middleware, PluginEngine};
 use crate::proxy::Snapshot;
 use crate::telemetry::AccessLog;
 use crate::worker::acceptor;
@@ -294,8 +294,30 @@ impl Drop for Gateway {
 ///
 /// A plugin cannot be loaded, or refuses a configuration.
 pub fn check(settings: Settings) -> Result<(), StartError> {
-    let engine = PluginEngine::new().map_err(StartError::Other)?;
+    let engine = make_engine(&settings)?;
     load(&settings, &engine, &Natives::new(), Bad::AllRefused).map(drop)
+}
+
+fn make_engine(settings: &Settings) -> Result<Arc<PluginEngine>, StartError> {
+    let engine = PluginEngine::new().map_err(StartError::Other)?;
+    keep_code(&engine, settings);
+    Ok(engine)
+}
+
+/// Sees to it that compiled code is kept where the settings say. Where it cannot be, it is not.
+fn keep_code(engine: &PluginEngine, settings: &Settings) {
+    let has_components =
+        settings.plugins.iter().any(|plugin| plugin.source != config::PluginSource::Native);
+    let folder = settings.plugin_cache.as_ref().filter(|_| has_components);
+    let cache = folder.and_then(|folder| {
+        CodeCache::open(folder)
+            .inspect_err(|error| {
+                let folder = folder.display();
+                log::warn!(target: "plugin", "compiled code is not kept in {folder}: {error}");
+            })
+            .ok()
+    });
+    engine.keep_code_in(cache);
 }
 
 /// Loads all plugins of settings, and makes the first snapshot.
@@ -345,7 +367,7 @@ fn start(
         }
     }
     let backend = backend(settings.workers.io).map_err(StartError::Other)?;
-    let engine = PluginEngine::new().map_err(StartError::Other)?;
+    let engine = make_engine(&settings)?;
     let (snapshot, shelf, probed) = load(&settings, &engine, &natives, bad)?;
     let snapshot = Arc::new(snapshot);
     let access_log = open_access_log(&settings)?;

@@ -345,7 +345,11 @@ impl Link {
             Runner::Native(middleware) => call_native(&**middleware, hook, place),
         };
         if let Some(began) = began {
-            self.meter.record_time(hook, began.elapsed());
+            let took = began.elapsed();
+            self.meter.record_time(hook, took);
+            if let Some(exchange) = place {
+                exchange.timed.push((Arc::clone(&self.meter.plugin), took));
+            }
         }
         match result {
             Ok(flow) => {

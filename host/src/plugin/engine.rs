@@ -19,6 +19,7 @@ use wasmtime::InstanceAllocationStrategy;
 use wasmtime::WasmBacktraceDetails;
 use wasmtime::component::Linker;
 
+use super::cache::CodeCache;
 use super::host;
 use super::host::State;
 use super::load::Plugin;
@@ -44,6 +45,8 @@ pub struct PluginEngine {
     generation: AtomicU64,
     /// What is loaded: an unchanged file is not compiled twice, and its instances stay warm.
     pub(super) loaded: Mutex<Vec<Weak<Plugin>>>,
+    /// Where compiled code is kept.
+    cache: Mutex<Option<Arc<CodeCache>>>,
     started: Instant,
     /// What plugins keep, whatever their generation.
     pub(super) states: States,
@@ -81,9 +84,20 @@ impl PluginEngine {
             ticker: Mutex::new(None),
             generation: AtomicU64::new(0),
             loaded: Mutex::new(Vec::new()),
+            cache: Mutex::default(),
             started: Instant::now(),
             states: States::default(),
         }))
+    }
+
+    /// Keeps compiled code here from now on, or nowhere.
+    pub fn keep_code_in(&self, cache: Option<CodeCache>) {
+        *self.cache.lock().unwrap_or_else(PoisonError::into_inner) = cache.map(Arc::new);
+    }
+
+    /// Where compiled code is kept.
+    pub(super) fn cache(&self) -> Option<Arc<CodeCache>> {
+        self.cache.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// wasmtime's part.

@@ -4,6 +4,7 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 
@@ -47,6 +48,8 @@ pub struct Exchange {
     pub(crate) failed: Vec<(Arc<str>, FailureKind)>,
     /// Who keeps the response that is there, with its body when that arrives.
     pub(crate) captures: Vec<Box<Capture>>,
+    /// What hooks took, of those that were timed, which is a sample: for the access log.
+    pub(crate) timed: Vec<(Arc<str>, Duration)>,
     notes: Vec<(String, Vec<u8>)>,
     /// How often an answer was put in place: tells a mark on one response from one on another.
     answers: u32,
@@ -93,6 +96,7 @@ impl Exchange {
         self.route = None;
         self.failed.clear();
         self.captures.clear();
+        self.timed.clear();
         self.notes.clear();
     }
 

@@ -314,7 +314,18 @@ impl PluginEngine {
             return plugin.under(limits, allow);
         }
         let engine = self.wasmtime();
-        let component = compile(engine, bytes)?;
+        let cache = self.cache();
+        let known = cache.as_ref().and_then(|cache| cache.find(engine, &digest));
+        let component = match known {
+            Some(component) => component,
+            None => {
+                let component = compile(engine, bytes)?;
+                if let Some(cache) = &cache {
+                    cache.keep(engine, &digest, &component);
+                }
+                component
+            }
+        };
         let kind = component.component_type();
         let hooks = check_exports(engine, &kind)?;
         let mut linker = self.linker();

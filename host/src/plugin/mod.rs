@@ -19,6 +19,7 @@
 //!
 //! Not here: reading files and watching folders (`control`), HTTP (`proxy`, `http`).
 
+pub mod cache;
 pub mod chain;
 pub mod engine;
 pub mod exchange;
@@ -31,6 +32,7 @@ mod declared;
 mod host;
 mod imports;
 
+pub use cache::CodeCache;
 pub use chain::{
     Broken, Chain, ChainError, ChainPlan, HookFailure, Instances, LinkPlan, NativeFactory, Passed,
     PlanSource,

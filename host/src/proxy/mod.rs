@@ -40,10 +40,10 @@ use crate::error::RequestError;
 use crate::http::parse::{self, Framing, RequestFacts};
 use crate::http::{Connection, Method, Name, RequestHead};
 use crate::io::Timer;
-use crate::plugin::Exchange;
+use crate::plugin::{Exchange, LinkPlan, PlanSource};
 use crate::route::rewrite::{Redirect, Rewrite};
 use crate::route::{Found, Params, path};
-use crate::telemetry::{AccessRecord, Finished};
+use crate::telemetry::{AccessRecord, Finished, PluginRecord};
 
 /// A client's connection and what is known about the client.
 #[derive(Debug)]
@@ -541,21 +541,30 @@ fn record(
     });
 }
 
-/// Names of the plugins that have seen the request, and what each one said.
+/// The plugins that have seen the request, and what each one said.
 fn plugins<'a>(
     context: &'a Context,
     exchange: &Exchange,
     progress: &Progress,
-) -> Vec<(&'a str, &'static str)> {
+) -> Vec<PluginRecord<'a>> {
     let Some(route) = progress.route else { return Vec::new() };
     let links = context.snapshot.plans[route].chain.links.iter().take(progress.reached);
-    let verdict = |index: usize, name: &str| {
-        let failed = exchange.failed.iter().find(|(plugin, _)| **plugin == *name);
-        match failed {
-            Some((_, kind)) => kind.as_str(),
-            None if progress.answered && index + 1 == progress.reached => "respond",
-            None => "next",
+    let record = |(index, link): (usize, &'a LinkPlan)| {
+        let failed = exchange.failed.iter().find(|(plugin, _)| *plugin == link.name);
+        let timed = exchange.timed.iter().filter(|(plugin, _)| *plugin == link.name);
+        PluginRecord {
+            name: &link.name,
+            generation: match &link.plugin {
+                PlanSource::Wasm(plugin) => Some(plugin.generation()),
+                PlanSource::Native(_) => None,
+            },
+            verdict: match failed {
+                Some((_, kind)) => kind.as_str(),
+                None if progress.answered && index + 1 == progress.reached => "respond",
+                None => "next",
+            },
+            took: timed.map(|(_, took)| *took).reduce(|sum, took| sum + took),
         }
     };
-    links.enumerate().map(|(index, link)| (&*link.name, verdict(index, &link.name))).collect()
+    links.enumerate().map(record).collect()
 }

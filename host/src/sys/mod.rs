@@ -7,6 +7,7 @@
 //! Not here: any decision.
 #![allow(unsafe_code, reason = "what no safe crate offers is asked for here")]
 
+pub mod private;
 #[cfg(target_os = "linux")]
 pub mod uring;
 

@@ -18,7 +18,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-pub use access_log::{AccessLog, AccessLogger, AccessRecord};
+pub use access_log::{AccessLog, AccessLogger, AccessRecord, PluginRecord};
 pub use date::http_date;
 pub use histogram::Histogram;
 

@@ -84,6 +84,8 @@ fn command(dir: &Path, files_max: Option<u32>) -> Command {
             command.env_remove(name);
         }
     }
+    // Nothing is left outside of the test's own folder, nor found there.
+    command.env("XDG_CACHE_HOME", dir.join(".cache"));
     command.current_dir(dir).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     command
 }

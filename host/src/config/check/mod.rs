@@ -57,6 +57,7 @@ pub(super) fn settings(
         plugins: plugins.list,
         misnamed: plugins.misnamed,
         plugins_dir: config.plugins_dir.as_ref().map(PathBuf::from),
+        plugin_cache: plugin::cache(&config.plugin_cache, environment, report),
         limits: limits(&config.limits, report),
         trusted_proxies: trusted_proxies(&config.trusted_proxies, report),
         admin,

@@ -366,6 +366,32 @@ fn text(config: &Map<String, Value>) -> Arc<str> {
     Value::Object(config.clone()).to_string().into()
 }
 
+/// Where compiled code is kept.
+pub(super) fn cache(
+    written: &str,
+    environment: &dyn Environment,
+    report: &mut Report,
+) -> Option<PathBuf> {
+    match written {
+        "off" => None,
+        "auto" => {
+            // XDG Base Directory Specification: a path that is not absolute is to be ignored.
+            let folder = |name: &str| {
+                let folder = environment.variable(name).map(PathBuf::from);
+                folder.filter(|folder| folder.is_absolute())
+            };
+            let home = || folder("HOME").map(|home| home.join(".cache"));
+            folder("XDG_CACHE_HOME").or_else(home).map(|folder| folder.join("zproxy"))
+        }
+        "" => {
+            let at = At::default().key("plugin_cache");
+            report.problem(&at, "the path is empty", "give a folder, or \"auto\" or \"off\"");
+            None
+        }
+        path => Some(path.into()),
+    }
+}
+
 /// A plugin that has come into the plugins folder, as no configuration mentions it.
 pub(in crate::config) fn unmentioned(name: &str, path: PathBuf) -> Plugin {
     let entry = PluginConfig::default();

@@ -97,6 +97,13 @@ pub struct Config {
     #[schemars(example = "./plugins")]
     pub plugins_dir: Option<String>,
 
+    /// Where the compiled code of plugins is kept between starts: a folder, `"off"`, or `"auto"`,
+    /// which is `zproxy` in `$XDG_CACHE_HOME`, else in `$HOME/.cache`, else nowhere. Compiled code
+    /// runs as it is, so the folder must belong to the gateway's user and be writable by nobody else;
+    /// another one is not used. At most 1 GiB is kept, the oldest files go first.
+    #[schemars(example = "/var/cache/zproxy")]
+    pub plugin_cache: String,
+
     /// What clients may stretch, and how far.
     pub limits: LimitsConfig,
 
@@ -132,6 +139,7 @@ impl Default for Config {
             middleware: BTreeMap::new(),
             plugins: BTreeMap::new(),
             plugins_dir: None,
+            plugin_cache: "auto".into(),
             limits: LimitsConfig::default(),
             trusted_proxies: Vec::new(),
             admin: Some(AdminConfig::default()),
