@@ -192,7 +192,10 @@ fn the_example_request_id_works_from_a_copy() {
     gateway.logs(&format!("[edge-1] Request: GET /hello ({id})"));
 }
 
-/// Components with an interpreter in them: compiling takes many seconds in a debug build.
+/// Components with an interpreter in them take a debug build many seconds of every CPU to compile: one
+/// at a time, so that none meets the limit of a minute.
+static INTERPRETED: std::sync::Mutex<()> = std::sync::Mutex::new(());
+
 fn passes_its_tests(project: &Path, cases: usize) {
     // Builds, too.
     let tested = plugin(project, &["test"]);
@@ -204,6 +207,7 @@ fn passes_its_tests(project: &Path, cases: usize) {
 
 #[test]
 fn a_new_javascript_project_builds_and_passes_its_tests() {
+    let _alone = INTERPRETED.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     if can_build("JavaScript", "npm", &["--version"]) {
         let (_dir, project) = new_project("js");
         passes_its_tests(&project, 3);
@@ -212,6 +216,7 @@ fn a_new_javascript_project_builds_and_passes_its_tests() {
 
 #[test]
 fn the_example_ab_cookie_works_from_a_copy() {
+    let _alone = INTERPRETED.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     if !can_build("JavaScript", "npm", &["--version"]) {
         return;
     }
@@ -232,6 +237,7 @@ fn the_example_ab_cookie_works_from_a_copy() {
 
 #[test]
 fn a_new_python_project_builds_and_passes_its_tests() {
+    let _alone = INTERPRETED.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     if can_build("Python", "python3", &["-c", "import venv, ensurepip"]) {
         let (_dir, project) = new_project("python");
         passes_its_tests(&project, 3);
