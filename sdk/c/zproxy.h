@@ -133,6 +133,7 @@ ZPROXY_IMPORT("context", "get") void zproxy_import_context_get(const char *, siz
 ZPROXY_IMPORT("context", "set") void zproxy_import_context_set(const char *, size_t, const char *, size_t);
 ZPROXY_IMPORT("log", "max-level") void zproxy_import_log_max_level(uint8_t *);
 ZPROXY_IMPORT("log", "write") void zproxy_import_log_write(int32_t, const char *, size_t);
+ZPROXY_IMPORT("random", "number") int64_t zproxy_import_random_number(void);
 ZPROXY_IMPORT("clock", "unix-ms") int64_t zproxy_import_clock_unix_ms(void);
 ZPROXY_IMPORT("clock", "monotonic-us") int64_t zproxy_import_clock_monotonic_us(void);
 
@@ -216,6 +217,9 @@ static inline void zproxy_log(zproxy_level level, zproxy_text message) {
 }
 static inline uint64_t zproxy_unix_ms(void) { return (uint64_t)zproxy_import_clock_unix_ms(); }
 static inline uint64_t zproxy_monotonic_us(void) { return (uint64_t)zproxy_import_clock_monotonic_us(); }
+
+/* From the system's cryptographic generator. */
+static inline uint64_t zproxy_random(void) { return (uint64_t)zproxy_import_random_number(); }
 
 /* Takes the next field off a packed buffer; false at its end. */
 static inline bool zproxy_next_field(zproxy_text *packed, zproxy_field *field) {

@@ -109,6 +109,141 @@ fn a_new_rust_project_builds_tests_and_runs_as_it_is() {
     assert!(!answer.text().contains("x-api-key"), "{}", answer.text());
 }
 
+/// Whether a language's tools are here; why not goes into the test's output.
+fn can_build(language: &str, program: &str, arguments: &[&str]) -> bool {
+    let ran = std::process::Command::new(program).args(arguments).output();
+    let there = ran.is_ok_and(|output| output.status.success());
+    if !there {
+        println!("skipped: {program} is not here, so nothing in {language} can be built");
+    }
+    there
+}
+
+/// What a build that needs the network says where there is none: the test has nothing to look at then.
+fn is_cut_off(run: &Run) -> bool {
+    let cut_off = run.code == Some(1)
+        && ["EAI_AGAIN", "ENOTFOUND", "ETIMEDOUT", "No matching distribution"]
+            .iter()
+            .any(|reason| run.stderr.contains(reason));
+    if cut_off {
+        println!("skipped: its tools cannot be installed: {}", run.stderr);
+    }
+    cut_off
+}
+
+const DOOR_KEEPER: &str = "door-keeper/plugins/door-keeper.wasm";
+const CLANG_PROBE: [&str; 6] =
+    ["--target=wasm32-wasi", "-x", "c", "-fsyntax-only", "-include", "string.h"];
+
+#[test]
+fn a_new_c_project_builds_and_passes_its_tests() {
+    if !can_build("C", "clang", &[&CLANG_PROBE[..], &["/dev/null"]].concat()) {
+        return;
+    }
+    let (dir, project) = new_project("c");
+
+    let tested = good(plugin(&project, &["test"]));
+    let inspected = json(plugin(dir.path(), &["inspect", DOOR_KEEPER, "--format", "json"]));
+
+    assert!(tested.contains("3 passed, 0 failed"), "{tested}");
+    // What it does not call it does not import, and nothing of the system at all.
+    let imports: Vec<&str> = inspected["imports"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|i| i["name"].as_str().unwrap())
+        .collect();
+    assert!(imports.iter().all(|name| name.starts_with("zproxy:gateway/")), "{imports:?}");
+    assert!(!imports.contains(&"zproxy:gateway/log@0.1.0"), "{imports:?}");
+}
+
+/// A back-trace is worth most when it leads to a line.
+#[test]
+fn a_trap_in_c_is_told_with_file_and_line() {
+    if !can_build("C", "clang", &[&CLANG_PROBE[..], &["/dev/null"]].concat()) {
+        return;
+    }
+    let (_dir, project) = new_project("c");
+    let source = "#include \"zproxy.h\"\n\
+        const char *zproxy_init(zproxy_text config) { (void)config; return NULL; }\n\
+        __attribute__((noinline)) static void fall(void) { __builtin_trap(); }\n\
+        ZPROXY_ON_REQUEST(fields) { (void)fields; fall(); return ZPROXY_NEXT; }\n\
+        ZPROXY_ON_RESPONSE(status, fields) { (void)status, (void)fields; return ZPROXY_NEXT; }\n";
+    std::fs::write(project.join("plugin.c"), source).unwrap();
+    let case = "=== it falls\n--- request\nGET /\n--- fails: in `fall` (*plugin.c:3) < \n";
+    std::fs::write(project.join("tests/plugin.http"), case).unwrap();
+
+    good(plugin(&project, &["test"]));
+}
+
+#[test]
+fn the_example_request_id_works_from_a_copy() {
+    if !can_build("C", "clang", &[&CLANG_PROBE[..], &["/dev/null"]].concat()) {
+        return;
+    }
+    let (_dir, project) = copy_example("request-id");
+
+    let tested = good(plugin(&project, &["test"]));
+
+    assert!(tested.contains("5 passed, 0 failed"), "{tested}");
+    let gateway = serve(&project);
+    let answer = gateway.get("/hello");
+    let id = answer.field("x-request-id").unwrap();
+    gateway.logs(&format!("[edge-1] Request: GET /hello ({id})"));
+}
+
+/// Components with an interpreter in them take a debug build many seconds of every CPU to compile: one
+/// at a time, so that none meets the limit of a minute.
+static INTERPRETED: std::sync::Mutex<()> = std::sync::Mutex::new(());
+
+fn passes_its_tests(project: &Path, cases: usize) {
+    // Builds, too.
+    let tested = plugin(project, &["test"]);
+    if !is_cut_off(&tested) {
+        let tested = good(tested);
+        assert!(tested.contains(&format!("{cases} passed, 0 failed")), "{tested}");
+    }
+}
+
+#[test]
+fn a_new_javascript_project_builds_and_passes_its_tests() {
+    let _alone = INTERPRETED.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    if can_build("JavaScript", "npm", &["--version"]) {
+        let (_dir, project) = new_project("js");
+        passes_its_tests(&project, 3);
+    }
+}
+
+#[test]
+fn the_example_ab_cookie_works_from_a_copy() {
+    let _alone = INTERPRETED.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    if !can_build("JavaScript", "npm", &["--version"]) {
+        return;
+    }
+    let (_dir, project) = copy_example("ab-cookie");
+    passes_its_tests(&project, 5);
+    if !project.join("plugins").exists() {
+        return;
+    }
+
+    let gateway = serve(&project);
+    let first = gateway.get("/shop");
+    let again = gateway.ask("GET", "/shop", "Cookie: version=b\r\n");
+
+    let dealt = first.field("set-cookie").unwrap();
+    assert!(dealt.starts_with("version=a;") || dealt.starts_with("version=b;"), "{dealt}");
+    assert!(again.text().contains("/b/shop"), "{}", again.text());
+}
+
+#[test]
+fn a_new_python_project_builds_and_passes_its_tests() {
+    let _alone = INTERPRETED.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    if can_build("Python", "python3", &["-c", "import venv, ensurepip"]) {
+        let (_dir, project) = new_project("python");
+        passes_its_tests(&project, 3);
+    }
+}
+
 #[test]
 fn golden_requests_that_fail_show_how() {
     let (_dir, project) = copy_example("header-stamp");

@@ -45,7 +45,6 @@ impl Subject {
             plugin.map_err(|error| Error::plugin(format!("{}: {error}", file.display())))?;
         Ok(Self { engine, plugin, bytes: bytes.len(), compile })
     }
-
 }
 
 /// A chain of a plugin alone, with a configuration.
@@ -99,11 +98,13 @@ pub(super) fn object(config: &str) -> Result<String, Error> {
     }
 }
 
-/// The plugin's limits and grants in the `zproxy.json` of its project: beside the component or a folder
-/// up, where `plugin build` puts `plugins/NAME.wasm`. What they are by default where there is none.
+/// The plugin's limits and grants in the `zproxy.json` of its project: beside the component, or above the
+/// `plugins` that it lies in, where `plugin build` puts it. What they are by default where there is none.
 fn configured(file: &Path, name: &str) -> Result<(PluginLimits, Arc<Allow>), Error> {
     let file = file.canonicalize().unwrap_or_else(|_| file.to_owned());
-    let mut folders = file.ancestors().skip(1).take(2);
+    let beside = file.parent().unwrap_or(&file);
+    let folders = if beside.ends_with("plugins") { 2 } else { 1 };
+    let mut folders = file.ancestors().skip(1).take(folders);
     let Some(folder) = folders.find(|folder| folder.join("zproxy.json").is_file()) else {
         return Ok(default());
     };

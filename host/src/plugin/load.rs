@@ -39,7 +39,7 @@ use super::instance::Live;
 use super::instance::Warm;
 use crate::config::Allow;
 use crate::config::PluginLimits;
-use crate::state::PluginState;
+use crate::state::{PluginState, States};
 
 /// The largest component that is compiled. A JavaScript or Python plugin has 12 to 18 MB.
 pub const COMPONENT_BYTES_MAX: usize = 64 * 1024 * 1024;
