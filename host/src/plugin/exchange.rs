@@ -46,7 +46,7 @@ pub struct Exchange {
     /// Plugins that failed, and how: for the access log.
     pub(crate) failed: Vec<(Arc<str>, FailureKind)>,
     /// Who keeps the response that is there, with its body when that arrives.
-    pub(crate) captures: Vec<Box<Capture>>,
+    pub(crate) captures: Vec<Capture>,
     notes: Vec<(String, Vec<u8>)>,
     /// How often an answer was put in place: tells a mark on one response from one on another.
     answers: u32,
