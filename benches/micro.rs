@@ -23,12 +23,26 @@ use std::sync::LazyLock;
 use std::time::Duration;
 use std::time::Instant;
 
+use aws_lc_rs::encoding::AsDer;
+use aws_lc_rs::hmac;
+use aws_lc_rs::rand::SystemRandom;
+use aws_lc_rs::rsa::KeySize;
+use aws_lc_rs::signature::{
+    ECDSA_P256_SHA256_FIXED, ECDSA_P256_SHA256_FIXED_SIGNING, ED25519, EcdsaKeyPair,
+    Ed25519KeyPair, KeyPair, ParsedPublicKey, RSA_PKCS1_2048_8192_SHA256, RSA_PKCS1_SHA256,
+    RsaKeyPair, VerificationAlgorithm,
+};
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
+use serde_json::Value;
+use serde_json::json;
 use wasmtime::Config;
 use wasmtime::Engine;
 use wasmtime::Store;
 use wasmtime::component::Component;
 use wasmtime::component::Linker;
 use wasmtime::component::TypedFunc;
+use zproxy::config::Allow;
 use zproxy::config::OnError;
 use zproxy::config::PluginLimits;
 use zproxy::http::Version;
@@ -41,6 +55,10 @@ use zproxy::plugin::LinkPlan;
 use zproxy::plugin::Middleware;
 use zproxy::plugin::PlanSource;
 use zproxy::plugin::PluginEngine;
+use zproxy::state::Now;
+use zproxy::state::counters::Counters;
+use zproxy::state::counters::Quota;
+use zproxy::state::kv::Kv;
 
 #[allow(dead_code, unreachable_pub, reason = "shared with the unit tests")]
 #[path = "../host/src/plugin/tests/guest.rs"]
@@ -64,6 +82,7 @@ type Case = (&'static str, Box<dyn FnMut()>);
 fn main() {
     let filter = std::env::args().skip(1).find(|argument| !argument.starts_with('-'));
     let mut cases: Vec<Case> = cases();
+    cases.extend(imports());
     cases.retain(|(name, _)| filter.as_ref().is_none_or(|filter| name.contains(&**filter)));
     let mut times: Vec<Vec<Duration>> = vec![Vec::new(); cases.len()];
     for _ in 0..ROUNDS {
@@ -136,6 +155,111 @@ fn cases() -> Vec<Case> {
         ("sdk: read 3, set 2", pair(&sdk("read_and_set"), 1)),
         ("sdk: look at all 15", pair(&sdk("all_headers"), 1)),
     ]
+}
+
+/// What a call to the host costs: subtract `imports/nothing`, and compare with the same work without
+/// wasm in the row below.
+fn imports() -> Vec<Case> {
+    let mut cases: Vec<Case> = vec![
+        ("imports/nothing", imported(&json!({ "work": "nothing" }))),
+        ("imports/metrics.add", imported(&json!({ "work": "add" }))),
+        ("imports/counters.take, 1 key", imported(&json!({ "work": "take", "keys": 1 }))),
+        ("native/counters.take, 1 key", native_take(1)),
+        (
+            "imports/counters.take, 1 million keys",
+            imported(&json!({ "work": "take", "keys": 1_000_000 })),
+        ),
+        ("native/counters.take, 1 million keys", native_take(1_000_000)),
+        ("imports/kv.get, 100 bytes", imported(&json!({ "work": "get" }))),
+        ("native/kv.get, 100 bytes", native_get()),
+        ("imports/kv.set, 100 bytes", imported(&json!({ "work": "set" }))),
+    ];
+    let random = SystemRandom::new();
+    let data = vec![b'x'; 300];
+    let secret = hmac::Key::new(hmac::HMAC_SHA256, b"a secret of some length");
+    let mac = hmac::sign(&secret, &data).as_ref().to_vec();
+    let config = verify("HS256", "secret", b"a secret of some length", &data, &mac);
+    cases.push(("imports/crypto.verify HS256", imported(&config)));
+    let bytes = data.clone();
+    cases.push((
+        "native/crypto.verify HS256",
+        Box::new(move || hmac::verify(&secret, black_box(&bytes), &mac).unwrap()),
+    ));
+    let rsa = RsaKeyPair::generate(KeySize::Rsa2048).unwrap();
+    let mut signature = vec![0; rsa.public_modulus_len()];
+    rsa.sign(&RSA_PKCS1_SHA256, &random, &data, &mut signature).unwrap();
+    let public = rsa.public_key().as_ref();
+    let names = ("RS256", "imports/crypto.verify RS256", "native/crypto.verify RS256");
+    cases.extend(public_key(names, &RSA_PKCS1_2048_8192_SHA256, public, &data, &signature));
+    let ec = EcdsaKeyPair::generate(&ECDSA_P256_SHA256_FIXED_SIGNING).unwrap();
+    let signature = ec.sign(&random, &data).unwrap();
+    let names = ("ES256", "imports/crypto.verify ES256", "native/crypto.verify ES256");
+    let public = ec.public_key().as_der().unwrap();
+    let (public, signature) = (public.as_ref(), signature.as_ref());
+    cases.extend(public_key(names, &ECDSA_P256_SHA256_FIXED, public, &data, signature));
+    let ed = Ed25519KeyPair::generate().unwrap();
+    let names = ("EdDSA", "imports/crypto.verify EdDSA", "native/crypto.verify EdDSA");
+    let public = ed.public_key().as_der().unwrap();
+    cases.extend(public_key(names, &ED25519, public.as_ref(), &data, ed.sign(&data).as_ref()));
+    cases
+}
+
+fn verify(algorithm: &str, format: &str, key: &[u8], data: &[u8], signature: &[u8]) -> Value {
+    json!({
+        "work": "verify", "algorithm": algorithm, "format": format, "key": key, "data": data,
+        "signature": signature,
+    })
+}
+
+/// Verification with a public key in DER, by the host for a plugin and without one.
+fn public_key(
+    (algorithm, imports, native): (&str, &'static str, &'static str),
+    verification: &'static dyn VerificationAlgorithm,
+    der: &[u8],
+    data: &[u8],
+    signature: &[u8],
+) -> [Case; 2] {
+    let label = if algorithm == "RS256" { "RSA PUBLIC KEY" } else { "PUBLIC KEY" };
+    let text = BASE64_STANDARD.encode(der);
+    let pem = format!("-----BEGIN {label}-----\n{text}\n-----END {label}-----\n");
+    let config = verify(algorithm, "pem", pem.as_bytes(), data, signature);
+    let key = ParsedPublicKey::new(verification, der).unwrap();
+    let (data, signature) = (data.to_vec(), signature.to_vec());
+    let check = move || key.verify_sig(black_box(&data), &signature).unwrap();
+    [(imports, imported(&config)), (native, Box::new(check))]
+}
+
+/// A request through the plugin that makes one call.
+fn imported(config: &Value) -> Box<dyn FnMut()> {
+    let allow = Allow { counters: Some(1 << 28), kv: Some(1 << 20), ..Allow::default() };
+    let plugin = ENGINE.load("imports", &sdk("imports"), &LIMITS, &Arc::new(allow)).unwrap();
+    let link = LinkPlan {
+        plugin: PlanSource::Wasm(plugin),
+        name: "imports".into(),
+        config: config.to_string().into(),
+        on_error: OnError::Closed,
+    };
+    run(Instances::new().chain(&ChainPlan { links: vec![link] }).unwrap())
+}
+
+fn native_take(keys: u64) -> Box<dyn FnMut()> {
+    let counters = Counters::default();
+    counters.limit(1 << 28);
+    let quota = Quota { count: 1_000_000, period_ms: 1, burst: 1_000_000 };
+    let (mut key, started) = (0, Instant::now());
+    Box::new(move || {
+        key = (key + 7_919) % keys;
+        let monotonic_us = u64::try_from(started.elapsed().as_micros()).unwrap();
+        let now = Now { unix_ms: 0, monotonic_us };
+        assert!(counters.take(&key.to_le_bytes(), quota, 1, now).allowed);
+    })
+}
+
+fn native_get() -> Box<dyn FnMut()> {
+    let kv = Kv::default();
+    kv.limit(1 << 20);
+    kv.set(b"key", &[7; 100], 0, Now::default()).unwrap();
+    Box::new(move || assert!(kv.get(black_box(b"key"), Now::default()).is_some()))
 }
 
 /// A plugin of `tests/guests`.

@@ -47,7 +47,7 @@ pub struct Exchange {
     /// Plugins that failed, and how: for the access log.
     pub(crate) failed: Vec<(Arc<str>, FailureKind)>,
     /// Who keeps the response that is there, with its body when that arrives.
-    pub(crate) captures: Vec<Box<Capture>>,
+    pub(crate) captures: Vec<Capture>,
     /// What hooks took, of those that were timed, which is a sample: for the access log.
     pub(crate) timed: Vec<(Arc<str>, Duration)>,
     notes: Vec<(String, Vec<u8>)>,

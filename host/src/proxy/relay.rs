@@ -98,7 +98,7 @@ pub struct Pump {
 /// Copies a body's content for those who keep it.
 #[derive(Debug)]
 struct Tap {
-    captures: Vec<Box<Capture>>,
+    captures: Vec<Capture>,
     /// Follows the same body as the pump's, but wants content only.
     content: BodyReader,
     pieces: Vec<Range<usize>>,
@@ -134,7 +134,7 @@ impl Pump {
     }
 
     /// Keeps the body as well, whose content `content` follows; to be called before anything moves.
-    pub fn keep(&mut self, captures: Vec<Box<Capture>>, content: BodyReader) {
+    pub fn keep(&mut self, captures: Vec<Capture>, content: BodyReader) {
         self.tap = Some(Box::new(Tap { captures, content, pieces: Vec::new() }));
         if self.finished {
             self.end_tap();

@@ -154,7 +154,7 @@ impl Cache {
         head: (u16, &Fields),
         label: Label<'_>,
         now: Now,
-    ) -> Option<Box<Capture>> {
+    ) -> Option<Capture> {
         let length = head.1.known(Name::ContentLength).next();
         let length = length.and_then(|length| std::str::from_utf8(length).ok()?.parse().ok());
         if length
@@ -162,7 +162,7 @@ impl Cache {
         {
             return None;
         }
-        Some(Box::new(Capture {
+        Some(Capture {
             cache: Arc::clone(self),
             key: label.key.into(),
             stored: Stored {
@@ -178,7 +178,7 @@ impl Cache {
             length: length.unwrap_or(0),
             reserved: 0,
             given_up: false,
-        }))
+        })
     }
 
     /// Takes the fields of a response that says that what is stored is still good (RFC 9111 §4.3.4) over.
@@ -275,13 +275,13 @@ impl Capture {
     }
 
     /// The body has arrived in whole.
-    pub fn end(mut self: Box<Self>) {
+    pub fn end(mut self) {
         let body = std::mem::take(&mut self.body);
         self.end_with(Bytes::from(body.into_boxed_slice()));
     }
 
     /// The body is this one.
-    pub fn end_with(mut self: Box<Self>, body: Bytes) {
+    pub fn end_with(mut self, body: Bytes) {
         let max = self.cache.object_bytes_max.load(Ordering::Relaxed);
         if self.given_up || body.len() > max {
             return;

@@ -122,7 +122,7 @@ impl<V> Table<V> {
             older: NONE,
             is_often: false,
         };
-        let Some(at) = self.put(entry) else { return None };
+        let at = self.put(entry)?;
         let entries = &self.entries;
         let new = self.index.entry(hash, |_| false, |at| entries[place(*at)].hash);
         if let IndexEntry::Vacant(vacant) = new {

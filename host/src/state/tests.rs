@@ -524,7 +524,7 @@ fn a_tag_removes_what_was_stored_with_it_before() {
     let cache = cache(MEBIBYTE, MEBIBYTE);
     let (a, b) = ("a".to_owned(), "b".to_owned());
     keep(&cache, b"1", b"", &[a.clone(), b.clone()]);
-    keep(&cache, b"2", b"", &[b.clone()]);
+    keep(&cache, b"2", b"", std::slice::from_ref(&b));
     keep(&cache, b"3", b"", &[]);
     let fields = response(&[]);
     let tags = [a.clone()];

@@ -12,6 +12,9 @@ use crate::config::problem::{At, Refusal, Report, quote};
 use crate::config::settings::{Allow, CacheSize, Destination, HostPattern, Secret, UrlPattern};
 use crate::config::{ServerAddress, StoreSizeConfig};
 
+/// The largest body that a cache keeps, unless the operator says otherwise.
+const OBJECT_BYTES_MAX: usize = 4 * 1024 * 1024;
+
 /// What stands before the name of an upstream.
 const UPSTREAM: &str = "upstream:";
 
@@ -172,13 +175,17 @@ fn cache(written: &CacheGrantConfig, at: &At, report: &mut Report) -> Option<Cac
         CacheGrantConfig::Plain(true) => CacheSizeConfig::default(),
         CacheGrantConfig::Sized(size) => size.clone(),
     };
-    let CacheSizeConfig { bytes_max, object_bytes_max } = size;
-    if object_bytes_max > bytes_max
+    let bytes_max = size.bytes_max;
+    // What is on its way may take as much as that.
+    let most = bytes_max / 4;
+    let object_bytes_max = size.object_bytes_max.unwrap_or(OBJECT_BYTES_MAX.min(most));
+    if object_bytes_max > most
         && !report.is_broken(&at.key("bytes_max"))
         && !report.is_broken(&at.key("object_bytes_max"))
     {
-        let message =
-            format!("`{object_bytes_max}` is more than `bytes_max`, which is `{bytes_max}`");
+        let message = format!(
+            "`{object_bytes_max}` is more than a quarter of `bytes_max`, which is `{most}`"
+        );
         report.problem(&at.key("object_bytes_max"), message, "lower it, or raise `bytes_max`");
     }
     Some(CacheSize { bytes_max, object_bytes_max })

@@ -103,13 +103,15 @@ pub struct CacheSizeConfig {
     #[schemars(range(min = 1_048_576, max = 68_719_476_736_u64))]
     pub bytes_max: usize,
 
-    /// Largest body that is kept, in bytes.
+    /// Largest body that is kept, in bytes; at most a quarter of `bytes_max`. When left out: that,
+    /// or 4 MiB if it is less.
+    #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 1_073_741_824))]
-    pub object_bytes_max: usize,
+    pub object_bytes_max: Option<usize>,
 }
 
 impl Default for CacheSizeConfig {
     fn default() -> Self {
-        Self { bytes_max: 64 * 1024 * 1024, object_bytes_max: 4 * 1024 * 1024 }
+        Self { bytes_max: 64 * 1024 * 1024, object_bytes_max: None }
     }
 }

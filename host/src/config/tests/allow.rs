@@ -34,6 +34,9 @@ fn stores_are_granted_with_a_size() {
     assert_eq!(granted.kv, Some(2_000_000));
     let usual = CacheSize { bytes_max: 64 * 1024 * 1024, object_bytes_max: 4 * 1024 * 1024 };
     assert_eq!(granted.cache, Some(usual));
+    let small = allow(r#"{"cache": {"bytes_max": 8000000}}"#);
+    let fitting = CacheSize { bytes_max: 8_000_000, object_bytes_max: 2_000_000 };
+    assert_eq!(small.cache, Some(fitting));
     let granted = allow(r#"{"cache": {"bytes_max": 8000000, "object_bytes_max": 1000}}"#);
     assert_eq!(granted.cache, Some(CacheSize { bytes_max: 8_000_000, object_bytes_max: 1000 }));
 }
@@ -102,8 +105,8 @@ fn mistakes_are_placed_and_cured() {
         ),
         (
             r#"{"cache": {"bytes_max": 1048576, "object_bytes_max": 2000000}}"#,
-            "allow.cache.object_bytes_max: `2000000` is more than `bytes_max`, which is \
-             `1048576`; lower it, or raise `bytes_max`",
+            "allow.cache.object_bytes_max: `2000000` is more than a quarter of `bytes_max`, which \
+             is `262144`; lower it, or raise `bytes_max`",
         ),
         (
             r#"{"env": ["A=B"]}"#,

@@ -90,7 +90,7 @@ pub(super) struct State {
     keys: crypto::Keys,
     metrics: Registered,
     /// Responses that the running hook wants to be kept.
-    pub(super) captures: Vec<Box<Capture>>,
+    pub(super) captures: Vec<Capture>,
     /// What the plugin keeps outside of its instances.
     kept: Arc<PluginState>,
     allow: Arc<Allow>,

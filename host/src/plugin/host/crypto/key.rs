@@ -79,7 +79,7 @@ impl Scheme {
 
 /// A key and what it is for.
 pub(super) enum Key {
-    Secret(hmac::Key),
+    Secret(Box<hmac::Key>),
     Public(ParsedPublicKey),
 }
 
@@ -148,7 +148,7 @@ impl Key {
                         algorithm for public keys"
                 .to_owned());
         }
-        Ok(Self::Secret(hmac::Key::new(*hash, material)))
+        Ok(Self::Secret(Box::new(hmac::Key::new(*hash, material))))
     }
 
     fn pem(scheme: Scheme, text: &[u8]) -> Result<Self, String> {
