@@ -43,11 +43,13 @@ plugins:
 guests: plugins
 	cargo plugins --tests
 
-# What a request costs beside HAProxy and nginx, on this machine; then parts of it alone.
+# What a request costs beside HAProxy, nginx and Envoy, on this machine: a quarter of an hour after the
+# builds; then parts of it alone. BENCH="--quick --scenario keepalive --only haproxy,zproxy" for less.
+BENCH =
 bench: setup guests
 	benches/setup.sh
-	cargo build --release
-	cargo run --release --package zproxy-benches -- run --zproxy "$${CARGO_TARGET_DIR:-target}/release/zproxy" --noop target/guests/tests/noop.wasm
+	cargo build --release --package zproxy --package zproxy-benches
+	$${CARGO_TARGET_DIR:-target}/release/zproxy-benches run --zproxy "$${CARGO_TARGET_DIR:-target}/release/zproxy" --envoy "$${CARGO_TARGET_DIR:-target}/peers/envoy/_bin/envoy" $(BENCH)
 	cargo bench --bench micro
 
 # Ten minutes of saturation, or SOAK_SECONDS, with clients and upstreams that misbehave: every byte is

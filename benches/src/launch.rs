@@ -30,10 +30,15 @@ pub(crate) struct Place {
 impl Place {
     /// The command that runs `words` in this place: this binary's own `launch`.
     pub(crate) fn command(self, words: &[String]) -> Result<Command> {
+        self.command_with(words, None)
+    }
+
+    /// The same with one more CPU.
+    pub(crate) fn command_with(self, words: &[String], more: Option<usize>) -> Result<Command> {
         let myself = std::env::current_exe().context("cannot find the path of this binary")?;
         let mut command = Command::new(myself);
         command.arg("launch");
-        if let Some(cpu) = self.cpu {
+        for cpu in self.cpu.into_iter().chain(more) {
             command.args(["--cpu", &cpu.to_string()]);
         }
         if self.fifo {
@@ -51,7 +56,7 @@ pub(crate) fn command(mut arguments: Vec<String>) -> Result<()> {
     };
     let mut words = arguments.split_off(split).into_iter().skip(1);
     let mut flags = Flags::parse(arguments, &["fifo"])?;
-    let cpu = flags.within("cpu", 0..=1_023_usize)?;
+    let cpus = flags.all("cpu").iter().map(|cpu| cpu.parse()).collect::<Result<Vec<usize>, _>>()?;
     let fifo = flags.switch("fifo");
     flags.finish()?;
     let program = words.next().context("write the command after `--`")?;
@@ -59,11 +64,11 @@ pub(crate) fn command(mut arguments: Vec<String>) -> Result<()> {
     // Whoever conducts may be killed; nothing may go on burning a CPU at a fixed priority then.
     // TERM, so that a master process can end its workers.
     rustix::process::set_parent_process_death_signal(Some(Signal::TERM))?;
-    if let Some(cpu) = cpu {
+    if !cpus.is_empty() {
         let mut set = CpuSet::new();
-        set.set(cpu);
+        cpus.iter().filter(|cpu| **cpu < CpuSet::MAX_CPU).for_each(|cpu| set.set(*cpu));
         rustix::thread::sched_setaffinity(None, &set)
-            .with_context(|| format!("cannot move to CPU {cpu}"))?;
+            .with_context(|| format!("cannot move to CPUs {cpus:?}"))?;
     }
     let mut command = if fifo {
         let mut chrt = Command::new("chrt");

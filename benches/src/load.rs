@@ -5,7 +5,6 @@
 //!
 //! Not here: the load itself (`zproxy::load`), deciding which loads to run (`scenario`, `run`).
 
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use anyhow::{Context, Error, Result, bail};
@@ -108,6 +107,8 @@ fn watched(text: &str) -> Result<(String, Vec<u32>)> {
 
 #[cfg(test)]
 mod tests {
+    use std::net::SocketAddr;
+
     use super::*;
 
     fn plan(target: SocketAddr) -> Plan {

@@ -17,6 +17,8 @@ const LOAD_AVERAGE_QUIET: f64 = 0.5;
 pub(crate) struct Machine {
     /// The proxy under test, alone.
     pub(crate) proxy: Place,
+    /// Of a proxy's second worker, where it has one: a third CPU, or that of the tools.
+    pub(crate) second_cpu: Option<usize>,
     /// Origin and load generator.
     pub(crate) tools: Place,
     /// What makes this run worth less than it could be.
@@ -24,19 +26,24 @@ pub(crate) struct Machine {
 }
 
 impl Machine {
-    /// Picks two CPUs, those `given` or the first two allowed, and SCHED_FIFO where permitted.
+    /// Picks CPUs, those `given` or the first allowed, and SCHED_FIFO where permitted.
     pub(crate) fn find(given: &[usize], fifo_wanted: bool) -> Result<Self> {
         let allowed = rustix::thread::sched_getaffinity(None)?;
         let mut cpus = (0..1_024).filter(|cpu| allowed.is_set(*cpu));
         let mut notes = Vec::new();
-        let (proxy, tools) = match given {
+        let (proxy, tools, third) = match given {
             [] => {
                 let first = cpus.next().context("no CPU is allowed")?;
-                (first, cpus.next().unwrap_or(first))
+                (first, cpus.next().unwrap_or(first), cpus.next())
             }
-            [proxy, tools] => (*proxy, *tools),
-            _ => bail!("--cpus takes two: the proxy's and the tools'"),
+            [proxy, tools] => (*proxy, *tools, None),
+            [proxy, tools, third] => (*proxy, *tools, Some(*third)),
+            _ => bail!("--cpus takes the proxy's, the tools' and perhaps that of a second worker"),
         };
+        let second_cpu = Some(third.unwrap_or(tools)).filter(|cpu| *cpu != proxy);
+        if second_cpu == Some(tools) {
+            notes.push("a second worker shares its CPU with origin and load generator".to_owned());
+        }
         if proxy == tools {
             notes.push(
                 "proxy, origin and load generator share one CPU: rates and latencies say little"
@@ -55,7 +62,7 @@ impl Machine {
             );
         }
         let place = |cpu| Place { cpu: Some(cpu), fifo };
-        Ok(Self { proxy: place(proxy), tools: place(tools), notes })
+        Ok(Self { proxy: place(proxy), second_cpu, tools: place(tools), notes })
     }
 
     /// Everything about the machine that figures may depend on.
@@ -66,6 +73,7 @@ impl Machine {
             "lscpu": said("lscpu", &[]),
             "proxy_cpu": self.proxy.cpu,
             "tools_cpu": self.tools.cpu,
+            "second_worker_cpu": self.second_cpu,
             "scheduling": if self.proxy.fifo { "SCHED_FIFO 10" } else { "SCHED_OTHER" },
             "sched_rt_runtime_us": read("/proc/sys/kernel/sched_rt_runtime_us"),
             "somaxconn": read("/proc/sys/net/core/somaxconn"),

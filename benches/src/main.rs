@@ -15,6 +15,7 @@
 
 mod run;
 mod idle;
+mod syscalls;
 mod report;
 mod record;
 mod machine;
@@ -23,6 +24,7 @@ mod scenario;
 mod launch;
 mod load;
 mod origin;
+mod relay;
 mod soak;
 mod websocket;
 mod process;
@@ -32,17 +34,19 @@ use std::process::ExitCode;
 
 const USAGE: &str = "\
 zproxy-benches run    [--only NAME,…] [--scenario NAME,…] [--rounds N] [--seconds N] [--quick]
-                      [--zproxy PATH] [--noop PATH] [--peers DIR] [--cpus A,B] [--no-fifo]
-                      [--out DIR] [--list]
+                      [--zproxy PATH] [--noop PATH] [--plugins DIR] [--envoy PATH] [--peers DIR]
+                      [--cpus A,B[,C]] [--no-fifo] [--out DIR] [--list]
+zproxy-benches syscalls [--only NAME,…] [--scenario NAME,…] [--requests N] and the paths of `run`
 zproxy-benches idle   [--connections N,…] [--silent] [--only NAME,…]
                       [--zproxy PATH] [--peers DIR] [--out DIR]
 zproxy-benches origin [--port N]
+zproxy-benches relay  --origin ADDR:PORT [--port N] [--splice]
 zproxy-benches load   --target ADDR:PORT [--path PATH] [--body-bytes N] [--post-bytes N]
                       [--header 'K: V']… [--connections N] [--per-request] [--websocket] [--rate N]
                       [--seconds N] [--requests N] [--warmup-ms N] [--watch NAME=PID,PID]…
 zproxy-benches soak   --zproxy PATH [--seconds N] [--clients N] [--workers N] [--io epoll|uring]
                       [--seed N] [--reload]
-zproxy-benches launch [--cpu N] [--fifo] -- COMMAND [ARGUMENT]…
+zproxy-benches launch [--cpu N]… [--fifo] -- COMMAND [ARGUMENT]…
 
 `run` writes its raw output to benches/runs/<date>-<machine>/ and the table to stdout;
 benches/README.md says what the figures mean.";
@@ -54,7 +58,9 @@ fn main() -> ExitCode {
     let done = match command.as_str() {
         "run" => run::command(rest),
         "idle" => idle::command(rest),
+        "syscalls" => syscalls::command(rest),
         "origin" => origin::command(rest),
+        "relay" => relay::command(rest),
         "load" => load::command(rest),
         "launch" => launch::command(rest),
         "soak" => soak::command(rest),

@@ -1,7 +1,7 @@
 //! The raw output of a run, kept whole: one folder with everything that the table came from.
 //!
 //! - `run.json`: command line, versions, machine, scenarios · `measurements.jsonl`: one line a
-//!   measurement, written as it comes · `table.txt` · `configs/`: one file a contender, as used.
+//!   measurement, written as it comes · `table.md` · `configs/`: one file a contender, as used.
 //!
 //! Not here: what the figures say (`report`).
 
@@ -56,6 +56,6 @@ impl Record {
 
     /// Writes the table.
     pub(crate) fn table(&self, table: &str) -> Result<()> {
-        Ok(fs::write(self.folder.join("table.txt"), table)?)
+        Ok(fs::write(self.folder.join("table.md"), table)?)
     }
 }

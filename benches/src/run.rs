@@ -4,7 +4,7 @@
 //! for each scenario: start every contender
 //!     for each round:
 //!         each in turn: load as fast as it goes        A B C, next round B C A, …
-//!         each in turn: load at a fixed rate           A B C
+//!         each in turn: load at a fixed rate           A B C, where latency is looked at
 //!     same processes, same listeners? ─► end them
 //! ```
 //!
@@ -16,7 +16,7 @@
 
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
@@ -24,7 +24,7 @@ use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
 
 use crate::args::Flags;
-use crate::contender::{Kind, Lab, Running};
+use crate::contender::{DIRECT, Kind, Lab, Running};
 use crate::machine::{self, Machine};
 use crate::process;
 use crate::record::Record;
@@ -35,6 +35,10 @@ use crate::scenario::{SCENARIOS, Scenario};
 const WARMUP_MS: u64 = 300;
 /// Of so many rounds one also loads the origin directly, to price the tools.
 const DIRECT_EVERY: u64 = 3;
+/// A proxy that has answered once is given so long to come to rest before its memory is read.
+const REST: Duration = Duration::from_secs(1);
+/// Memory differs little from start to start.
+const IDLE_ROUNDS: u64 = 3;
 /// Beyond window and warm-up, a load that has not ended by then is killed.
 const LOAD_GRACE: Duration = Duration::from_secs(10);
 
@@ -52,7 +56,8 @@ pub(crate) fn command(arguments: Vec<String>) -> Result<()> {
     let mut flags = Flags::parse(arguments, &["quick", "no-fifo", "list"])?;
     if flags.switch("list") {
         for scenario in SCENARIOS {
-            println!("{:<12} {}", scenario.name, scenario.title);
+            let names: Vec<&str> = scenario.contenders.iter().map(|kind| kind.name).collect();
+            println!("{:<15} {}\n{:<15} {}", scenario.name, scenario.title, "", names.join(" "));
         }
         return Ok(());
     }
@@ -60,33 +65,20 @@ pub(crate) fn command(arguments: Vec<String>) -> Result<()> {
     let rounds = flags.within("rounds", 1..=50)?;
     let seconds = flags.within("seconds", 1..=60)?;
     let extent = Extent {
-        rounds: rounds.unwrap_or(if quick { 3 } else { 9 }),
+        rounds: rounds.unwrap_or(if quick { 3 } else { 5 }),
         seconds: seconds.unwrap_or(1),
         scenarios: chosen(&flags.words("scenario"))?,
         only: flags.words("only"),
     };
     let cpus = flags.words("cpus").iter().map(|cpu| cpu.parse()).collect::<Result<Vec<_>, _>>()?;
     let machine = Machine::find(&cpus, !flags.switch("no-fifo"))?;
-    let path =
-        |given: Option<String>, default: &str| PathBuf::from(given.unwrap_or(default.into()));
-    let zproxy = path(flags.text("zproxy"), "target/release/zproxy");
-    let noop = path(flags.text("noop"), "target/guests/tests/noop.wasm");
-    let peers = path(flags.text("peers"), "benches/peers");
     let today = machine::said("date", &["-u", "+%Y-%m-%d"]);
-    let folder = format!("benches/runs/{today}-{}", machine::kind());
-    let folder = path(flags.text("out"), &folder);
+    let folder = flags.text("out");
+    let folder = folder.unwrap_or(format!("benches/runs/{today}-{}", machine::kind()));
+    let (origin, lab) = prepare(&machine, &mut flags)?;
     flags.finish()?;
 
-    let (origin, address) = start_origin(&machine)?;
-    let lab = Lab {
-        scratch: std::env::temp_dir().join(format!("zproxy-bench-{}", std::process::id())),
-        origin: address,
-        place: machine.proxy,
-        zproxy,
-        noop,
-        peers,
-    };
-    let mut record = Record::create(&folder)?;
+    let mut record = Record::create(Path::new(&folder))?;
     record.run(&facts(&command_line, &machine, &lab, &extent))?;
     machine.notes.iter().for_each(|note| eprintln!("note: {note}"));
     let outcome = measure(&machine, &lab, &extent, origin.0.id(), &mut record);
@@ -96,7 +88,16 @@ pub(crate) fn command(arguments: Vec<String>) -> Result<()> {
     outcome
 }
 
-fn chosen(names: &[String]) -> Result<Vec<&'static Scenario>> {
+/// Starts the origin and takes the flags that say where everything is.
+pub(crate) fn prepare(machine: &Machine, flags: &mut Flags) -> Result<(Owned, Lab)> {
+    let (origin, address) = start_origin(machine)?;
+    let mut lab = Lab::new(flags, address, machine.proxy);
+    lab.second_cpu = machine.second_cpu;
+    Ok((origin, lab))
+}
+
+/// The scenarios of these names; all without any.
+pub(crate) fn chosen(names: &[String]) -> Result<Vec<&'static Scenario>> {
     if names.is_empty() {
         return Ok(SCENARIOS.iter().collect());
     }
@@ -115,6 +116,7 @@ fn facts(command_line: &str, machine: &Machine, lab: &Lab, extent: &Extent) -> V
             "connections": scenario.connections,
             "connection_per_request": scenario.per_request,
             "rate": scenario.rate,
+            "goals": scenario.goals.iter().map(|goal| format!("{goal:?}")).collect::<Vec<_>>(),
         })
     };
     let zproxy = lab.zproxy.display().to_string();
@@ -130,6 +132,7 @@ fn facts(command_line: &str, machine: &Machine, lab: &Lab, extent: &Extent) -> V
             "zproxy": machine::said(&zproxy, &["version"]),
             "haproxy": machine::said("haproxy", &["-v"]),
             "nginx": machine::said("nginx", &["-v"]),
+            "envoy": machine::said(&lab.envoy.display().to_string(), &["--version"]),
         },
         "machine": machine.facts(),
         "scenarios": extent.scenarios.iter().map(scenario).collect::<Vec<_>>(),
@@ -137,7 +140,7 @@ fn facts(command_line: &str, machine: &Machine, lab: &Lab, extent: &Extent) -> V
 }
 
 /// A child that ends with this run.
-struct Owned(Child);
+pub(crate) struct Owned(pub(crate) Child);
 
 impl Drop for Owned {
     fn drop(&mut self) {
@@ -166,9 +169,10 @@ fn measure(
 ) -> Result<()> {
     let mut failures = 0;
     let mut tables = String::new();
+    let mut goals = Vec::new();
     for scenario in &extent.scenarios {
         let bench = Bench { machine, lab, scenario, seconds: extent.seconds, origin };
-        let taking_part = bench.choose(&extent.only);
+        let taking_part = choose(lab, scenario, &extent.only);
         if taking_part.is_empty() {
             continue;
         }
@@ -176,13 +180,19 @@ fn measure(
             failures += 1;
             eprintln!("{}: {error:#}", scenario.name);
         };
-        let measurements = bench.measure(&taking_part, extent.rounds, record, &mut failed)?;
+        let measurements = if scenario.idle {
+            bench.measure_idle(&taking_part, extent.rounds, record, &mut failed)?
+        } else {
+            bench.measure(&taking_part, extent.rounds, record, &mut failed)?
+        };
         let table = report::table(scenario, &measurements);
         println!("{table}");
         tables.push_str(&table);
         tables.push('\n');
-        record.table(&tables)?;
+        goals.extend(report::goals(scenario, &measurements));
+        record.table(&format!("{tables}{}", report::goal_table(&goals)))?;
     }
+    println!("{}", report::goal_table(&goals));
     if failures > 0 {
         bail!("{failures} contenders failed");
     }
@@ -190,6 +200,18 @@ fn measure(
         bail!("nothing was measured");
     }
     Ok(())
+}
+
+/// Who takes part: asked for, and there.
+pub(crate) fn choose(lab: &Lab, scenario: &Scenario, only: &[String]) -> Vec<Kind> {
+    let mut chosen = Vec::new();
+    for kind in scenario.contenders.iter().filter(|kind| kind.is_among(only)) {
+        match lab.missing(*kind) {
+            None => chosen.push(*kind),
+            Some(why) => eprintln!("note: {} without {}: {why}", scenario.name, kind.name),
+        }
+    }
+    chosen
 }
 
 /// One scenario.
@@ -210,20 +232,6 @@ struct Entrant {
 }
 
 impl Bench<'_> {
-    /// Who takes part: asked for, and there.
-    fn choose(&self, only: &[String]) -> Vec<Kind> {
-        let mut chosen = Vec::new();
-        for kind in self.scenario.contenders.iter().filter(|kind| kind.is_among(only)) {
-            match self.lab.missing(*kind) {
-                None => chosen.push(*kind),
-                Some(why) => {
-                    eprintln!("note: {} without {}: {why}", self.scenario.name, kind.name());
-                }
-            }
-        }
-        chosen
-    }
-
     /// All rounds. A contender that fails leaves and is handed to `failed`; an error is ours.
     fn measure(
         &self,
@@ -232,14 +240,14 @@ impl Bench<'_> {
         record: &mut Record,
         failed: &mut dyn FnMut(anyhow::Error),
     ) -> Result<Vec<Measurement>> {
-        let running = self.lab.start(Kind::Direct)?;
-        let mut direct = Entrant { kind: Kind::Direct, running, saturated: Value::Null };
+        let running = self.lab.start(DIRECT)?;
+        let mut direct = Entrant { kind: DIRECT, running, saturated: Value::Null };
         let mut entrants = Vec::new();
         for kind in kinds {
             match self.lab.start(*kind) {
                 Ok(running) => {
                     if let Some((file, text)) = &running.config {
-                        record.config(&kind.name(), file, text)?;
+                        record.config(kind.name, file, text)?;
                     }
                     entrants.push(Entrant { kind: *kind, running, saturated: Value::Null });
                 }
@@ -261,7 +269,7 @@ impl Bench<'_> {
                     true
                 }
                 Err(error) => {
-                    failed(error.context(entrant.kind.name()));
+                    failed(error.context(entrant.kind.name));
                     false
                 }
             });
@@ -273,7 +281,43 @@ impl Bench<'_> {
         Ok(measurements)
     }
 
-    /// The second load of a round, and the contender's figures from both.
+    /// Starts each anew in each round, and looks at what it holds.
+    fn measure_idle(
+        &self,
+        kinds: &[Kind],
+        rounds: u64,
+        record: &mut Record,
+        failed: &mut dyn FnMut(anyhow::Error),
+    ) -> Result<Vec<Measurement>> {
+        let mut measurements = Vec::new();
+        for (round, kind) in
+            (0..rounds.min(IDLE_ROUNDS)).flat_map(|r| kinds.iter().map(move |k| (r, k)))
+        {
+            let running = match self.lab.start(*kind) {
+                Ok(running) => running,
+                Err(error) => {
+                    failed(error);
+                    continue;
+                }
+            };
+            if let Some((file, text)) = &running.config {
+                record.config(kind.name, file, text)?;
+            }
+            std::thread::sleep(REST);
+            let line = json!({
+                "scenario": self.scenario.name,
+                "contender": kind.name,
+                "round": round,
+                "processes": running.pids.len(),
+                "resident_kib": process::resident_kib(&running.pids),
+            });
+            record.measurement(&line)?;
+            measurements.extend(Measurement::from_json(&line));
+        }
+        Ok(measurements)
+    }
+
+    /// The second load of a round, where there is one, and the contender's figures from both.
     fn finish_round(
         &self,
         entrant: &mut Entrant,
@@ -281,7 +325,10 @@ impl Bench<'_> {
         record: &mut Record,
     ) -> Result<Measurement> {
         let running = &mut entrant.running;
-        let paced = self.load(running, Some(self.scenario.rate))?;
+        let paced = match self.scenario.rate {
+            Some(rate) => self.load(running, Some(rate))?,
+            None => Value::Null,
+        };
         let before = running.pids.clone();
         running.check()?;
         if running.pids != before {
@@ -289,7 +336,7 @@ impl Bench<'_> {
         }
         let line = json!({
             "scenario": self.scenario.name,
-            "contender": entrant.kind.name(),
+            "contender": entrant.kind.name,
             "round": round,
             "saturated": entrant.saturated,
             "paced": paced,
@@ -301,13 +348,8 @@ impl Bench<'_> {
 
     /// One load, in a process of its own beside the origin.
     fn load(&self, running: &Running, rate: Option<u64>) -> Result<Value> {
-        let scenario = self.scenario;
-        let mut words = vec![own_path()?, "load".to_owned()];
+        let mut words = load_words(self.scenario, running)?;
         let mut flag = |name: &str, value: String| words.extend([format!("--{name}"), value]);
-        flag("target", running.target.to_string());
-        flag("path", scenario.path.to_owned());
-        flag("body-bytes", scenario.body_bytes.to_string());
-        flag("connections", scenario.connections.to_string());
         flag("seconds", self.seconds.to_string());
         flag("warmup-ms", WARMUP_MS.to_string());
         flag("watch", format!("origin={}", self.origin));
@@ -315,15 +357,8 @@ impl Bench<'_> {
             let pids: Vec<String> = running.pids.iter().map(u32::to_string).collect();
             flag("watch", format!("proxy={}", pids.join(",")));
         }
-        scenario.headers.iter().for_each(|header| flag("header", (*header).to_owned()));
-        if let Some(bytes) = scenario.post_bytes {
-            flag("post-bytes", bytes.to_string());
-        }
         if let Some(rate) = rate {
             flag("rate", rate.to_string());
-        }
-        if scenario.per_request {
-            words.push("--per-request".to_owned());
         }
         let child = self.machine.tools.command(&words)?.stdout(Stdio::piped()).spawn()?;
         let limit =
@@ -333,9 +368,26 @@ impl Bench<'_> {
     }
 }
 
+/// The command that loads a contender as the scenario says, but for how long.
+pub(crate) fn load_words(scenario: &Scenario, running: &Running) -> Result<Vec<String>> {
+    let mut words = vec![own_path()?, "load".to_owned()];
+    let mut flag = |name: &str, value: String| words.extend([format!("--{name}"), value]);
+    flag("target", running.target.to_string());
+    flag("path", scenario.path.to_owned());
+    flag("body-bytes", scenario.body_bytes.to_string());
+    flag("connections", scenario.connections.to_string());
+    scenario.headers.iter().for_each(|header| flag("header", (*header).to_owned()));
+    if let Some(bytes) = scenario.post_bytes {
+        flag("post-bytes", bytes.to_string());
+    }
+    words.extend(scenario.per_request.then(|| "--per-request".to_owned()));
+    words.extend(scenario.websocket.then(|| "--websocket".to_owned()));
+    Ok(words)
+}
+
 /// What a child wrote to its stdout, once it has ended by itself within `limit`. Looks rarely:
 /// the looking costs CPU time beside what is measured.
-fn last_words(child: Child, limit: Duration) -> Result<String> {
+pub(crate) fn last_words(child: Child, limit: Duration) -> Result<String> {
     let mut child = Owned(child);
     let began = Instant::now();
     let status = loop {
