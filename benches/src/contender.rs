@@ -17,6 +17,7 @@ use anyhow::{Context, Result, bail};
 use rustix::process::{Pid, Signal};
 use serde_json::{Value, json};
 
+use crate::args::Flags;
 use crate::launch::Place;
 use crate::process;
 
@@ -143,6 +144,24 @@ pub(crate) struct Lab {
 }
 
 impl Lab {
+    /// With the paths that flags say, or where the repository's own commands leave things.
+    pub(crate) fn new(flags: &mut Flags, origin: SocketAddr, place: Place) -> Self {
+        let mut path = |name: &str, default: &str| {
+            PathBuf::from(flags.text(name).unwrap_or(default.to_owned()))
+        };
+        Self {
+            scratch: std::env::temp_dir().join(format!("zproxy-bench-{}", std::process::id())),
+            origin,
+            place,
+            second_cpu: None,
+            zproxy: path("zproxy", "target/release/zproxy"),
+            noop: path("noop", "target/guests/tests/noop.wasm"),
+            plugins: path("plugins", "plugins"),
+            envoy: path("envoy", "target/peers/envoy/_bin/envoy"),
+            peers: path("peers", "benches/peers"),
+        }
+    }
+
     /// Why a contender cannot take part, if so.
     pub(crate) fn missing(&self, kind: Kind) -> Option<String> {
         let (io, plugins) = match kind.program {

@@ -18,7 +18,7 @@ use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::ops::Range;
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -27,10 +27,10 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde_json::{Value, json};
 
 use crate::args::Flags;
-use crate::contender::{Kind, Lab, Running};
+use crate::contender::{EPOLL, HAPROXY, Kind, Lab, NGINX, Running, URING};
 use crate::launch::Place;
 use crate::record::Record;
-use crate::{contender, machine, origin, process};
+use crate::{machine, origin, process};
 
 /// Far above what a machine of this size has memory for in its kernel.
 const CONNECTIONS_MAX: usize = 400_000;
@@ -60,14 +60,11 @@ pub(crate) fn command(arguments: Vec<String>) -> Result<()> {
     }
     let only = flags.words("only");
     let silent = flags.switch("silent");
-    let path =
-        |given: Option<String>, default: &str| PathBuf::from(given.unwrap_or(default.into()));
-    let zproxy = path(flags.text("zproxy"), "target/release/zproxy");
-    let noop = path(flags.text("noop"), "target/guests/tests/noop.wasm");
-    let peers = path(flags.text("peers"), "benches/peers");
+    let nowhere = Place { cpu: None, fifo: false };
+    let lab = Lab::new(&mut flags, origin::in_background()?, nowhere);
     let today = machine::said("date", &["-u", "+%Y-%m-%d"]);
     let folder = format!("benches/runs/{today}-{}-idle", machine::kind());
-    let folder = path(flags.text("out"), &folder);
+    let folder = flags.text("out").unwrap_or(folder);
     flags.finish()?;
     let most = counts.iter().copied().max().unwrap_or(0);
     if most > CONNECTIONS_MAX {
@@ -78,18 +75,7 @@ pub(crate) fn command(arguments: Vec<String>) -> Result<()> {
     }
     let descriptors = allow_descriptors(most)?;
 
-    let lab = Lab {
-        scratch: std::env::temp_dir().join(format!("zproxy-bench-{}", std::process::id())),
-        origin: origin::in_background()?,
-        place: Place { cpu: None, fifo: false },
-        second_cpu: None,
-        zproxy,
-        noop,
-        plugins: PathBuf::new(),
-        envoy: PathBuf::new(),
-        peers,
-    };
-    let mut record = Record::create(&folder)?;
+    let mut record = Record::create(Path::new(&folder))?;
     record.run(&json!({
         "command": format!("zproxy-benches idle {command_line}").trim_end(),
         "began": machine::said("date", &["-u", "+%Y-%m-%dT%H:%M:%SZ"]),
@@ -98,13 +84,17 @@ pub(crate) fn command(arguments: Vec<String>) -> Result<()> {
         "descriptors": descriptors,
         "zproxy": machine::said(&lab.zproxy.display().to_string(), &["version"]),
     }))?;
-    let kinds = [contender::HAPROXY, contender::NGINX, contender::EPOLL, contender::URING];
+    let kinds = [HAPROXY, NGINX, EPOLL, URING];
     let mut table = vec![format!(
-        "{:<10} {:>8} {:>7}  {:>9} {:>9} {:>9} {:>12}",
+        "{:<12} {:>8} {:>7}  {:>9} {:>9} {:>9} {:>12}",
         "", "number", "asked", "before KiB", "held KiB", "left KiB", "bytes each"
     )];
     let mut failed = false;
     for kind in kinds.into_iter().filter(|kind| kind.is_among(&only)) {
+        if let Some(why) = lab.missing(kind) {
+            eprintln!("note: without {}: {why}", kind.name);
+            continue;
+        }
         for count in &counts {
             match measure(&lab, kind, *count, !silent) {
                 Ok(rounds) => {
@@ -124,7 +114,7 @@ pub(crate) fn command(arguments: Vec<String>) -> Result<()> {
         }
     }
     let _ = std::fs::remove_dir_all(&lab.scratch);
-    record.table(&(table.join("\n") + "\n"))?;
+    record.table(&format!("```text\n{}\n```\n", table.join("\n")))?;
     eprintln!("raw output: {}", record.folder().display());
     if failed { bail!("not everybody held every connection") } else { Ok(()) }
 }
@@ -203,7 +193,7 @@ fn line(round: &Value) -> String {
         round[name].as_str().map_or_else(|| round[name].to_string(), ToOwned::to_owned)
     };
     format!(
-        "{:<10} {:>8} {:>7}  {:>9} {:>9} {:>9} {:>12}",
+        "{:<12} {:>8} {:>7}  {:>9} {:>9} {:>9} {:>12}",
         text("contender"),
         text("connections"),
         text("asked"),

@@ -114,7 +114,7 @@ impl Relay {
     fn turn(&mut self, key: usize, flags: EventFlags) {
         let Some(pair) = self.pairs[key / 2].as_mut() else { return };
         let [client, origin] = pair;
-        let (own, other) = if key % 2 == 0 { (client, origin) } else { (origin, client) };
+        let (own, other) = if key.is_multiple_of(2) { (client, origin) } else { (origin, client) };
         let mut done = Ok(());
         if flags.intersects(EventFlags::IN | EventFlags::RDHUP | EventFlags::HUP | EventFlags::ERR)
         {

@@ -16,7 +16,7 @@
 
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
@@ -90,25 +90,9 @@ pub(crate) fn command(arguments: Vec<String>) -> Result<()> {
 
 /// Starts the origin and takes the flags that say where everything is.
 pub(crate) fn prepare(machine: &Machine, flags: &mut Flags) -> Result<(Owned, Lab)> {
-    let mut path =
-        |name: &str, default: &str| PathBuf::from(flags.text(name).unwrap_or(default.to_owned()));
-    let zproxy = path("zproxy", "target/release/zproxy");
-    let noop = path("noop", "target/guests/tests/noop.wasm");
-    let plugins = path("plugins", "plugins");
-    let envoy = path("envoy", "target/peers/envoy/_bin/envoy");
-    let peers = path("peers", "benches/peers");
     let (origin, address) = start_origin(machine)?;
-    let lab = Lab {
-        scratch: std::env::temp_dir().join(format!("zproxy-bench-{}", std::process::id())),
-        origin: address,
-        place: machine.proxy,
-        second_cpu: machine.second_cpu,
-        zproxy,
-        noop,
-        plugins,
-        envoy,
-        peers,
-    };
+    let mut lab = Lab::new(flags, address, machine.proxy);
+    lab.second_cpu = machine.second_cpu;
     Ok((origin, lab))
 }
 
