@@ -640,3 +640,6 @@ fn retry<R>(mut call: impl FnMut() -> io::Result<R>) -> io::Result<R> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -309,6 +309,7 @@ impl<T> Ring<T> {
     }
 
     fn reap(&mut self, ended: &mut Vec<(T, Ended)>) {
+        let mut short = false;
         let completion = self.ring.completion();
         for entry in completion {
             let (result, flags) = (entry.result(), entry.flags());
@@ -329,7 +330,7 @@ impl<T> Ring<T> {
             let failed = (result < 0).then(|| io::Error::from_raw_os_error(-result));
             let end = match (kind, failed) {
                 (Kind::Receive, Some(error)) if error.raw_os_error() == Some(libc::ENOBUFS) => {
-                    self.group.publish_more();
+                    short = true;
                     Ended::Read(Ok(Arrived::Something))
                 }
                 (Kind::Receive | Kind::WatchRead, Some(error)) => Ended::Read(Err(error)),
@@ -355,6 +356,9 @@ impl<T> Ring<T> {
                 (Kind::WatchWrite, failed) => Ended::Write(failed.map_or(Ok(()), Err)),
             };
             ended.push((owner, end));
+        }
+        if short {
+            self.group.publish_more();
         }
     }
 
@@ -493,4 +497,79 @@ const fn layout(bytes: usize) -> Layout {
 
 fn allocated(memory: *mut u8, layout: Layout) -> NonNull<u8> {
     NonNull::new(memory).unwrap_or_else(|| handle_alloc_error(layout))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read as _, Write as _};
+    use std::os::unix::net::UnixStream;
+
+    use super::*;
+
+    fn turn(ring: &mut Ring<UnixStream>) -> Vec<(UnixStream, Ended)> {
+        let mut ended = Vec::new();
+        ring.turn(&mut ended);
+        ended
+    }
+
+    /// A key outlives its operation; used late, it must not end the operation in the same place.
+    #[test]
+    fn cancelling_too_late_hits_nobody() {
+        let Ok(mut ring) = Ring::new() else { return };
+        let (first, mut to_first) = UnixStream::pair().unwrap();
+        let (second, mut to_second) = UnixStream::pair().unwrap();
+        let old = ring.receive(first);
+        to_first.write_all(b"1").unwrap();
+        assert_eq!(turn(&mut ring).len(), 1);
+        let new = ring.receive(second);
+
+        ring.cancel(old);
+        assert!(turn(&mut ring).is_empty());
+        assert_eq!(new.0 as u32, old.0 as u32, "the same place");
+        to_second.write_all(b"2").unwrap();
+
+        let ended = turn(&mut ring);
+        assert!(
+            matches!(&ended[..], [(_, Ended::Read(Ok(Arrived::Bytes(bytes, _))))] if **bytes == *b"2"),
+            "{ended:?}"
+        );
+    }
+
+    #[test]
+    fn a_cancelled_operation_still_has_its_last_word() {
+        let Ok(mut ring) = Ring::new() else { return };
+        let (near, _far) = UnixStream::pair().unwrap();
+        let key = ring.receive(near);
+        assert!(turn(&mut ring).is_empty());
+
+        ring.cancel(key);
+
+        assert!(matches!(&turn(&mut ring)[..], [(_, Ended::Read(Err(_)))]));
+        assert_eq!(ring.in_flight(), 0);
+    }
+
+    /// Its sends go out first; whoever waits for bytes is let go, and sees its socket closed.
+    #[test]
+    fn the_end_of_a_ring_is_the_end_of_its_operations() {
+        let Ok(mut ring) = Ring::new() else { return };
+        let mut peers = Vec::new();
+        for _ in 0..2000 {
+            let (near, far) = UnixStream::pair().unwrap();
+            ring.send(near.try_clone().unwrap(), b"bye");
+            ring.receive(near);
+            peers.push(far);
+            if peers.len() == 400 {
+                turn(&mut ring);
+                peers.clear();
+            }
+        }
+
+        drop(ring);
+
+        for mut peer in peers {
+            let mut bytes = Vec::new();
+            peer.read_to_end(&mut bytes).unwrap();
+            assert_eq!(bytes, b"bye");
+        }
+    }
 }

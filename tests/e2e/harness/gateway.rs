@@ -194,8 +194,8 @@ impl Launch {
             std::fs::write(dir.path().join("zproxy.json"), config.to_string()).unwrap();
             command.args(["--config", "zproxy.json"]);
         }
-        command.args(back_end);
-        command.args(&self.arguments).env("ZPROXY_LOG", "info").envs(&self.environment);
+        command.args(&self.arguments).args(back_end);
+        command.env("ZPROXY_LOG", "info").envs(&self.environment);
         let mut child = command.spawn().unwrap();
         let stdout = Output::of(child.stdout.take().unwrap());
         let stderr = Output::of(child.stderr.take().unwrap());
