@@ -37,13 +37,15 @@ await writeFile(out, component);
 pub fn build_javascript(project: &Project) -> Result<(), Error> {
     let package = find_componentize_js(project)?;
     fs::create_dir_all(&project.work).map_err(io_error(&project.work))?;
-    let script = project.work.join("build.mjs");
+    // Its real path: the tool grants the folder that it runs in and nothing that a link leads to.
+    let work = project.work.canonicalize().map_err(io_error(&project.work))?;
+    let script = work.join("build.mjs");
     fs::write(&script, BUILD_JS).map_err(io_error(&script))?;
     // One module with the helpers beside it: that is all that imports can find.
-    let source = stage(project, "zproxy.js")?;
-    let made = project.work.join("component.wasm");
+    let source = stage(project, &work, "zproxy.js")?;
+    let made = work.join("component.wasm");
     let mut node = Command::new("node");
-    node.current_dir(&project.folder)
+    node.current_dir(&work)
         .arg(&script)
         .arg(package.join("src/componentize.js"))
         .arg(source)
@@ -82,10 +84,10 @@ pub fn build_python(project: &Project) -> Result<(), Error> {
     replace(&project.destination, &fs::read(&made).map_err(io_error(&made))?)
 }
 
-/// Copies the source and the SDK's helper into one folder; where the source is then.
-fn stage(project: &Project, helper: &str) -> Result<PathBuf, Error> {
+/// Copies the source and the SDK's helper into `folder`; where the source is then.
+fn stage(project: &Project, folder: &Path, helper: &str) -> Result<PathBuf, Error> {
     let copy = |from: &Path| {
-        let to = project.work.join(from.file_name().unwrap_or_default());
+        let to = folder.join(from.file_name().unwrap_or_default());
         fs::copy(from, &to).map(|_| to.clone()).map_err(io_error(from))
     };
     copy(&project.kit.join(helper))?;
