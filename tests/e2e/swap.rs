@@ -438,3 +438,35 @@ fn compiled_code_is_kept_for_the_next_start() {
     gateway.logs("is compiled anew");
     assert!(std::fs::metadata(&file).unwrap().len() > 1000);
 }
+
+/// `init` may take a second. It is the control thread's second, and no request's.
+#[test]
+fn a_slow_start_of_a_new_component_keeps_no_request_waiting() {
+    const INIT: std::time::Duration = std::time::Duration::from_millis(700);
+    let (folder, upstream) = (folder(1), Upstream::answering("ok"));
+    let mut config = config(folder.path(), &upstream);
+    let slow = json!({ "plugin": "stamp", "config": { "slow_ms": INIT.as_millis() } });
+    config["routes"][0]["middleware"] = json!([slow]);
+    config["workers"] = json!({ "count": 1, "pin": false });
+    let gateway = Gateway::start(config);
+    let stop = AtomicBool::new(false);
+
+    let longest = std::thread::scope(|scope| {
+        let client = scope.spawn(|| {
+            let (mut client, mut longest) = (gateway.connect(), std::time::Duration::ZERO);
+            while !stop.load(Ordering::SeqCst) {
+                let began = std::time::Instant::now();
+                assert_eq!(client.exchange("GET / HTTP/1.1\r\nHost: a\r\n\r\n").status(), 200);
+                longest = longest.max(began.elapsed());
+            }
+            longest
+        });
+        let answer = gateway.admin_post("/plugins/stamp", &version(2));
+        stop.store(true, Ordering::SeqCst);
+        assert_eq!(answer.status(), 200, "{answer:?}");
+        client.join().unwrap()
+    });
+
+    assert_eq!(versions(&gateway.get("/")), "00000002");
+    assert!(longest < INIT, "a request took {longest:?}");
+}

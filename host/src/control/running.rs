@@ -177,9 +177,16 @@ impl Running {
         lock(&self.access_log).clone()
     }
 
-    /// How many workers there are.
-    pub fn worker_count(&self) -> usize {
-        self.workers().len()
+    /// For each worker the CPUs that are close to its memory; `None` where that makes no difference.
+    pub fn near_cpus(&self) -> Vec<Option<BTreeSet<usize>>> {
+        let nodes = &self.machine.topology.nodes;
+        let near = |worker: &Worker| {
+            worker.placement.cpu.filter(|_| nodes.len() > 1)?;
+            let node = nodes.iter().find(|node| node.id == worker.placement.node)?;
+            let cpus = node.cpus.iter().map(|cpu| cpu.id);
+            Some(cpus.filter(|cpu| self.machine.allowed.cpus.contains(cpu)).collect())
+        };
+        self.workers().iter().map(near).collect()
     }
 
     /// How many configurations have been taken, the first included.
@@ -210,8 +217,8 @@ impl Running {
         changes.drain_timeout = settings.drain_timeout;
     }
 
-    /// Lets every worker serve `snapshot`, with the instances that were made for it, and waits until all
-    /// of them do. Requests that have begun end on what they began with.
+    /// Lets every worker serve `snapshot`, with the instances that were made for it (one share for each
+    /// worker), and waits until all of them do. Requests that have begun end on what they began with.
     ///
     /// # Errors
     ///
@@ -219,15 +226,14 @@ impl Running {
     pub fn hand_out(
         &self,
         snapshot: &Arc<Snapshot>,
-        mut warm: Vec<Vec<Warm>>,
+        warm: Vec<Vec<Warm>>,
         access_log: Option<Arc<AccessLog>>,
     ) -> Result<(), String> {
         let (done, answers) = unbounded();
         let mut missing = BTreeSet::new();
-        for worker in self.workers().iter() {
+        for (worker, warm) in self.workers().iter().zip(warm) {
             let (done, snapshot) = (done.clone(), Arc::clone(snapshot));
             let (access_log, index) = (access_log.clone(), worker.placement.worker);
-            let warm = warm.pop().unwrap_or_default();
             missing.insert(index);
             worker.send(Message::Do(Box::new(move |home| {
                 let own = Rc::clone(home.own());
