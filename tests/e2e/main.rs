@@ -1,7 +1,8 @@
 //! ZProxy's behaviour, seen from outside: the built binary between raw clients and scripted
 //! upstreams. One binary, because a second one would link everything once more.
 //!
-//! `ZPROXY_E2E_BINARY=/path cargo test --test e2e` runs the suite against another build.
+//! `ZPROXY_E2E_BINARY=/path cargo test --test e2e` runs the suite against another build,
+//! `ZPROXY_E2E_IO=uring` (or `epoll`) on that back end.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 #![allow(clippy::disallowed_methods, reason = "what is tested runs on the real clock")]
@@ -10,12 +11,14 @@
 mod access_log;
 mod admin;
 mod author;
+mod backend;
 mod backpressure;
 mod bad_upstream;
 mod balance;
 mod bench;
 mod bodies;
 mod cached;
+mod chaos;
 mod cli;
 mod config;
 mod defaults;

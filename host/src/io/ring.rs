@@ -39,7 +39,7 @@ use tokio::task::coop;
 
 use super::{Pipe, RingCounts};
 use crate::sys::Watched;
-use crate::sys::uring::{Arrived, Ended, Key, Received, Ring};
+use crate::sys::uring::{Arrived, BUFFER_BYTES, Ended, Key, Received, Ring};
 
 /// The longest piece that is copied and sent by the ring.
 const SEND_BYTES_MAX: usize = 16 * 1024;
@@ -94,6 +94,8 @@ struct Socket {
     writer: RefCell<Option<Waker>>,
     /// Bytes sent since bytes last came.
     unheard: Cell<usize>,
+    /// The last read was larger than a buffer of the ring.
+    bulk: Cell<bool>,
     /// The end follows what is being sent.
     ends: Cell<bool>,
 }
@@ -286,6 +288,7 @@ impl Driver {
             reader: RefCell::default(),
             writer: RefCell::default(),
             unheard: Cell::new(0),
+            bulk: Cell::new(false),
             ends: Cell::new(false),
         };
         RingStream { driver: self, socket: Rc::new(socket) }
@@ -345,9 +348,14 @@ impl RingStream {
         self.driver.ask(|ring| what(ring, Rc::clone(&self.socket)))
     }
 
-    /// A receive that waits for what comes next.
-    fn receiving(&self) -> ReadState {
-        ReadState::Receiving(self.ask(Ring::receive))
+    /// Waits for what comes next. After much it is probably much, which is received in one piece: by
+    /// the ring it would be a little first and then the rest.
+    fn waiting(&self) -> ReadState {
+        if self.socket.bulk.get() {
+            ReadState::Watching(self.ask(Ring::watch_read))
+        } else {
+            ReadState::Receiving(self.ask(Ring::receive))
+        }
     }
 
     pub(super) fn poll_read(
@@ -394,10 +402,11 @@ impl RingStream {
         }
         if taken > 0 {
             self.socket.unheard.set(0);
+            self.socket.bulk.set(taken > BUFFER_BYTES);
         }
         // Found less than there was room for: the socket is empty, and what comes next is waited for.
         if !more && matches!(state, ReadState::Unknown) {
-            *state = self.receiving();
+            *state = self.waiting();
         }
         match state {
             _ if taken > 0 => Poll::Ready(Ok(taken)),
@@ -469,7 +478,7 @@ impl RingStream {
                 Ok(0) => *state = ReadState::Ended,
                 Ok(_) => return Poll::Ready(Ok(())),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    *state = self.receiving();
+                    *state = self.waiting();
                 }
                 Err(error) => *state = ReadState::of(&error),
             }

@@ -16,6 +16,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::Instant;
 
+use rustix::io::Errno;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -43,6 +44,7 @@ pub struct Launch {
     environment: BTreeMap<String, String>,
     dir: Option<TempDir>,
     files_max: Option<u32>,
+    forbidden: bool,
 }
 
 /// A finished command.
@@ -90,17 +92,41 @@ fn command(dir: &Path, files_max: Option<u32>) -> Command {
     command
 }
 
+/// Starts a command where io_uring is forbidden, as Docker's filter of system calls does it.
+fn spawn_without_io_uring(command: &mut Command) -> Child {
+    use seccompiler::{BpfProgram, SeccompAction, SeccompFilter, apply_filter};
+
+    let arch = std::env::consts::ARCH.try_into().unwrap();
+    let refuse = SeccompAction::Errno(Errno::PERM.raw_os_error().unsigned_abs());
+    let rules = [(IO_URING_SETUP, Vec::new())].into();
+    let filter = SeccompFilter::new(rules, SeccompAction::Allow, refuse, arch).unwrap();
+    let program: BpfProgram = filter.try_into().unwrap();
+    // A filter is of a thread and the children that it starts, for good.
+    std::thread::scope(|scope| {
+        let starter = scope.spawn(|| {
+            apply_filter(&program).unwrap();
+            command.spawn().unwrap()
+        });
+        starter.join().unwrap()
+    })
+}
+
+/// The number of the system call, the same on every architecture that came after 2019.
+const IO_URING_SETUP: i64 = 425;
+
 /// Runs the binary to its end, in this directory.
 pub fn run(dir: &Path, arguments: &[&str]) -> Run {
     spawn(dir, arguments).end()
 }
 
+/// The same where io_uring is forbidden.
+pub fn run_without_io_uring(dir: &Path, arguments: &[&str]) -> Run {
+    Running::of(spawn_without_io_uring(command(dir, None).args(arguments))).end()
+}
+
 /// Starts the binary, for a command that ends by itself, in this directory.
 pub fn spawn(dir: &Path, arguments: &[&str]) -> Running {
-    let mut child = command(dir, None).args(arguments).spawn().unwrap();
-    let stdout = Output::of(child.stdout.take().unwrap());
-    let stderr = Output::of(child.stderr.take().unwrap());
-    Running { child, stdout, stderr }
+    Running::of(command(dir, None).args(arguments).spawn().unwrap())
 }
 
 /// A command that runs.
@@ -111,6 +137,12 @@ pub struct Running {
 }
 
 impl Running {
+    fn of(mut child: Child) -> Self {
+        let stdout = Output::of(child.stdout.take().unwrap());
+        let stderr = Output::of(child.stderr.take().unwrap());
+        Self { child, stdout, stderr }
+    }
+
     /// Sends it a signal.
     pub fn signal(&self, signal: Signal) {
         kill_process(Pid::from_child(&self.child), signal).unwrap();
@@ -163,6 +195,12 @@ impl Launch {
         self
     }
 
+    /// Where io_uring is forbidden.
+    pub fn without_io_uring(mut self) -> Self {
+        self.forbidden = true;
+        self
+    }
+
     /// In this directory, which goes with the gateway.
     pub fn within(mut self, dir: TempDir) -> Self {
         self.dir = Some(dir);
@@ -196,7 +234,11 @@ impl Launch {
         }
         command.args(&self.arguments).args(back_end);
         command.env("ZPROXY_LOG", "info").envs(&self.environment);
-        let mut child = command.spawn().unwrap();
+        let mut child = if self.forbidden {
+            spawn_without_io_uring(&mut command)
+        } else {
+            command.spawn().unwrap()
+        };
         let stdout = Output::of(child.stdout.take().unwrap());
         let stderr = Output::of(child.stderr.take().unwrap());
         let mut gateway = Gateway {

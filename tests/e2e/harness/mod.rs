@@ -18,7 +18,9 @@ mod message;
 mod upstream;
 mod wire;
 
-pub use gateway::{Gateway, Launch, Run, binary, connect, run, spawn, try_connect};
+pub use gateway::{
+    Gateway, Launch, Run, binary, connect, run, run_without_io_uring, spawn, try_connect,
+};
 pub use guests::{JWT_SAMPLE, guest, plugins_dir, version};
 pub use message::{Body, Message};
 pub use upstream::{Upstream, full_backlog};
