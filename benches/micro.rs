@@ -176,8 +176,11 @@ const FIELDS: [(&str, &str); 15] = [
     ("Cache-Control", "no-cache"),
 ];
 
-const LIMITS: PluginLimits =
-    PluginLimits { memory_bytes_max: 16 * 1024 * 1024, time_max: Duration::from_millis(10) };
+const LIMITS: PluginLimits = PluginLimits {
+    memory_bytes_max: 16 * 1024 * 1024,
+    time_max: Duration::from_millis(10),
+    body_bytes_max: 4 << 20,
+};
 
 /// A request and its response through `links` plugins.
 fn pair(component: &[u8], links: usize) -> Box<dyn FnMut()> {

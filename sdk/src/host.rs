@@ -2,8 +2,10 @@
 
 #[cfg(target_family = "wasm")]
 pub(crate) use crate::bindings::imports::zproxy::gateway::{
-    clock, context, crypto, log, reply, request, response,
+    body, clock, context, crypto, log, reply, request, response,
 };
 
 #[cfg(not(target_family = "wasm"))]
-pub(crate) use crate::testing::host::{clock, context, crypto, log, reply, request, response};
+pub(crate) use crate::testing::host::{
+    body, clock, context, crypto, log, reply, request, response,
+};

@@ -317,8 +317,9 @@ impl Control {
         // What the one that serves accepts, its successor must accept.
         for (called, config) in snapshot::calls(&snapshot) {
             if called.name() == plugin.name() {
-                if let Err(problem) = plugin.probe(&config) {
-                    return Err(self.refuse(index, problem));
+                if let Err(complaints) = plugin.probe(&config) {
+                    let all: Vec<String> = complaints.iter().map(ToString::to_string).collect();
+                    return Err(self.refuse(index, all.join("; ")));
                 }
                 probed.accepts(&plugin, &config);
             }

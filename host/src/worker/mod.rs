@@ -338,6 +338,7 @@ impl State {
                 upstream.sweep(now);
             }
             self.home.telemetry.sample_utilisation(now);
+            self.home.instances.borrow().tick();
             self.home.pool.trim();
             if self.burst.has_fallen(self.tally.count()) {
                 // Where an allocator has to be told, and takes its time.

@@ -15,10 +15,12 @@ pub const JWT_SAMPLE: &str = "eyJhbGciOiJIUzI1NiIsInR5cCI6IkpXVCJ9.\
     SflKxwRJSMeKKF2QT4fwpMeJf36POk6yJV_adQssw5c";
 
 /// Guests of `tests/guests`, by the names of their files.
-const GUESTS: [&str; 15] = [
+const GUESTS: [&str; 17] = [
     "bad_header",
+    "body",
     "echo_headers",
     "edit_flood",
+    "hooks",
     "init_error",
     "loop_forever",
     "memory_bomb",
