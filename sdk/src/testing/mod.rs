@@ -317,4 +317,6 @@ impl Answer {
 }
 
 #[cfg(test)]
+mod bodies;
+#[cfg(test)]
 mod tests;
