@@ -152,8 +152,16 @@ fn cases() -> Vec<Case> {
         ("request: set 1 field", pair(&named(SET), 1)),
         ("sdk: chain/1", pair(&sdk("noop"), 1)),
         ("sdk: chain/4", pair(&sdk("noop"), 4)),
+        ("sdk: chain/5", pair(&sdk("noop"), 5)),
+        ("sdk: read 1 declared", pair(&sdk("read_one"), 1)),
         ("sdk: read 3, set 2", pair(&sdk("read_and_set"), 1)),
         ("sdk: look at all 15", pair(&sdk("all_headers"), 1)),
+        ("body: bare, 16 KiB", bare_body(&sdk("chunks"), 16 * 1024)),
+        ("body: sdk looks, 16 KiB", body("{}", 16 * 1024)),
+        ("body: sdk looks, 64 KiB", body("{}", 64 * 1024)),
+        ("body: sdk replaces, 16 KiB", body(REPLACE, 16 * 1024)),
+        ("body: sdk replaces, 64 KiB", body(REPLACE, 64 * 1024)),
+        ("body: sdk looks, 5 plugins, 16 KiB", bodies(5, "{}", 16 * 1024)),
     ]
 }
 
@@ -300,8 +308,11 @@ const FIELDS: [(&str, &str); 15] = [
     ("Cache-Control", "no-cache"),
 ];
 
-const LIMITS: PluginLimits =
-    PluginLimits { memory_bytes_max: 16 * 1024 * 1024, time_max: Duration::from_millis(10) };
+const LIMITS: PluginLimits = PluginLimits {
+    memory_bytes_max: 16 * 1024 * 1024,
+    time_max: Duration::from_millis(10),
+    body_bytes_max: 4 << 20,
+};
 
 /// A request and its response through `links` plugins.
 fn pair(component: &[u8], links: usize) -> Box<dyn FnMut()> {
@@ -315,6 +326,39 @@ fn pair(component: &[u8], links: usize) -> Box<dyn FnMut()> {
         on_error: OnError::Closed,
     });
     run(Instances::new().chain(&ChainPlan { links: links.collect() }).unwrap())
+}
+
+/// Makes the plugin `chunks` copy what it is shown.
+const REPLACE: &str = r#"{"copy":true}"#;
+
+/// One chunk of a body, shown by the chain and added to what goes on.
+fn body(config: &str, bytes: usize) -> Box<dyn FnMut()> {
+    bodies(1, config, bytes)
+}
+
+fn bodies(links: usize, config: &str, bytes: usize) -> Box<dyn FnMut()> {
+    let component = sdk("chunks");
+    let links = (0..links).map(|index| LinkPlan {
+        plugin: PlanSource::Wasm(
+            ENGINE.load(&format!("chunks-{index}"), &component, &LIMITS, &Arc::default()).unwrap(),
+        ),
+        name: "chunks".into(),
+        config: config.into(),
+        on_error: OnError::Closed,
+    });
+    let chain = Instances::new().chain(&ChainPlan { links: links.collect() }).unwrap();
+    let mut exchange = Box::new(Exchange::default());
+    small_get(&mut exchange);
+    let (mut exchange, passed) = chain.on_request(exchange, Instant::now());
+    assert_eq!(passed.outcome.unwrap(), Flow::Next);
+    let mut filter = chain.request_filter(&mut exchange).unwrap();
+    let mut place = Some(exchange);
+    let (chunk, mut out) = (vec![b'x'; bytes], Vec::new());
+    Box::new(move || {
+        out.clear();
+        filter.show(&mut place, black_box(&chunk), false, &mut out).unwrap();
+        assert_eq!(out.len(), chunk.len());
+    })
 }
 
 fn native(links: usize) -> Box<dyn FnMut()> {
@@ -356,6 +400,23 @@ enum Action {
     Respond,
 }
 
+#[derive(Clone, Copy, PartialEq, wasmtime::component::ComponentType, wasmtime::component::Lift)]
+#[component(enum)]
+#[repr(u8)]
+#[expect(dead_code, reason = "made by the guest")]
+enum ChunkAction {
+    #[component(name = "pass")]
+    Pass,
+    #[component(name = "replaced")]
+    Replaced,
+    #[component(name = "drop")]
+    Drop,
+    #[component(name = "detach")]
+    Detach,
+    #[component(name = "abort")]
+    Abort,
+}
+
 fn bare_engine() -> Engine {
     let mut config = Config::new();
     config.concurrency_support(false).epoch_interruption(true);
@@ -380,6 +441,26 @@ fn bare(component: &[u8]) -> Box<dyn FnMut()> {
         instance.get_typed_func(&mut store, hook).unwrap();
     Box::new(move || {
         black_box(hook.call(&mut store, (black_box(&[]),)).unwrap().0);
+    })
+}
+
+/// The body hook with nothing around it.
+fn bare_body(component: &[u8], bytes: usize) -> Box<dyn FnMut()> {
+    let engine = bare_engine();
+    let component = Component::from_binary(&engine, component).unwrap();
+    let mut linker = Linker::new(&engine);
+    linker.define_unknown_imports_as_traps(&component).unwrap();
+    let mut store = Store::new(&engine, ());
+    store.set_epoch_deadline(1);
+    let instance = linker.instantiate(&mut store, &component).unwrap();
+    let interface = "zproxy:gateway/request-body-filter@0.1.0";
+    let interface = instance.get_export_index(&mut store, None, interface).unwrap();
+    let hook = instance.get_export_index(&mut store, Some(&interface), "on-request-body").unwrap();
+    let hook: TypedFunc<(&'static [u8], bool), (ChunkAction,)> =
+        instance.get_typed_func(&mut store, hook).unwrap();
+    let chunk: &'static [u8] = vec![b'x'; bytes].leak();
+    Box::new(move || {
+        black_box(hook.call(&mut store, (black_box(chunk), false)).unwrap().0);
     })
 }
 

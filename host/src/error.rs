@@ -44,6 +44,9 @@ pub enum RequestError {
     /// A plugin failed, and its `on_error` is closed.
     #[error("a plugin failed")]
     Plugin,
+    /// A plugin broke off the message whose body it was shown.
+    #[error("a plugin broke the message off")]
+    Aborted,
     /// The server's name cannot be resolved.
     #[error("server name cannot be resolved")]
     Dns,
@@ -89,6 +92,7 @@ impl RequestError {
             | Self::Refused
             | Self::Connect
             | Self::Closed
+            | Self::Aborted
             | Self::BadResponse(_)
             | Self::ResponseHeadTooLarge => 502,
             Self::Overloaded | Self::Plugin => 503,
@@ -114,6 +118,7 @@ impl RequestError {
             Self::MethodNotAllowed => "http_request_denied",
             Self::Overloaded => "connection_limit_reached",
             Self::Plugin => "proxy_internal_error",
+            Self::Aborted => "proxy_internal_response",
             Self::Dns => "dns_error",
             Self::Refused => "connection_refused",
             Self::Connect => "destination_ip_unroutable",

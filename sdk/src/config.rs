@@ -1,6 +1,9 @@
 //! From the operator's JSON to the plugin, with errors that name the key.
 
 use serde::de::DeserializeOwned;
+use serde_path_to_error::Segment;
+
+use crate::Problem;
 
 /// Reads a configuration. The error begins with the path of the key that is wrong, if it is one key.
 pub(crate) fn read<P: DeserializeOwned>(json: &str) -> Result<P, String> {
@@ -11,6 +14,23 @@ pub(crate) fn read<P: DeserializeOwned>(json: &str) -> Result<P, String> {
         if path == "." { reason } else { format!("`{path}`: {reason}") }
     })?;
     input.end().map_err(|error| without_position(&error))?;
+    Ok(value)
+}
+
+/// The same; the error is where the problem is, as a JSON pointer, and what it is.
+pub(crate) fn read_or_problem<P: DeserializeOwned>(json: &str) -> Result<P, Problem> {
+    let mut input = serde_json::Deserializer::from_str(json);
+    let value = serde_path_to_error::deserialize(&mut input).map_err(|error| {
+        let path = error.path().iter().map(|segment| match segment {
+            Segment::Seq { index } => format!("/{index}"),
+            Segment::Map { key } => format!("/{}", key.replace('~', "~0").replace('/', "~1")),
+            Segment::Enum { .. } | Segment::Unknown => String::new(),
+        });
+        let path: String = path.collect();
+        let message = without_position(error.inner());
+        Problem { path, message }
+    })?;
+    input.end().map_err(|error| Problem::new("", without_position(&error)))?;
     Ok(value)
 }
 

@@ -5,16 +5,22 @@ use std::marker::PhantomData;
 use std::rc::Rc;
 use std::thread::LocalKey;
 
-use crate::bindings::lifecycle::zproxy::gateway::types::{Action, Registration};
-use crate::bindings::{lifecycle, on_request, on_response};
+use crate::bindings::lifecycle::zproxy::gateway::types::{Action, ChunkAction, Registration};
+use crate::bindings::{
+    lifecycle, on_log, on_request, on_request_body, on_response, on_response_body, on_tick,
+    shutdown, validate,
+};
 use crate::fields::Pushed;
-use crate::{Flow, Middleware, Request, Response, config, log};
+use crate::{Flow, Middleware, Problem, Request, Response, Summary, config, log};
 
 /// Makes a component of a [`Middleware`].
 ///
-/// `export!(Type)` exports both hooks. `export!(Type: on_request)` and `export!(Type: on_response)`
-/// export one: the gateway never calls the other, which then costs nothing. Once in a crate of type
-/// `cdylib`; outside of wasm it does nothing but check that the type is a `Middleware`.
+/// `export!(Type: on_request, on_log)` exports the hooks that it names, which are methods of
+/// [`Middleware`](crate::Middleware): `on_request`, `on_response`, `on_request_body`,
+/// `on_response_body`, `on_log`, `on_tick`, `shutdown` and `validate`. The gateway never calls
+/// the others, which then cost nothing. `export!(Type)` is short for `on_request` and
+/// `on_response`. Once in a crate of type `cdylib`; outside of wasm it does nothing but check that
+/// the type is a `Middleware`.
 #[macro_export]
 macro_rules! export {
     ($plugin:ty) => {
@@ -63,6 +69,24 @@ macro_rules! __hook {
     (on_response) => {
         $crate::Hook::Response
     };
+    (on_request_body) => {
+        $crate::Hook::RequestBody
+    };
+    (on_response_body) => {
+        $crate::Hook::ResponseBody
+    };
+    (on_log) => {
+        $crate::Hook::Log
+    };
+    (on_tick) => {
+        $crate::Hook::Tick
+    };
+    (shutdown) => {
+        $crate::Hook::Shutdown
+    };
+    (validate) => {
+        $crate::Hook::Validate
+    };
 }
 
 /// Exports one interface.
@@ -84,6 +108,36 @@ macro_rules! __export_interface {
             $exported with_types_in $crate::bindings::on_response
         );
     };
+    (on_request_body, $exported:ident) => {
+        $crate::bindings::on_request_body::__export_on_request_body!(
+            $exported with_types_in $crate::bindings::on_request_body
+        );
+    };
+    (on_response_body, $exported:ident) => {
+        $crate::bindings::on_response_body::__export_on_response_body!(
+            $exported with_types_in $crate::bindings::on_response_body
+        );
+    };
+    (on_log, $exported:ident) => {
+        $crate::bindings::on_log::__export_on_log!(
+            $exported with_types_in $crate::bindings::on_log
+        );
+    };
+    (on_tick, $exported:ident) => {
+        $crate::bindings::on_tick::__export_on_tick!(
+            $exported with_types_in $crate::bindings::on_tick
+        );
+    };
+    (shutdown, $exported:ident) => {
+        $crate::bindings::shutdown::__export_shutdown!(
+            $exported with_types_in $crate::bindings::shutdown
+        );
+    };
+    (validate, $exported:ident) => {
+        $crate::bindings::validate::__export_validate!(
+            $exported with_types_in $crate::bindings::validate
+        );
+    };
 }
 
 /// A hook that `export!` named.
@@ -94,6 +148,18 @@ pub enum Hook {
     Request,
     /// `on_response`.
     Response,
+    /// `on_request_body`.
+    RequestBody,
+    /// `on_response_body`.
+    ResponseBody,
+    /// `on_log`.
+    Log,
+    /// `on_tick`.
+    Tick,
+    /// `shutdown`.
+    Shutdown,
+    /// `validate`.
+    Validate,
 }
 
 /// A plugin that has read its configuration.
@@ -155,6 +221,39 @@ impl<M: Middleware> Running<M> {
     }
 }
 
+impl<M: Middleware> Running<M> {
+    pub(crate) fn on_request_body(&self, chunk: &[u8], end: bool) -> ChunkAction {
+        let mut request = Request::new(Pushed::default());
+        self.middleware.on_request_body(&mut request, chunk, end).action()
+    }
+
+    pub(crate) fn on_response_body(&self, chunk: &[u8], end: bool) -> ChunkAction {
+        let mut response = Response::unseen();
+        self.middleware.on_response_body(&mut response, chunk, end).action()
+    }
+
+    pub(crate) fn on_log(&self, summary: &Summary) {
+        let (request, response) = (Request::new(Pushed::default()), Response::unseen());
+        self.middleware.on_log(&request, &response, summary);
+    }
+
+    pub(crate) fn on_tick(&self) {
+        self.middleware.on_tick();
+    }
+
+    pub(crate) fn shutdown(&self) {
+        self.middleware.shutdown();
+    }
+
+    /// Everything that is wrong with a configuration.
+    pub(crate) fn problems(config: &str) -> Vec<Problem> {
+        match config::read_or_problem::<M>(config) {
+            Ok(middleware) => middleware.validate(),
+            Err(problem) => vec![problem],
+        }
+    }
+}
+
 /// The WIT wants lower case; field names are compared without regard to it.
 fn lower_case(names: Vec<&str>) -> Rc<[String]> {
     names.into_iter().map(str::to_ascii_lowercase).collect()
@@ -209,5 +308,63 @@ impl<M: Slot> on_response::exports::zproxy::gateway::response_filter::Guest for 
             Some(running) => running.on_response(status, fields),
             None => Action::Respond,
         })
+    }
+}
+
+impl<M: Slot> on_request_body::exports::zproxy::gateway::request_body_filter::Guest for Plugin<M> {
+    fn on_request_body(chunk: Vec<u8>, end: bool) -> ChunkAction {
+        M::slot().with(|slot| match slot.get() {
+            Some(running) => running.on_request_body(&chunk, end),
+            None => ChunkAction::Replaced,
+        })
+    }
+}
+
+impl<M: Slot> on_response_body::exports::zproxy::gateway::response_body_filter::Guest
+    for Plugin<M>
+{
+    fn on_response_body(chunk: Vec<u8>, end: bool) -> ChunkAction {
+        M::slot().with(|slot| match slot.get() {
+            Some(running) => running.on_response_body(&chunk, end),
+            None => ChunkAction::Replaced,
+        })
+    }
+}
+
+impl<M: Slot> on_log::exports::zproxy::gateway::completion::Guest for Plugin<M> {
+    fn on_log(summary: on_log::zproxy::gateway::types::Summary) {
+        let summary = Summary {
+            status: summary.status,
+            request_bytes: summary.request_bytes,
+            response_bytes: summary.response_bytes,
+            duration_us: summary.duration_us,
+            upstream_us: summary.upstream_us,
+        };
+        M::slot().with(|slot| slot.get().map(|running| running.on_log(&summary)));
+    }
+}
+
+impl<M: Slot> on_tick::exports::zproxy::gateway::ticker::Guest for Plugin<M> {
+    fn on_tick() {
+        M::slot().with(|slot| slot.get().map(Running::on_tick));
+    }
+}
+
+impl<M: Slot> shutdown::exports::zproxy::gateway::retirement::Guest for Plugin<M> {
+    fn shutdown() {
+        M::slot().with(|slot| slot.get().map(Running::shutdown));
+    }
+}
+
+impl<M: Slot> validate::exports::zproxy::gateway::validation::Guest for Plugin<M> {
+    fn validate_config(
+        config: String,
+    ) -> Vec<validate::exports::zproxy::gateway::validation::Problem> {
+        let problems = Running::<M>::problems(&config).into_iter();
+        problems
+            .map(|Problem { path, message }| {
+                validate::exports::zproxy::gateway::validation::Problem { path, message }
+            })
+            .collect()
     }
 }

@@ -22,6 +22,9 @@
 //! # fn main() {}
 //! ```
 //!
+//! What each hook is for is said at the methods of [`Middleware`]; which of them the gateway calls, at
+//! [`export!`].
+//!
 //! Not here: what the host does with an answer (`wit/`), and building (`zproxy-guest-build`).
 
 #[doc(hidden)]
@@ -30,6 +33,7 @@ mod export;
 mod config;
 mod request;
 mod response;
+mod body;
 mod fields;
 pub mod context;
 pub mod crypto;
@@ -45,6 +49,7 @@ mod host;
 #[cfg(not(target_family = "wasm"))]
 pub mod testing;
 
+pub use body::Chunk;
 #[doc(hidden)]
 pub use export::{Hook, Plugin, Running, Slot};
 pub use fields::Fields;
@@ -59,6 +64,38 @@ pub enum Flow {
     Next,
     /// Go no further: this is the answer.
     Reply(Reply),
+}
+
+/// An exchange that is over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Summary {
+    /// The status that the client was sent.
+    pub status: u16,
+    /// Bytes received from the client, framing included.
+    pub request_bytes: u64,
+    /// Bytes sent to the client, framing included.
+    pub response_bytes: u64,
+    /// Microseconds from the request's head to the response's last byte.
+    pub duration_us: u64,
+    /// Of these, those spent waiting for the upstream's head; 0 when none was asked.
+    pub upstream_us: u64,
+}
+
+/// Something that is wrong with a configuration.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problem {
+    /// A JSON pointer (RFC 6901) to what is wrong: `/keys/0/algorithm`; empty for the whole.
+    pub path: String,
+    /// What is wrong there, and how to write it.
+    pub message: String,
+}
+
+impl Problem {
+    /// A problem at `path`.
+    #[must_use]
+    pub fn new(path: impl Into<String>, message: impl Into<String>) -> Self {
+        Self { path: path.into(), message: message.into() }
+    }
 }
 
 /// A plugin.
@@ -91,6 +128,41 @@ pub trait Middleware: serde::de::DeserializeOwned + 'static {
     /// Called for each response on its way back, but for one that this plugin made itself.
     fn on_response(&self, response: &mut Response) {
         let _ = response;
+    }
+
+    /// Called with each chunk of a request's body, up to 64 KiB at a time, on its way upstream. `end` is
+    /// true for the last, which may be empty. What [`Request::skip_body`] and its neighbours ask
+    /// for in `on_request` decides what is shown; edits count only when all of the body is held.
+    ///
+    /// Requests of many clients take turns here: what belongs to one of them goes into
+    /// [`context`], or into a map of the plugin's own with a key that is kept there.
+    fn on_request_body(&self, request: &mut Request, chunk: &[u8], end: bool) -> Chunk {
+        let _ = (request, chunk, end);
+        Chunk::Pass
+    }
+
+    /// The same for a response's body, on its way to the client. Not called for answers without one.
+    fn on_response_body(&self, response: &mut Response, chunk: &[u8], end: bool) -> Chunk {
+        let _ = (response, chunk, end);
+        Chunk::Pass
+    }
+
+    /// Called after an exchange, when its answer has been sent and nobody waits: request, response and
+    /// [`context`] can still be read.
+    fn on_log(&self, request: &Request, response: &Response, summary: &Summary) {
+        let _ = (request, response, summary);
+    }
+
+    /// Called about once a second on every instance, with or without requests.
+    fn on_tick(&self) {}
+
+    /// Called once when an instance is retired in good order; not after a failure.
+    fn shutdown(&self) {}
+
+    /// Says everything that is wrong with a configuration that could be read, not just the first thing.
+    /// What serde finds comes first, and alone.
+    fn validate(&self) -> Vec<Problem> {
+        Vec::new()
     }
 }
 

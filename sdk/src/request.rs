@@ -76,6 +76,36 @@ impl Request {
         self.pseudo(":route")
     }
 
+    /// `HTTP/1.1`, as the client speaks it.
+    #[must_use]
+    pub fn protocol(&self) -> Cow<'_, str> {
+        self.pseudo(":protocol")
+    }
+
+    /// The id of this request, which upstream and access log know too.
+    #[must_use]
+    pub fn id(&self) -> Cow<'_, str> {
+        self.pseudo(":request-id")
+    }
+
+    /// The upstream that the request was sent to; none before, and when it was sent to none.
+    #[must_use]
+    pub fn upstream(&self) -> Option<String> {
+        host::get(":upstream").map(|name| text(Cow::Owned(name)).into_owned())
+    }
+
+    /// The server of that upstream.
+    #[must_use]
+    pub fn server(&self) -> Option<String> {
+        host::get(":server").map(|name| text(Cow::Owned(name)).into_owned())
+    }
+
+    /// A parameter of the route's path (`{name}`, `{*rest}`), as it was sent.
+    #[must_use]
+    pub fn param(&self, name: &str) -> Option<String> {
+        host::param(name).map(|value| text(Cow::Owned(value)).into_owned())
+    }
+
     /// All values of a field joined with `, ` (`cookie` with `; `), as text: bytes that are not
     /// UTF-8 become U+FFFD. None when there is none.
     #[must_use]
@@ -142,6 +172,13 @@ impl Request {
     pub fn set_path(&mut self, path_and_query: &str) {
         host::set_path(path_and_query);
         self.pushed.forget(":path");
+        self.pushed.forget(":query");
+    }
+
+    /// Sends the request to this upstream of the configuration, whatever the route says. False, and
+    /// nothing changes, when there is none of this name.
+    pub fn set_upstream(&mut self, name: &str) -> bool {
+        host::set_upstream(name)
     }
 
     /// A pseudo field. The host has one of each, so none means an old host: then it is empty.

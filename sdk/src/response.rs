@@ -11,20 +11,26 @@ use crate::host::{reply, response as host};
 /// What is said of [`Request`](crate::Request) about costs, names and values holds here too.
 #[derive(Debug)]
 pub struct Response {
-    status: u16,
+    /// `None`: the host knows.
+    status: Option<u16>,
     pushed: Pushed,
     replacement: Option<Reply>,
 }
 
 impl Response {
     pub(crate) fn new(status: u16, pushed: Pushed) -> Self {
-        Self { status, pushed, replacement: None }
+        Self { status: Some(status), pushed, replacement: None }
+    }
+
+    /// For a hook that is not handed the status.
+    pub(crate) fn unseen() -> Self {
+        Self { status: None, pushed: Pushed::default(), replacement: None }
     }
 
     /// The status code.
     #[must_use]
     pub fn status(&self) -> u16 {
-        self.status
+        self.status.unwrap_or_else(host::status)
     }
 
     /// All values of a field joined with `, `, as text: bytes that are not UTF-8 become U+FFFD.
@@ -59,7 +65,7 @@ impl Response {
     /// 304) drops the body.
     pub fn set_status(&mut self, status: u16) {
         host::set_status(status);
-        self.status = status;
+        self.status = Some(status);
     }
 
     /// Replaces every field of this name by one.

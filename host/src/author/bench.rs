@@ -20,7 +20,7 @@ use wasmtime::component::{Component, Linker, TypedFunc};
 use super::case::{self, Case};
 use super::subject::{self, Subject};
 use super::{Answer, Error, Limits, log, play, project};
-use crate::plugin::{Chain, Exchange, Flow, Instances};
+use crate::plugin::{Chain, Exchange, Flow, Hook, Instances, joined};
 
 /// Many and short, so that the median met nobody else on its CPU.
 const ROUNDS: usize = 101;
@@ -80,7 +80,8 @@ pub(super) fn bench(
     let mut starts = Vec::new();
     for _ in 0..STARTS {
         let began = Instant::now();
-        subject.plugin.probe(&case.config).map_err(|refusal| {
+        subject.plugin.probe(&case.config).map_err(|complaints| {
+            let refusal = joined(&complaints);
             Error::plugin(format!("{}: with {}: {refusal}", file.display(), case.config))
         })?;
         starts.push(began.elapsed());
@@ -174,10 +175,10 @@ fn measure(subject: &Subject, chain: &Chain, case: &Case) -> Result<Measured, Er
         Row::new("request in place", None, request(None, case)),
         Row::new("answer in place", None, response(None, case)),
     ];
-    if hooks.on_request {
+    if hooks.has(Hook::Request) {
         rows.push(Row::new("on-request", Some(1), request(Some(chain), case)));
     }
-    if hooks.on_response {
+    if hooks.has(Hook::Response) {
         rows.push(Row::new("on-response", Some(2), response(Some(chain), case)));
     }
     for _ in 0..ROUNDS {

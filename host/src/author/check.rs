@@ -28,8 +28,8 @@ pub(super) fn check(file: &Path, limits: &Limits, config: &str) -> Result<Answer
         }
         Err(error) => return Err(error),
         Ok(subject) => {
-            if let Err(refusal) = subject.plugin.probe(&config) {
-                problems.push(format!("{shown}: with {config}: {refusal}"));
+            for complaint in subject.plugin.probe(&config).err().unwrap_or_default() {
+                problems.push(format!("{shown}: with {config}: {complaint}"));
             }
             let limits = subject.plugin.limits();
             facts = json!({

@@ -9,7 +9,7 @@ use super::case::{Case, Message, Verdict};
 use super::log;
 use super::subject::{self, Subject};
 use crate::http::{Fields, Version};
-use crate::plugin::{Exchange, Flow, Instances};
+use crate::plugin::{Exchange, Flow, Instances, joined};
 
 /// What came of a case.
 #[derive(Debug, Default)]
@@ -33,8 +33,8 @@ pub(super) fn play(subject: &Subject, case: &Case) -> Outcome {
     let mut outcome = Outcome::default();
     // Cases do not see what others counted or kept.
     let plugin = subject.plugin.with_new_state();
-    if let Err(refusal) = plugin.probe(&case.config) {
-        outcome.refused = Some(refusal);
+    if let Err(complaints) = plugin.probe(&case.config) {
+        outcome.refused = Some(joined(&complaints));
         outcome.log = log::take();
         return outcome;
     }

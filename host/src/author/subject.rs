@@ -65,6 +65,7 @@ impl Limits {
         PluginLimits {
             memory_bytes_max: memory.unwrap_or(configured.memory_bytes_max),
             time_max: time.unwrap_or(configured.time_max),
+            body_bytes_max: configured.body_bytes_max,
         }
     }
 }
@@ -142,6 +143,7 @@ fn default() -> (PluginLimits, Arc<Allow>) {
     let limits = PluginLimits {
         memory_bytes_max: default.memory_bytes_max,
         time_max: Duration::from_millis(default.time_ms_max.into()),
+        body_bytes_max: default.body_bytes_max,
     };
     (limits, Arc::default())
 }

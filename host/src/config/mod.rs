@@ -41,7 +41,7 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 
 use document::{Document, Node};
-use problem::{At, Origin, Report};
+use problem::{At, Origin, Report, Step};
 
 pub use embedded::{EMBEDDED, embedded, load_embedded};
 pub use environment::{Environment, System};
@@ -121,6 +121,18 @@ pub fn plugin_from_folder(name: &str, path: PathBuf) -> Plugin {
 #[must_use]
 pub fn plugin_name(written: &str) -> String {
     check::normal(written)
+}
+
+/// Where a JSON pointer (RFC 6901) leads from `at`, a path as problems have it.
+#[must_use]
+pub fn below(at: &str, pointer: &str) -> String {
+    let mut steps = overrides::path(at).unwrap_or_default();
+    for token in pointer.split('/').skip(1) {
+        let token = token.replace("~1", "/").replace("~0", "~");
+        let index = token.parse().ok().filter(|index: &usize| index.to_string() == token);
+        steps.push(index.map_or(Step::Key(token), Step::Index));
+    }
+    At(steps).to_string()
 }
 
 /// Problems that were found after the checks, with their places in the file: a plugin refuses the

@@ -300,6 +300,8 @@ pub struct PluginLimits {
     pub memory_bytes_max: usize,
     /// Longest time in one hook call.
     pub time_max: Duration,
+    /// Largest body that it may hold, or put in place of another.
+    pub body_bytes_max: usize,
 }
 
 /// What a plugin may reach beyond the exchange that it is shown.

@@ -8,6 +8,7 @@ use std::fmt::Write as _;
 use std::sync::Arc;
 
 use crate::http::Method;
+use crate::plugin::Hook;
 use crate::plugin::stats::{DURATION_BOUNDS_NS, HookStats, Outcome, PluginStats};
 use crate::state::metrics::{Kind, Metric};
 use crate::state::{PluginState, Usage};
@@ -282,7 +283,7 @@ fn upstreams(text: &mut Text, reports: &[Report]) {
 
 #[derive(Default)]
 struct Sum {
-    hooks: [HookStats; 2],
+    hooks: [HookStats; Hook::ALL.len()],
     traps: u64,
     memory_bytes: u64,
     generation: u64,
@@ -292,7 +293,7 @@ fn plugins(text: &mut Text, reports: &[Report]) {
     let mut sums: BTreeMap<&str, Sum> = BTreeMap::new();
     for stats in reports.iter().flat_map(|report| &report.plugins) {
         let sum = sums.entry(stats.plugin.as_ref()).or_default();
-        for (hook, more) in sum.hooks.iter_mut().zip([&stats.on_request, &stats.on_response]) {
+        for (hook, more) in sum.hooks.iter_mut().zip(&stats.hooks) {
             add(hook, more);
         }
         sum.traps += stats.traps;
@@ -300,7 +301,7 @@ fn plugins(text: &mut Text, reports: &[Report]) {
         let newest = stats.generations.last().map_or(0, |(generation, _)| *generation);
         sum.generation = sum.generation.max(newest);
     }
-    let hooks = ["on-request", "on-response"];
+    let hooks = Hook::ALL.map(Hook::as_str);
     text.family("zproxy_plugin_calls_total", "counter", "Hook calls by how they ended.");
     for (plugin, sum) in &sums {
         for (hook, stats) in hooks.iter().zip(&sum.hooks) {
@@ -316,7 +317,12 @@ fn plugins(text: &mut Text, reports: &[Report]) {
     let name = "zproxy_plugin_duration_seconds";
     text.family(name, "histogram", "Time spent in hooks, of a sample of all calls.");
     for (plugin, sum) in &sums {
-        for (hook, stats) in hooks.iter().zip(&sum.hooks) {
+        // The two that everybody has, and of the others those that were called.
+        let called = |(index, _): &(usize, _)| {
+            *index < 2 || sum.hooks[*index].calls.iter().any(|count| *count > 0)
+        };
+        let each = hooks.iter().zip(&sum.hooks).enumerate().filter(called);
+        for (_, (hook, stats)) in each {
             let bounds = DURATION_BOUNDS_NS.iter().map(|bound| from_us(*bound) / 1e3);
             let labels = [("plugin", *plugin), ("hook", *hook)];
             let spent = from_us(stats.duration_ns_sum) / 1e3;

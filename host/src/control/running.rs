@@ -560,6 +560,10 @@ pub(super) fn make_context(
     Ok(Context {
         chains,
         route_names: settings.routes.iter().map(|route| Arc::from(&*route.name)).collect(),
+        upstream_names: upstreams.iter().map(|one| Arc::from(&*one.settings.name)).collect(),
+        parameters: (0..settings.routes.len())
+            .map(|route| snapshot.router.parameters(route).into())
+            .collect(),
         upstreams,
         splits: splits.collect(),
         tallies,

@@ -9,9 +9,9 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use super::StartError;
-use crate::config::{self, Problem, Problems, Settings, Target};
-use crate::plugin::chain::make_native;
-use crate::plugin::{ChainPlan, LinkPlan, NativeFactory, PlanSource, Plugin};
+use crate::config::{self, Problem, Problems, Settings, Target, below};
+use crate::plugin::make_native;
+use crate::plugin::{ChainPlan, Complaint, LinkPlan, NativeFactory, PlanSource, Plugin};
 use crate::proxy::{RoutePlan, Snapshot};
 use crate::route::rewrite::{Redirect, Rewrite};
 use crate::route::{PatternError, Router};
@@ -97,15 +97,17 @@ pub fn build(
                 }
             };
             let (result, first) = probed.probe(name, source, &item.config);
-            if let Err(problem) = result {
+            if let Err(complaints) = result {
+                let found = complaints.iter().map(|complaint| complaint.problem(name, &item.at));
                 match (bad, first) {
                     (Bad::Answers, first) => {
+                        let found = Problems(found.collect()).to_string();
                         if first {
-                            log::error!(target: "plugin", "{}: {problem}", item.at);
+                            log::error!(target: "plugin", "{found}");
                         }
-                        route.target = explain(problem);
+                        route.target = explain(&found);
                     }
-                    (_, true) => problems.push(Problem::at(&item.at, problem, CONFIG_CURE)),
+                    (_, true) => problems.extend(found),
                     // One mistake, however many routes it is in.
                     (_, false) => {}
                 }
@@ -125,8 +127,9 @@ pub fn build(
             let (Ok(source), Some((config, at))) = (&sources[index], &plugin.config) else {
                 continue;
             };
-            if let (Err(problem), true) = probed.probe(&plugin.name, source, config) {
-                problems.push(Problem::at(at, problem, CONFIG_CURE));
+            if let (Err(complaints), true) = probed.probe(&plugin.name, source, config) {
+                let found = complaints.iter().map(|it| it.problem(&plugin.name, at));
+                problems.extend(found);
             }
         }
     }
@@ -189,7 +192,7 @@ fn refused(route: usize, message: &str) -> StartError {
 /// Configurations that have been tried, by plugin. Trying one makes an instance, so each is tried
 /// once however many routes use it.
 #[derive(Clone, Default)]
-pub struct Probed(HashMap<(Arc<str>, u64, Arc<str>), Result<(), String>>);
+pub struct Probed(HashMap<(Arc<str>, u64, Arc<str>), Result<(), Vec<Complaint>>>);
 
 impl Probed {
     /// `plugin` accepts `config`: it was tried elsewhere.
@@ -210,14 +213,14 @@ impl Probed {
         name: &Arc<str>,
         source: &PlanSource,
         config: &Arc<str>,
-    ) -> (Result<(), &str>, bool) {
+    ) -> (Result<(), &[Complaint]>, bool) {
         let mut first = false;
         let key = (Arc::clone(name), generation(source), Arc::clone(config));
         let result = self.0.entry(key).or_insert_with(|| {
             first = true;
-            probe(source, config).map_err(|problem| format!("plugin `{name}`: {problem}"))
+            probe(source, config)
         });
-        (result.as_ref().copied().map_err(String::as_str), first)
+        (result.as_ref().copied().map_err(Vec::as_slice), first)
     }
 }
 
@@ -239,12 +242,24 @@ fn explain(problem: &str) -> Target {
 }
 
 /// Tries a configuration once, where a failure costs nobody a request.
-fn probe(source: &PlanSource, config: &str) -> Result<(), String> {
+fn probe(source: &PlanSource, config: &str) -> Result<(), Vec<Complaint>> {
     match source {
         PlanSource::Wasm(plugin) => plugin.probe(config),
         PlanSource::Native(factory) => {
-            let config = serde_json::from_str(config).map_err(|error| error.to_string())?;
-            make_native(&**factory, &config).map(drop)
+            let config = serde_json::from_str(config).map_err(|error| error.to_string());
+            let made = config.and_then(|config| make_native(&**factory, &config).map(drop));
+            made.map_err(|message| vec![Complaint { pointer: String::new(), message }])
+        }
+    }
+}
+
+impl Complaint {
+    /// As a problem of the configuration at `at`.
+    pub(super) fn problem(&self, plugin: &str, at: &str) -> Problem {
+        let message = format!("plugin `{plugin}`: {}", self.message);
+        match self.pointer.as_str() {
+            "" => Problem::at(at, message, CONFIG_CURE),
+            pointer => Problem::at(&below(at, pointer), message, CONFIG_CURE),
         }
     }
 }

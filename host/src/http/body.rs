@@ -30,6 +30,8 @@ pub enum Form {
     Same,
     /// Content only.
     Content,
+    /// Content, and the end of a chunked body with its trailers.
+    Bare,
 }
 
 #[derive(Debug)]
@@ -184,6 +186,7 @@ impl BodyReader {
         let rest = &bytes[position..];
         let byte = rest[0];
         let raw = self.form == Form::Same;
+        let ends = self.form != Form::Content;
         // A framing byte that goes on as it is.
         let keep = |pieces: &mut Vec<Range<usize>>| {
             if raw {
@@ -224,14 +227,16 @@ impl BodyReader {
                 // The usual case, no trailers: the end goes on as it came.
                 if raw {
                     add(pieces, position..position + 2);
+                } else if ends {
+                    tail.extend_from_slice(b"\r\n");
                 }
                 self.state = State::Done;
                 return Ok(position + 2);
             }
             State::Trailers(held) => {
                 let before = tail.len();
-                let consumed = trailers(rest, held, &self.trailer_limits, raw, tail)?;
-                if self.drops_trailers && raw && consumed.is_some() {
+                let consumed = trailers(rest, held, &self.trailer_limits, ends, tail)?;
+                if self.drops_trailers && ends && consumed.is_some() {
                     tail.truncate(before);
                     tail.extend_from_slice(b"\r\n");
                 }

@@ -103,6 +103,10 @@ pub(super) struct Received {
     pub(super) authority_at: (u32, u32),
 }
 
+/// A path that a [`RequestHead`] had, also when it has another one since.
+#[derive(Clone, Copy, Debug)]
+pub struct PathAt((u32, u32));
+
 /// A moment in the life of a [`RequestHead`] that it can go back to.
 #[derive(Clone, Copy, Debug)]
 pub struct RequestMark {
@@ -175,6 +179,17 @@ impl RequestHead {
     pub fn path(&self) -> &str {
         let target = self.target();
         target.split_once('?').map_or(target, |(path, _)| path)
+    }
+
+    /// Where [`path`](Self::path) is now; edits add to what there is and leave that in place.
+    pub fn path_at(&self) -> PathAt {
+        let (start, _) = self.path_at;
+        PathAt((start, start + at(self.path().len())))
+    }
+
+    /// The path that was there then.
+    pub fn text_at(&self, PathAt(span): PathAt) -> &str {
+        self.text(span)
     }
 
     /// What follows the first `?` of the target.

@@ -11,5 +11,5 @@ pub mod write;
 
 pub use connection::Connection;
 pub use fields::{EditError, Fields, Mark, Name};
-pub use head::{Method, RequestHead, RequestMark, ResponseHead, ResponseMark, Version};
+pub use head::{Method, PathAt, RequestHead, RequestMark, ResponseHead, ResponseMark, Version};
 pub use parse::{Framing, HeadLimits};

@@ -116,6 +116,14 @@ impl BufferPool {
         buffer
     }
 
+    /// A buffer that holds `bytes` themselves, and has no room for more.
+    pub fn hold(self: &Rc<Self>, bytes: Vec<u8>) -> Buffer {
+        let bytes = bytes.into_boxed_slice();
+        self.lent.set(self.lent.get() + bytes.len());
+        let end = bytes.len();
+        Buffer { bytes, start: 0, end, limit: end, pool: Rc::clone(self) }
+    }
+
     /// Lets go of free buffers that nobody has needed since the last call: half of them, so that a
     /// load that comes and goes finds some. To be called once in a while.
     pub fn trim(&self) {

@@ -16,26 +16,33 @@
 //! Not here: what plugins are (`load`), how they are called (`instance`), and the gateway's own
 //! answers (`proxy`).
 
-use std::any::Any;
 use std::collections::BTreeMap;
 use std::fmt;
-use std::panic::AssertUnwindSafe;
-use std::panic::catch_unwind;
 use std::rc::Rc;
 use std::rc::Weak;
 use std::sync::Arc;
 use std::time::Instant;
 
+use super::body::BodyFilter;
+use super::body::BodyStop;
+use super::body::ChunkFlow;
+use super::body::Halt;
+use super::body::Showing;
+use super::body::Stage;
+use super::body::Wish;
 use super::exchange::Exchange;
 use super::exchange::Flow;
+use super::exchange::Summary;
+use super::exports::Hooks;
 use super::instance::Failure;
 use super::instance::FailureKind;
 use super::instance::Hook;
 use super::instance::Instance;
 use super::instance::Warm;
-use super::load::Hooks;
 use super::load::Plugin;
 use super::middleware::Middleware;
+use super::native;
+use super::native::make_native;
 use super::stats::Meter;
 use super::stats::Outcome;
 use super::stats::PluginStats;
@@ -174,6 +181,16 @@ impl Instances {
         self.meters.iter().map(|meter| self.stats_of(meter)).collect()
     }
 
+    /// Calls `on-tick` of every instance that has it. Takes up to the time limit of each.
+    pub fn tick(&self) {
+        for instance in self.wasm.iter().filter_map(Weak::upgrade) {
+            if instance.plugin().hooks().has(Hook::Tick) {
+                let ticked = instance.call(clock(), |live, now| live.on_time(Hook::Tick, now));
+                instance.report(Hook::Tick, ticked);
+            }
+        }
+    }
+
     fn stats_of(&self, meter: &Meter) -> PluginStats {
         let instances = self.wasm.iter().filter_map(Weak::upgrade);
         let instances: Vec<_> =
@@ -195,16 +212,19 @@ impl Instances {
 
     fn link(&mut self, plan: &LinkPlan) -> Result<Link, ChainError> {
         let meter = self.meter(&plan.name);
-        let (runner, hooks) = match &plan.plugin {
+        let (runner, hooks, bodies) = match &plan.plugin {
             PlanSource::Wasm(plugin) => {
-                (Runner::Wasm(self.wasm(plugin, &plan.config, &meter)), plugin.hooks())
+                let instance = self.wasm(plugin, &plan.config, &meter);
+                (Runner::Wasm(instance), plugin.hooks(), plugin.bodies)
             }
             PlanSource::Native(factory) => {
-                let both = Hooks { on_request: true, on_response: true };
-                (Runner::Native(self.native(factory, plan)?), both)
+                let native = self.native(factory, plan)?;
+                let hooks = native.hooks();
+                let bodies = hooks.has(Hook::RequestBody) || hooks.has(Hook::ResponseBody);
+                (Runner::Native(native), hooks, bodies)
             }
         };
-        Ok(Link { runner, hooks, on_error: plan.on_error, meter })
+        Ok(Link { runner, hooks, bodies, on_error: plan.on_error, meter })
     }
 
     fn meter(&mut self, plugin: &Arc<str>) -> Rc<Meter> {
@@ -216,23 +236,22 @@ impl Instances {
         meter
     }
 
-    fn wasm(&mut self, plugin: &Arc<Plugin>, config: &Arc<str>, meter: &Meter) -> Rc<Instance> {
+    fn wasm(&mut self, plugin: &Arc<Plugin>, config: &Arc<str>, meter: &Rc<Meter>) -> Rc<Instance> {
         let mut known = self.wasm.iter().filter_map(Weak::upgrade);
         if let Some(instance) = known.find(|instance| instance.is_of(plugin, config)) {
             return instance;
         }
         plugin.state().apply(plugin.allow());
         if let Some(index) = self.warm.iter().position(|warm| warm.is_of(plugin, config)) {
-            let instance = Rc::new(Instance::from(self.warm.swap_remove(index)));
+            let instance = Rc::new(Instance::of(self.warm.swap_remove(index), Rc::clone(meter)));
             self.wasm.push(Rc::downgrade(&instance));
             return instance;
         }
         let now = clock();
-        let (instance, made) = Instance::new(Arc::clone(plugin), Arc::clone(config), now);
-        if let Err(failure) = made
-            && let Some(suppressed) = meter.complain(now)
-        {
-            complain(&meter.plugin, "init", &failure, suppressed);
+        let (instance, made) =
+            Instance::new(Arc::clone(plugin), Arc::clone(config), Rc::clone(meter), now);
+        if let Err(failure) = made {
+            meter.complain("init", &failure, now);
         }
         let instance = Rc::new(instance);
         self.wasm.push(Rc::downgrade(&instance));
@@ -266,12 +285,15 @@ impl Instances {
 
 /// A route's chain on one worker.
 pub struct Chain {
-    links: Box<[Link]>,
+    links: Rc<[Link]>,
 }
 
-struct Link {
+/// A plugin's place in a chain on one worker.
+pub(super) struct Link {
     runner: Runner,
     hooks: Hooks,
+    /// It may have a say in bodies.
+    bodies: bool,
     on_error: OnError,
     meter: Rc<Meter>,
 }
@@ -282,17 +304,41 @@ enum Runner {
 }
 
 impl Chain {
+    /// Whether nothing is in it.
+    pub fn is_empty(&self) -> bool {
+        self.links.is_empty()
+    }
+
     /// Takes a request down the chain; `now` is when that begins.
     pub fn on_request(&self, exchange: Box<Exchange>, now: Instant) -> (Box<Exchange>, Passed) {
+        self.on_request_from(0, exchange, now)
+    }
+
+    /// Takes a request down the chain from the link `from` on.
+    ///
+    /// When a link wants to see the whole body, or has put another in its place, the chain stops behind
+    /// it: [`Exchange::take_halt`] says why, and the caller goes on with the link that follows.
+    pub fn on_request_from(
+        &self,
+        from: usize,
+        exchange: Box<Exchange>,
+        now: Instant,
+    ) -> (Box<Exchange>, Passed) {
         let mut place = Some(exchange);
         // The first link begins now; what the ones before it took is not a later link's time.
         let mut now = Some(now);
         let mut passed = Passed { outcome: Ok(Flow::Next), entered: self.links.len() };
-        let links = self.links.iter().enumerate();
-        for (entered, link) in links.filter(|(_, link)| link.hooks.on_request) {
-            let outcome = link.call(Hook::Request, &mut place, now.take().unwrap_or_else(clock));
-            if !matches!(outcome, Ok(Flow::Next)) {
-                passed = Passed { outcome, entered };
+        for (index, link) in self.links.iter().enumerate().skip(from) {
+            if link.hooks.has(Hook::Request) {
+                let now = now.take().unwrap_or_else(clock);
+                let outcome = link.on_head(Hook::Request, &mut place, now);
+                if !matches!(outcome, Ok(Flow::Next)) {
+                    passed = Passed { outcome, entered: index };
+                    break;
+                }
+            }
+            if link.bodies && link.halts(index, Hook::RequestBody, &mut place) {
+                passed.entered = index + 1;
                 break;
             }
         }
@@ -300,7 +346,8 @@ impl Chain {
     }
 
     /// Takes a response back up through the first `entered` links; `now` is when that begins.
-    /// [`Flow::Respond`] when one of them has replaced it.
+    /// [`Flow::Respond`] when one of them has replaced it. It may stop in the middle as
+    /// [`on_request_from`](Self::on_request_from) does, to be gone on with by the links before.
     ///
     /// On an error the caller replaces the response and calls again with what the error says, so that
     /// the links further out see what goes to the client.
@@ -313,18 +360,71 @@ impl Chain {
         let mut place = Some(exchange);
         let mut now = Some(now);
         let mut flow = Ok(Flow::Next);
-        let links = self.links.iter().enumerate().take(entered).rev();
-        for (index, link) in links.filter(|(_, link)| link.hooks.on_response) {
-            match link.call(Hook::Response, &mut place, now.take().unwrap_or_else(clock)) {
-                Ok(Flow::Next) => {}
-                Ok(Flow::Respond) => flow = Ok(Flow::Respond),
-                Err(failure) => {
-                    flow = Err(Broken { failure, entered: index });
-                    break;
+        for (index, link) in self.links.iter().enumerate().take(entered).rev() {
+            if link.hooks.has(Hook::Response) {
+                let now = now.take().unwrap_or_else(clock);
+                match link.on_head(Hook::Response, &mut place, now) {
+                    Ok(Flow::Next) => {}
+                    // It is not shown its own answer.
+                    Ok(Flow::Respond) => {
+                        flow = Ok(Flow::Respond);
+                        continue;
+                    }
+                    Err(failure) => {
+                        flow = Err(Broken { failure, entered: index });
+                        break;
+                    }
                 }
+            }
+            if link.bodies && link.halts(index, Hook::ResponseBody, &mut place) {
+                break;
             }
         }
         (place.expect(PUT_BACK), flow)
+    }
+
+    /// Who is shown the request's body, of those links that have been called since this was last
+    /// asked.
+    pub fn request_filter(&self, exchange: &mut Exchange) -> Option<Box<BodyFilter>> {
+        let stages = std::mem::take(&mut exchange.request_stages);
+        BodyFilter::new(&self.links, Hook::RequestBody, stages)
+    }
+
+    /// The same for the response's.
+    pub fn response_filter(&self, exchange: &mut Exchange) -> Option<Box<BodyFilter>> {
+        let stages = std::mem::take(&mut exchange.response_stages);
+        BodyFilter::new(&self.links, Hook::ResponseBody, stages)
+    }
+
+    /// Shows a link all of a body, which it has asked for; what goes on in its place.
+    pub fn show_whole(
+        &self,
+        link: usize,
+        hook: Hook,
+        place: &mut Option<Box<Exchange>>,
+        body: Vec<u8>,
+    ) -> Result<Vec<u8>, BodyStop> {
+        let Some(link) = self.links.get(link) else { return Ok(body) };
+        match link.show(hook, place, (&body, true), Showing::Whole)? {
+            ChunkFlow::Pass | ChunkFlow::Detach => Ok(body),
+            ChunkFlow::Replace(other) => Ok(other),
+            ChunkFlow::Drop => Ok(Vec::new()),
+            ChunkFlow::Abort => Err(BodyStop::Aborted),
+        }
+    }
+
+    /// Shows the first `reached` links what became of an exchange.
+    pub fn on_log(
+        &self,
+        exchange: Box<Exchange>,
+        reached: usize,
+        summary: &Summary,
+    ) -> Box<Exchange> {
+        let mut place = Some(exchange);
+        for link in self.links.iter().take(reached).filter(|link| link.hooks.has(Hook::Log)) {
+            link.on_log(&mut place, summary);
+        }
+        place.expect(PUT_BACK)
     }
 }
 
@@ -332,49 +432,129 @@ impl Chain {
 const PUT_BACK: &str = "a hook's exchange is put back before its call returns";
 
 impl Link {
-    /// Calls a hook with the exchange in `place`, and counts it. One call in some is timed, too.
-    fn call(
+    /// Calls a head hook with the exchange in `place`.
+    fn on_head(
         &self,
         hook: Hook,
         place: &mut Option<Box<Exchange>>,
         now: Instant,
     ) -> Result<Flow, Box<HookFailure>> {
-        let began = self.meter.is_timed(hook).then(clock);
-        let result = match &self.runner {
-            Runner::Wasm(instance) => instance.call(hook, place, now),
-            Runner::Native(middleware) => call_native(&**middleware, hook, place),
-        };
-        if let Some(began) = began {
-            let took = began.elapsed();
-            self.meter.record_time(hook, took);
-            if let Some(exchange) = place {
-                exchange.timed.push((Arc::clone(&self.meter.plugin), took));
+        let called = self.timed(hook, place, |link, place| match &link.runner {
+            Runner::Wasm(instance) => {
+                instance.call(now, |live, now| live.on_head(hook, place, now))
             }
-        }
-        match result {
+            Runner::Native(middleware) => native::on_head(&**middleware, hook, place),
+        });
+        match called {
             Ok(flow) => {
                 self.meter.record(hook, Outcome::from(flow));
                 Ok(flow)
             }
-            Err(failure) => {
-                self.meter.record(hook, Outcome::Failed(failure.kind));
-                if let Some(exchange) = place {
-                    exchange.failed.push((Arc::clone(&self.meter.plugin), failure.kind));
-                }
-                self.judge(hook, *failure)
-            }
+            Err(failure) => self.failed(hook, place, *failure).map(|()| Flow::Next),
         }
     }
 
+    /// Shows a chunk of a body. One that fails and is overlooked is shown no more of it.
+    pub(super) fn show(
+        &self,
+        hook: Hook,
+        place: &mut Option<Box<Exchange>>,
+        chunk: (&[u8], bool),
+        showing: Showing,
+    ) -> Result<ChunkFlow, BodyStop> {
+        let shown = self.timed(hook, place, |link, place| match &link.runner {
+            Runner::Wasm(instance) => {
+                instance.call(clock(), |live, now| live.on_chunk(hook, place, now, chunk, showing))
+            }
+            Runner::Native(middleware) => {
+                native::on_chunk(&**middleware, hook, place, chunk, showing)
+            }
+        });
+        match shown {
+            Ok(flow) => {
+                self.meter.record(hook, Outcome::from(&flow));
+                Ok(flow)
+            }
+            Err(failure) => match self.failed(hook, place, *failure) {
+                Ok(()) => Ok(ChunkFlow::Detach),
+                Err(_) => Err(BodyStop::Failed),
+            },
+        }
+    }
+
+    fn on_log(&self, place: &mut Option<Box<Exchange>>, summary: &Summary) {
+        let called = self.timed(Hook::Log, place, |link, place| match &link.runner {
+            Runner::Wasm(instance) => {
+                instance.call(clock(), |live, now| live.on_log(place, now, summary))
+            }
+            Runner::Native(middleware) => native::on_log(&**middleware, place, summary),
+        });
+        match called {
+            Ok(()) => self.meter.record(Hook::Log, Outcome::Next),
+            // The exchange is over; there is nobody left to be told.
+            Err(failure) => self.meter.fail(Hook::Log, &failure),
+        }
+    }
+
+    /// One call in some is timed.
+    fn timed<R>(
+        &self,
+        hook: Hook,
+        place: &mut Option<Box<Exchange>>,
+        call: impl FnOnce(&Self, &mut Option<Box<Exchange>>) -> R,
+    ) -> R {
+        let began = self.meter.is_timed(hook).then(clock);
+        let result = call(self, place);
+        if let Some(began) = began {
+            let took = began.elapsed();
+            self.meter.record_time(hook, took);
+            if let Some(exchange) = place {
+                exchange.add_time(&self.meter.plugin, took);
+            }
+        }
+        result
+    }
+
+    /// Takes note of what the link has asked for the body, the default being to see all of it. True:
+    /// the chain has to stop for that.
+    fn halts(&self, index: usize, hook: Hook, place: &mut Option<Box<Exchange>>) -> bool {
+        let Some(exchange) = place.as_deref_mut() else { return false };
+        let wish = exchange.wish.take();
+        let showing = match wish {
+            Some(wish @ Wish::Replace(_)) => {
+                exchange.halt = Some(Halt { link: index, wish });
+                return true;
+            }
+            _ if !self.hooks.has(hook) => return false,
+            Some(wish @ Wish::Hold(_)) => {
+                exchange.halt = Some(Halt { link: index, wish });
+                return true;
+            }
+            Some(Wish::Skip) => return false,
+            Some(Wish::Observe) => Showing::Glance,
+            None => Showing::Chunks,
+        };
+        exchange.stages(hook).push(Stage { link: index, showing, detached: false });
+        false
+    }
+
+    /// Counts and logs a failure, and decides what it does to the message.
     #[cold]
-    fn judge(&self, hook: Hook, failure: Failure) -> Result<Flow, Box<HookFailure>> {
-        if let Some(suppressed) = self.meter.complain(clock()) {
-            complain(&self.meter.plugin, hook.as_str(), &failure, suppressed);
+    fn failed(
+        &self,
+        hook: Hook,
+        place: &mut Option<Box<Exchange>>,
+        failure: Failure,
+    ) -> Result<(), Box<HookFailure>> {
+        self.meter.fail(hook, &failure);
+        if let Some(exchange) = place {
+            exchange.wish = None;
+            exchange.failed.push((Arc::clone(&self.meter.plugin), failure.kind));
         }
         // Native middleware that replaced the response and then panicked has left nothing to go on
         // with.
         if self.on_error == OnError::Open && failure.undone {
-            return Ok(Flow::Next);
+            return Ok(());
         }
         Err(Box::new(HookFailure {
             plugin: Arc::clone(&self.meter.plugin),
@@ -382,58 +562,6 @@ impl Link {
             kind: failure.kind,
             message: failure.message,
         }))
-    }
-}
-
-/// Makes native middleware. A panic is a refusal.
-pub fn make_native(
-    factory: &NativeFactory,
-    config: &serde_json::Value,
-) -> Result<Box<dyn Middleware>, String> {
-    catch_unwind(AssertUnwindSafe(|| factory(config)))
-        .unwrap_or_else(|panic| Err(panicked(&*panic)))
-}
-
-/// Calls native middleware. A panic is its failure, not the worker's.
-fn call_native(
-    middleware: &dyn Middleware,
-    hook: Hook,
-    place: &mut Option<Box<Exchange>>,
-) -> Result<Flow, Box<Failure>> {
-    let Some(exchange) = place.as_deref_mut() else { return Ok(Flow::Next) };
-    let mark = exchange.mark();
-    let called = catch_unwind(AssertUnwindSafe(|| match hook {
-        Hook::Request => middleware.on_request(exchange),
-        Hook::Response => middleware.on_response(exchange),
-    }));
-    let mut failure = match called {
-        // An answer that `Exchange::reply` refused, or that was never made.
-        Ok(Flow::Respond) if exchange.response.status < 200 || exchange.body.is_none() => {
-            let message = "it answered `Respond` without an answer made by `Exchange::reply`";
-            Failure::new(FailureKind::Violation, message)
-        }
-        Ok(flow) => return Ok(flow),
-        Err(panic) => Failure::new(FailureKind::Trap, panicked(&*panic)),
-    };
-    failure.undone = exchange.roll_back(&mark);
-    Err(failure)
-}
-
-fn panicked(panic: &(dyn Any + Send)) -> String {
-    let text = panic.downcast_ref::<&str>().copied();
-    let text = text.or_else(|| panic.downcast_ref::<String>().map(String::as_str));
-    format!("it panicked: {}", text.unwrap_or("without a message"))
-}
-
-fn complain(plugin: &str, hook: &str, failure: &Failure, suppressed: u64) {
-    let kind = failure.kind.as_str();
-    let message = &failure.message;
-    match suppressed {
-        0 => log::warn!("plugin `{plugin}` failed in {hook} ({kind}): {message}"),
-        more => log::warn!(
-            "plugin `{plugin}` failed in {hook} ({kind}): {message} ({more} earlier failures were \
-             not logged)"
-        ),
     }
 }
 

@@ -16,10 +16,17 @@ const NAMES_MAX: usize = 64;
 pub(super) enum Field {
     Method,
     Path,
+    Query,
     Authority,
     Scheme,
+    Protocol,
     ClientIp,
     Route,
+    RequestId,
+    Upstream,
+    Server,
+    /// A fact about TLS, which no connection has yet.
+    Tls,
     Cookie,
     SetCookie,
     Named(Box<str>),
@@ -31,10 +38,18 @@ impl Field {
         Some(match name {
             ":method" => Self::Method,
             ":path" => Self::Path,
+            ":query" => Self::Query,
             ":authority" => Self::Authority,
             ":scheme" => Self::Scheme,
+            ":protocol" => Self::Protocol,
             ":client-ip" => Self::ClientIp,
             ":route" => Self::Route,
+            ":request-id" => Self::RequestId,
+            ":upstream" => Self::Upstream,
+            ":server" => Self::Server,
+            ":tls-version" | ":tls-cipher" | ":tls-server-name" | ":tls-client-certificate" => {
+                Self::Tls
+            }
             _ => return None,
         })
     }
@@ -53,11 +68,22 @@ impl Field {
         match self {
             Self::Method => put(out, Some(request.method_name().as_bytes())),
             Self::Path => put(out, Some(request.target().as_bytes())),
+            Self::Query => put(out, request.query().map(str::as_bytes)),
             Self::Authority => put(out, request.authority().map(str::as_bytes)),
             Self::Scheme => put(out, Some(exchange.scheme.as_bytes())),
+            Self::Protocol => put(out, Some(request.version.as_str().as_bytes())),
             // Writing to memory cannot fail.
             Self::ClientIp => exchange.client_ip.is_some_and(|ip| write!(out, "{ip}").is_ok()),
             Self::Route => put(out, exchange.route.as_ref().map(|route| route.as_bytes())),
+            Self::RequestId => put(out, request.fields.get("x-request-id")),
+            Self::Upstream => {
+                put(out, exchange.sent_to.as_ref().map(|(upstream, _)| upstream.as_bytes()))
+            }
+            Self::Server => {
+                let server = exchange.sent_to.as_ref().and_then(|(_, server)| server.as_ref());
+                put(out, server.map(|server| server.as_bytes()))
+            }
+            Self::Tls => false,
             Self::Cookie => join(out, request.fields.all("cookie"), b"; "),
             Self::SetCookie => join(out, request.fields.all("set-cookie"), b", "),
             Self::Named(name) => join(out, request.fields.all(name), b", "),

@@ -8,8 +8,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::instance::FailureKind;
-use crate::http::{EditError, RequestHead, RequestMark, ResponseHead, ResponseMark};
+use super::body::{Halt, Stage, Wish};
+use super::instance::{FailureKind, Hook};
+use crate::http::{EditError, PathAt, RequestHead, RequestMark, ResponseHead, ResponseMark};
+use crate::route::Params;
 use crate::state::cache::Capture;
 
 /// Notes of one exchange: at most this many,
@@ -42,8 +44,26 @@ pub struct Exchange {
     pub client_ip: Option<IpAddr>,
     /// `http` or `https`.
     pub scheme: &'static str,
-    /// Name of the route.
+    /// Name of the route; its count of holders is the worker's own, as of all names here.
     pub route: Option<Arc<str>>,
+    /// Parameters of the route's path.
+    pub(crate) params: Option<RouteParams>,
+    /// Upstreams that a plugin may choose from.
+    pub(crate) upstreams: Option<Arc<[Arc<str>]>>,
+    /// The one that it has chosen: an index into these.
+    pub(crate) chosen: Option<usize>,
+    /// Upstream and server that the request was sent to.
+    pub(crate) sent_to: Option<(Arc<str>, Option<Arc<str>>)>,
+    /// The head of the answer is on its way to the client.
+    pub(crate) sent: bool,
+    /// What the plugin that was called last asks for the message's body.
+    pub(super) wish: Option<Wish>,
+    /// Why the chain has stopped in the middle.
+    pub(super) halt: Option<Halt>,
+    /// Links that are shown the request's body.
+    pub(super) request_stages: Vec<Stage>,
+    /// Links that are shown the response's body.
+    pub(super) response_stages: Vec<Stage>,
     /// Plugins that failed, and how: for the access log.
     pub(crate) failed: Vec<(Arc<str>, FailureKind)>,
     /// Who keeps the response that is there, with its body when that arrives.
@@ -55,6 +75,32 @@ pub struct Exchange {
     answers: u32,
 }
 
+/// Parameters of a route's path.
+#[derive(Clone, Debug)]
+pub struct RouteParams {
+    /// Their names, by place.
+    pub names: Arc<[Box<str>]>,
+    /// Where they are in the path.
+    pub params: Params,
+    /// Where the path is in the request's head, whatever becomes of it.
+    pub path: PathAt,
+}
+
+/// An exchange that is over.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Summary {
+    /// The status that the client was sent.
+    pub status: u16,
+    /// Bytes received from the client.
+    pub request_bytes: u64,
+    /// Bytes sent to the client.
+    pub response_bytes: u64,
+    /// From the request's head to the response's last byte.
+    pub duration: Duration,
+    /// Of these, waiting for the upstream's head.
+    pub upstream: Duration,
+}
+
 /// A moment in the life of an [`Exchange`] that its heads can go back to.
 #[derive(Clone, Copy, Debug)]
 pub struct ExchangeMark {
@@ -62,6 +108,7 @@ pub struct ExchangeMark {
     response: ResponseMark,
     answers: u32,
     body: Option<usize>,
+    chosen: Option<usize>,
 }
 
 impl Exchange {
@@ -72,6 +119,7 @@ impl Exchange {
             response: self.response.mark(),
             answers: self.answers,
             body: self.body.as_ref().map(Bytes::len),
+            chosen: self.chosen,
         }
     }
 
@@ -80,6 +128,7 @@ impl Exchange {
     ///
     /// Notes stay: no peer ever sees them.
     pub fn roll_back(&mut self, mark: &ExchangeMark) -> bool {
+        self.chosen = mark.chosen;
         self.request.roll_back(&mark.request)
             && self.answers == mark.answers
             && self.response.roll_back(&mark.response)
@@ -94,6 +143,15 @@ impl Exchange {
         self.client_ip = None;
         self.scheme = "http";
         self.route = None;
+        self.params = None;
+        self.upstreams = None;
+        self.chosen = None;
+        self.sent_to = None;
+        self.sent = false;
+        self.wish = None;
+        self.halt = None;
+        self.request_stages.clear();
+        self.response_stages.clear();
         self.failed.clear();
         self.captures.clear();
         self.timed.clear();
@@ -116,13 +174,64 @@ impl Exchange {
         Ok(())
     }
 
+    /// Takes note that a hook of this plugin took so long. One entry a plugin: a body may have many chunks.
+    pub(super) fn add_time(&mut self, plugin: &Arc<str>, took: Duration) {
+        match self.timed.iter_mut().find(|(timed, _)| timed == plugin) {
+            Some((_, sum)) => *sum += took,
+            None => self.timed.push((Arc::clone(plugin), took)),
+        }
+    }
+
     /// Makes `head` and `body` the response. What it takes the place of is in `head` then.
     pub(super) fn put_answer(&mut self, head: &mut ResponseHead, body: Bytes) {
         std::mem::swap(&mut self.response, head);
         self.body = Some(body);
         // Nobody reads the body of the response that was there.
         self.captures.clear();
+        // Those who would have been shown the body of the answer before are not shown this one.
+        self.response_stages.clear();
         self.answers = self.answers.wrapping_add(1);
+    }
+
+    /// Says, in `on_request` or `on_response`, how native middleware wants to be shown the message's body.
+    pub fn wish_body(&mut self, wish: Wish) {
+        self.wish = Some(wish);
+    }
+
+    /// Takes what the chain has stopped for; `None` when it has come to its end.
+    pub fn take_halt(&mut self) -> Option<Halt> {
+        self.halt.take()
+    }
+
+    /// Forgets who wanted to see the body of the answer, which is another one now.
+    pub fn forget_response_stages(&mut self) {
+        self.response_stages.clear();
+    }
+
+    /// Where those are kept who are shown a body.
+    pub(super) fn stages(&mut self, hook: Hook) -> &mut Vec<Stage> {
+        match hook {
+            Hook::Request | Hook::RequestBody => &mut self.request_stages,
+            _ => &mut self.response_stages,
+        }
+    }
+
+    /// A parameter of the route's path, as it was sent.
+    pub fn param(&self, name: &str) -> Option<&str> {
+        let RouteParams { names, params, path } = self.params.as_ref()?;
+        let place = names.iter().position(|known| **known == *name)?;
+        Some(params.get(place, self.request.text_at(*path)))
+    }
+
+    /// Sends the request to this upstream, whatever the route says. False, and nothing changes, when
+    /// there is none of this name.
+    pub fn set_upstream(&mut self, name: &str) -> bool {
+        let known = self.upstreams.iter().flat_map(|names| names.iter());
+        let found = known.enumerate().find(|(_, known)| ***known == *name);
+        if let Some((index, _)) = found {
+            self.chosen = Some(index);
+        }
+        found.is_some()
     }
 
     /// The note under `key`, if some middleware of the chain has made one.

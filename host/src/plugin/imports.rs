@@ -13,7 +13,8 @@ use super::load::listed;
 use crate::config::Allow;
 
 /// The interfaces of the package that plugins may import.
-const INTERFACES: [&str; 14] = [
+const INTERFACES: [&str; 15] = [
+    "body",
     "cache",
     "clock",
     "context",

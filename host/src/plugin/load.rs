@@ -22,21 +22,20 @@ use aws_lc_rs::digest::digest;
 use wasmtime::Engine;
 use wasmtime::component::Component;
 use wasmtime::component::InstancePre;
-use wasmtime::component::Type;
-use wasmtime::component::types;
-use wasmtime::component::types::ComponentFunc;
 use wasmtime::component::types::ComponentItem;
 
 use super::engine::PluginEngine;
+use super::exports;
+use super::exports::Exports;
+use super::exports::Hooks;
 use super::host;
 use super::host::State;
-use super::host::bindings::exports::zproxy::gateway::lifecycle;
-use super::host::bindings::exports::zproxy::gateway::request_filter;
-use super::host::bindings::exports::zproxy::gateway::response_filter;
 use super::host::clean;
 use super::imports;
-use super::instance::Live;
+use super::instance::Hook;
 use super::instance::Warm;
+use super::live;
+use super::live::Live;
 use crate::config::Allow;
 use crate::config::PluginLimits;
 use crate::state::{PluginState, States};
@@ -59,10 +58,8 @@ pub(super) const PACKAGE: &str = "zproxy:gateway/";
 /// Versions of the package that are compatible with the one served.
 pub(super) const COMPATIBLE: &str = "0.1.";
 
-const INIT: &str = "func(string) -> result<record { request-fields: list<string>, \
-                    response-fields: list<string> }, string>";
-const ON_REQUEST: &str = "func(list<option<list<u8>>>) -> enum { next, respond }";
-const ON_RESPONSE: &str = "func(u16, list<option<list<u8>>>) -> enum { next, respond }";
+/// What gives a plugin a say in bodies.
+const BODY: &str = "zproxy:gateway/body@";
 
 /// Why a component cannot be a plugin.
 #[derive(Debug, thiserror::Error)]
@@ -96,14 +93,16 @@ pub enum LoadError {
     ExportVersion(String),
     /// A hook of a later gateway, or a misspelt one: it would never be called.
     #[error(
-        "exports `{0}`, which this gateway would never call; it calls lifecycle, request-filter \
-         and response-filter"
+        "exports `{0}`, which this gateway would never call; it calls completion, lifecycle, \
+         request-body-filter, request-filter, response-body-filter, response-filter, retirement, \
+         ticker and validation"
     )]
     UnknownExport(String),
     /// Nothing to call.
     #[error(
         "exports no hook, so that it would never be called; export \
-         `zproxy:gateway/request-filter@0.1.0` or `zproxy:gateway/response-filter@0.1.0`"
+         `zproxy:gateway/request-filter@0.1.0`, `response-filter`, one of their body filters, \
+         `completion` or `ticker`"
     )]
     NoHook,
     /// A hook that cannot be called.
@@ -120,8 +119,8 @@ pub enum LoadError {
     },
     /// Needs what the gateway does not have.
     #[error(
-        "imports `{0}`, which this gateway does not offer; it offers zproxy:gateway/{{cache, clock, \
-         context, counters, crypto, environment, kv, log, metrics, random, reply, request, \
+        "imports `{0}`, which this gateway does not offer; it offers zproxy:gateway/{{body, cache, \
+         clock, context, counters, crypto, environment, kv, log, metrics, random, reply, request, \
          response}}@0.1.0 and wasi:{{cli, clocks, filesystem, \
          io, random, sockets}}@0.2"
     )]
@@ -150,23 +149,6 @@ pub enum LoadError {
     Thread(#[from] std::io::Error),
 }
 
-/// Which hooks a plugin has.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Hooks {
-    /// `request-filter`.
-    pub on_request: bool,
-    /// `response-filter`.
-    pub on_response: bool,
-}
-
-impl Hooks {
-    /// Names of those that are there.
-    pub fn names(self) -> Vec<&'static str> {
-        let all = [(self.on_request, "on-request"), (self.on_response, "on-response")];
-        all.into_iter().filter_map(|(there, name)| there.then_some(name)).collect()
-    }
-}
-
 /// A loaded component. Shared by all workers, which make instances of it.
 #[derive(Clone)]
 pub struct Plugin {
@@ -179,9 +161,9 @@ pub struct Plugin {
     hooks: Hooks,
     pub(super) engine: Arc<PluginEngine>,
     pub(super) component: InstancePre<State>,
-    pub(super) lifecycle: lifecycle::GuestIndices,
-    pub(super) request_filter: Option<request_filter::GuestIndices>,
-    pub(super) response_filter: Option<response_filter::GuestIndices>,
+    pub(super) exports: Arc<Exports>,
+    /// It has a say in bodies: by a hook, or by an import.
+    pub(super) bodies: bool,
 }
 
 impl Plugin {
@@ -220,12 +202,13 @@ impl Plugin {
         &self.allow
     }
 
-    /// Makes an instance with this configuration and throws it away. The error is what the plugin's
-    /// `init` says about the configuration, or why there was no answer.
+    /// Makes an instance with this configuration and throws it away. The error is everything that
+    /// the plugin says about the configuration, or why there was no answer.
     ///
-    /// May take a second: for the control thread.
-    pub fn probe(self: &Arc<Self>, config: &str) -> Result<(), String> {
-        Live::new(self, config).map(drop).map_err(|failure| failure.message.to_string())
+    /// May take two seconds: for the control thread.
+    pub fn probe(self: &Arc<Self>, config: &str) -> Result<(), Vec<Complaint>> {
+        live::validate(self, config)?;
+        Live::new(self, config).map(drop).map_err(|failure| vec![Complaint::of(&failure.message)])
     }
 
     /// Makes an instance for a worker to take in, so that a slow `init` keeps no request waiting.
@@ -284,6 +267,36 @@ impl Plugin {
     }
 }
 
+/// What a plugin does not like about its configuration.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Complaint {
+    /// A JSON pointer (RFC 6901) into the configuration; empty for the whole.
+    pub pointer: String,
+    /// What is wrong there.
+    pub message: String,
+}
+
+impl std::fmt::Display for Complaint {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.pointer.as_str() {
+            "" => f.write_str(&self.message),
+            pointer => write!(f, "`{pointer}`: {}", self.message),
+        }
+    }
+}
+
+/// All complaints in one line.
+pub fn joined(complaints: &[Complaint]) -> String {
+    complaints.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
+}
+
+impl Complaint {
+    /// About the whole.
+    pub(super) fn of(message: &str) -> Self {
+        Self { pointer: String::new(), message: message.to_owned() }
+    }
+}
+
 impl std::fmt::Debug for Plugin {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Plugin")
@@ -327,7 +340,7 @@ impl PluginEngine {
             }
         };
         let kind = component.component_type();
-        let hooks = check_exports(engine, &kind)?;
+        let found = exports::check(engine, &kind)?;
         let mut linker = self.linker();
         for (import, item) in kind.imports(engine) {
             imports::check(engine, name, import, &item.ty, allow)?;
@@ -338,7 +351,8 @@ impl PluginEngine {
             }
         }
         let component = linker.instantiate_pre(&component).map_err(link_error)?;
-        let hook = |exists: bool| exists.then_some(&component);
+        let exports = Exports::find(&component, &found).map_err(link_error)?;
+        let bodies = kind.imports(engine).any(|(import, _)| import.starts_with(BODY));
         let plugin = Arc::new(Plugin {
             name: name.into(),
             digest,
@@ -346,17 +360,12 @@ impl PluginEngine {
             limits: *limits,
             allow: Arc::clone(allow),
             state: self.states.of(&name.into()),
-            hooks,
+            hooks: found.hooks,
             engine: Arc::clone(self),
-            lifecycle: lifecycle::GuestIndices::new(&component).map_err(link_error)?,
-            request_filter: hook(hooks.on_request)
-                .map(request_filter::GuestIndices::new)
-                .transpose()
-                .map_err(link_error)?,
-            response_filter: hook(hooks.on_response)
-                .map(response_filter::GuestIndices::new)
-                .transpose()
-                .map_err(link_error)?,
+            exports: Arc::new(exports),
+            bodies: bodies
+                || found.hooks.has(Hook::RequestBody)
+                || found.hooks.has(Hook::ResponseBody),
             component,
         });
         self.remember(&plugin);
@@ -439,62 +448,6 @@ fn check_header(bytes: &[u8]) -> Result<(), LoadError> {
     }
 }
 
-fn check_exports(engine: &Engine, component: &types::Component) -> Result<Hooks, LoadError> {
-    let mut lifecycle = false;
-    let mut hooks = Hooks { on_request: false, on_response: false };
-    for (export, item) in component.exports(engine) {
-        let Some(interface) = export.strip_prefix(PACKAGE) else { continue };
-        let (interface, version) = interface.split_once('@').unwrap_or((interface, ""));
-        if !version.starts_with(COMPATIBLE) {
-            return Err(LoadError::ExportVersion(clean(export.as_bytes(), 128)));
-        }
-        let (function, expected) = match interface {
-            "lifecycle" => ("init", INIT),
-            "request-filter" => ("on-request", ON_REQUEST),
-            "response-filter" => ("on-response", ON_RESPONSE),
-            _ => return Err(LoadError::UnknownExport(clean(export.as_bytes(), 128))),
-        };
-        check_signature(engine, export, &item.ty, function, expected)?;
-        match interface {
-            "lifecycle" => lifecycle = true,
-            "request-filter" => hooks.on_request = true,
-            _ => hooks.on_response = true,
-        }
-    }
-    if !lifecycle {
-        return Err(LoadError::NoLifecycle(listed(
-            component.exports(engine).map(|(name, _)| name),
-        )));
-    }
-    if !hooks.on_request && !hooks.on_response {
-        return Err(LoadError::NoHook);
-    }
-    Ok(hooks)
-}
-
-fn check_signature(
-    engine: &Engine,
-    export: &str,
-    item: &ComponentItem,
-    function: &str,
-    expected: &'static str,
-) -> Result<(), LoadError> {
-    let found = match item {
-        ComponentItem::ComponentInstance(interface) => {
-            match interface.get_export(engine, function).map(|export| export.ty) {
-                Some(ComponentItem::ComponentFunc(function)) => signature(&function),
-                _ => "missing".to_owned(),
-            }
-        }
-        _ => "missing".to_owned(),
-    };
-    if found == expected {
-        return Ok(());
-    }
-    let found = clean(found.as_bytes(), 512);
-    Err(LoadError::Signature { function: format!("{export}#{function}"), found, expected })
-}
-
 #[expect(clippy::needless_pass_by_value, reason = "goes into map_err")]
 fn link_error(error: wasmtime::Error) -> LoadError {
     LoadError::Link(clean(format!("{error:#}").as_bytes(), 1024))
@@ -517,62 +470,6 @@ fn hexadecimal(bytes: &[u8]) -> String {
         let _ = write!(text, "{byte:02x}");
         text
     })
-}
-
-/// A function's type as WIT writes it, without the names of parameters.
-fn signature(function: &ComponentFunc) -> String {
-    let mut text = if function.async_() { "async func(" } else { "func(" }.to_owned();
-    text.push_str(&joined(function.params().map(|(_, kind)| written(&kind, 0))));
-    text.push(')');
-    if let Some(result) = function.results().next() {
-        let _ = write!(text, " -> {}", written(&result, 0));
-    }
-    text
-}
-
-fn joined(parts: impl Iterator<Item = String>) -> String {
-    parts.collect::<Vec<_>>().join(", ")
-}
-
-/// Types nest as deep as their author likes; what is expected here is at depth 3.
-const DEPTH_MAX: usize = 6;
-
-fn written(kind: &Type, depth: usize) -> String {
-    if depth > DEPTH_MAX {
-        return "…".to_owned();
-    }
-    let inner = |kind: &Type| written(kind, depth + 1);
-    let option = |kind: Option<Type>| kind.map_or("_".to_owned(), |kind| inner(&kind));
-    match kind {
-        Type::Bool => "bool".to_owned(),
-        Type::S8 => "s8".to_owned(),
-        Type::U8 => "u8".to_owned(),
-        Type::S16 => "s16".to_owned(),
-        Type::U16 => "u16".to_owned(),
-        Type::S32 => "s32".to_owned(),
-        Type::U32 => "u32".to_owned(),
-        Type::S64 => "s64".to_owned(),
-        Type::U64 => "u64".to_owned(),
-        Type::Float32 => "f32".to_owned(),
-        Type::Float64 => "f64".to_owned(),
-        Type::Char => "char".to_owned(),
-        Type::String => "string".to_owned(),
-        Type::List(list) => format!("list<{}>", inner(&list.ty())),
-        Type::Option(option) => format!("option<{}>", inner(&option.ty())),
-        Type::Result(result) => {
-            format!("result<{}, {}>", option(result.ok()), option(result.err()))
-        }
-        Type::Tuple(tuple) => format!("tuple<{}>", joined(tuple.types().map(|kind| inner(&kind)))),
-        Type::Enum(cases) => format!("enum {{ {} }}", joined(cases.names().map(str::to_owned))),
-        Type::Record(record) => {
-            let field = |field: types::Field<'_>| format!("{}: {}", field.name, inner(&field.ty));
-            format!("record {{ {} }}", joined(record.fields().map(field)))
-        }
-        Type::Variant(_) => "variant".to_owned(),
-        Type::Flags(_) => "flags".to_owned(),
-        Type::Own(_) | Type::Borrow(_) => "resource".to_owned(),
-        _ => "something else".to_owned(),
-    }
 }
 
 #[cfg(test)]

@@ -6,17 +6,43 @@
 //!
 //! Not here: wasm (`instance`), and the order in which a chain calls its links (`chain`).
 
-use super::exchange::{Exchange, Flow};
+use super::body::ChunkFlow;
+use super::exchange::{Exchange, Flow, Summary};
+use super::exports::Hooks;
+use super::instance::Hook;
 
 /// A step of a route's chain.
 ///
 /// Made once per worker and configuration, so it needs no lock; what workers share belongs
 /// into an `Arc` of its own. Calls run inline on a worker and must not block.
 pub trait Middleware {
+    /// Which hooks it has. Bodies come by only when it says so here; asked once.
+    fn hooks(&self) -> Hooks {
+        Hooks::of(&[Hook::Request, Hook::Response])
+    }
+
     /// Called with each request on its way to the upstream.
     fn on_request(&self, exchange: &mut Exchange) -> Flow {
         let _ = exchange;
         Flow::Next
+    }
+
+    /// Called with each chunk of a request's body, as [`Exchange::wish_body`] asked in `on_request`.
+    /// `end`: nothing comes after it. Edits count only if all of the body is held.
+    fn on_request_body(&self, exchange: &mut Exchange, chunk: &[u8], end: bool) -> ChunkFlow {
+        let _ = (exchange, chunk, end);
+        ChunkFlow::Pass
+    }
+
+    /// The same for a response's body.
+    fn on_response_body(&self, exchange: &mut Exchange, chunk: &[u8], end: bool) -> ChunkFlow {
+        let _ = (exchange, chunk, end);
+        ChunkFlow::Pass
+    }
+
+    /// Called after an exchange, when its answer has been sent.
+    fn on_log(&self, exchange: &Exchange, summary: &Summary) {
+        let _ = (exchange, summary);
     }
 
     /// Called with each response on its way back, in reverse order, if the request had come past.
@@ -33,6 +59,20 @@ macro_rules! static_chain {
     ($first:ident $($rest:ident)*) => {
         #[allow(non_snake_case, reason = "type names double as binding names")]
         impl<$first: Middleware, $($rest: Middleware),*> Middleware for ($first, $($rest,)*) {
+            /// All of them, but for bodies, which are shown to one at a time.
+            fn hooks(&self) -> Hooks {
+                let ($first, $($rest,)*) = self;
+                let log = $first.hooks()$(.and($rest.hooks()))*.has(Hook::Log);
+                let heads = Hooks::of(&[Hook::Request, Hook::Response]);
+                if log { heads.and(Hooks::of(&[Hook::Log])) } else { heads }
+            }
+
+            fn on_log(&self, exchange: &Exchange, summary: &Summary) {
+                let ($first, $($rest,)*) = self;
+                $first.on_log(exchange, summary);
+                $($rest.on_log(exchange, summary);)*
+            }
+
             fn on_request(&self, exchange: &mut Exchange) -> Flow {
                 let ($first, $($rest,)*) = self;
                 static_chain!(@request exchange $first $($rest)*)

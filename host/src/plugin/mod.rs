@@ -8,7 +8,7 @@
 //!    that what `init` refuses is refused before any worker hears of it.
 //! 3. **serve** ([`Instances::chain`], each worker): one warm instance per worker, plugin and
 //!    configuration, made when the worker takes a snapshot, called inline for each request
-//!    (`chain`, `instance`).
+//!    (`chain`, `instance`, `live`), for parts of its body (`body`) and once a second.
 //! 4. **fail**: a trap, a time-out or the memory cap costs the request that met it; the instance is
 //!    thrown away and the next request gets a new one (`instance`).
 //! 5. **swap**: a new generation is another [`Plugin`]; workers make chains of it at a request
@@ -19,6 +19,7 @@
 //!
 //! Not here: reading files and watching folders (`control`), HTTP (`proxy`, `http`).
 
+pub mod body;
 pub mod cache;
 pub mod chain;
 pub mod engine;
@@ -29,19 +30,25 @@ pub mod middleware;
 pub mod stats;
 mod backoff;
 mod declared;
+mod exports;
 mod host;
 mod imports;
+mod live;
+mod native;
 
+pub use body::{BodyFilter, BodyStop, ChunkFlow, Halt, Wish};
 pub use cache::CodeCache;
 pub use chain::{
     Broken, Chain, ChainError, ChainPlan, HookFailure, Instances, LinkPlan, NativeFactory, Passed,
     PlanSource,
 };
 pub use engine::PluginEngine;
-pub use exchange::{Exchange, Flow};
+pub use exchange::{Exchange, Flow, RouteParams, Summary};
+pub use exports::Hooks;
 pub use instance::{FailureKind, Hook, Warm};
-pub use load::{Hooks, LoadError, Plugin, digest_of};
+pub use load::{Complaint, LoadError, Plugin, digest_of, joined};
 pub use middleware::Middleware;
+pub use native::make_native;
 pub use stats::{DURATION_BOUNDS_NS, HookStats, Outcome, PluginStats};
 
 #[cfg(test)]

@@ -7,7 +7,9 @@ use std::sync::Arc;
 use std::time::Duration;
 use std::time::Instant;
 
+use super::body::ChunkFlow;
 use super::exchange::Flow;
+use super::instance::Failure;
 use super::instance::FailureKind;
 use super::instance::Hook;
 
@@ -47,15 +49,18 @@ pub enum Outcome {
     Next,
     /// The plugin answered.
     Respond,
+    /// It broke a body off.
+    Abort,
     /// It failed.
     Failed(FailureKind),
 }
 
 impl Outcome {
     /// All there are, in the order of [`HookStats::calls`].
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Next,
         Self::Respond,
+        Self::Abort,
         Self::Failed(FailureKind::Trap),
         Self::Failed(FailureKind::Timeout),
         Self::Failed(FailureKind::Memory),
@@ -68,6 +73,7 @@ impl Outcome {
         match self {
             Self::Next => "next",
             Self::Respond => "respond",
+            Self::Abort => "abort",
             Self::Failed(kind) => kind.as_str(),
         }
     }
@@ -76,11 +82,12 @@ impl Outcome {
         match self {
             Self::Next => 0,
             Self::Respond => 1,
-            Self::Failed(FailureKind::Trap) => 2,
-            Self::Failed(FailureKind::Timeout) => 3,
-            Self::Failed(FailureKind::Memory) => 4,
-            Self::Failed(FailureKind::Violation) => 5,
-            Self::Failed(FailureKind::Unavailable) => 6,
+            Self::Abort => 2,
+            Self::Failed(FailureKind::Trap) => 3,
+            Self::Failed(FailureKind::Timeout) => 4,
+            Self::Failed(FailureKind::Memory) => 5,
+            Self::Failed(FailureKind::Violation) => 6,
+            Self::Failed(FailureKind::Unavailable) => 7,
         }
     }
 }
@@ -90,6 +97,15 @@ impl From<Flow> for Outcome {
         match flow {
             Flow::Next => Self::Next,
             Flow::Respond => Self::Respond,
+        }
+    }
+}
+
+impl From<&ChunkFlow> for Outcome {
+    fn from(flow: &ChunkFlow) -> Self {
+        match flow {
+            ChunkFlow::Abort => Self::Abort,
+            _ => Self::Next,
         }
     }
 }
@@ -121,16 +137,14 @@ pub struct PluginStats {
     pub traps: u64,
     /// Log lines that were not written because there were too many.
     pub lines_dropped: u64,
-    /// `on-request`.
-    pub on_request: HookStats,
-    /// `on-response`.
-    pub on_response: HookStats,
+    /// In the order of [`Hook::ALL`].
+    pub hooks: [HookStats; Hook::ALL.len()],
 }
 
 /// The counts of one plugin on one worker.
 pub(super) struct Meter {
     pub(super) plugin: Arc<str>,
-    hooks: [HookMeter; 2],
+    hooks: [HookMeter; Hook::ALL.len()],
     lines_dropped: Cell<u64>,
     complaints: Cell<u32>,
     suppressed: Cell<u64>,
@@ -189,8 +203,32 @@ impl Meter {
         add(&self.lines_dropped, lines);
     }
 
+    /// Counts and logs a call that failed.
+    #[expect(clippy::disallowed_methods, reason = "a failure is rare")]
+    pub(super) fn fail(&self, hook: Hook, failure: &Failure) {
+        self.record(hook, Outcome::Failed(failure.kind));
+        self.complain(hook.as_str(), failure, Instant::now());
+    }
+
+    /// Logs a failure, unless too many were logged in this second.
+    pub(super) fn complain(&self, hook: &str, failure: &Failure, now: Instant) {
+        let Some(suppressed) = self.may_complain(now) else { return };
+        let (plugin, kind) = (&self.plugin, failure.kind.as_str());
+        let message = &failure.message;
+        match suppressed {
+            0 => {
+                log::warn!(target: "plugin", "plugin `{plugin}` failed in {hook} ({kind}): {message}")
+            }
+            more => log::warn!(
+                target: "plugin",
+                "plugin `{plugin}` failed in {hook} ({kind}): {message} ({more} earlier failures \
+                 were not logged)"
+            ),
+        }
+    }
+
     /// Whether a failure may be logged, and how many were not since the last that was.
-    pub(super) fn complain(&self, now: Instant) -> Option<u64> {
+    fn may_complain(&self, now: Instant) -> Option<u64> {
         let began = self.second.get();
         if began.is_none_or(|began| now.duration_since(began) >= Duration::from_secs(1)) {
             self.second.set(Some(now));
@@ -206,7 +244,7 @@ impl Meter {
 
     /// The counts, without what only instances know.
     pub(super) fn read(&self) -> PluginStats {
-        let [on_request, on_response] = self.hooks.each_ref().map(HookMeter::read);
+        let hooks = self.hooks.each_ref().map(HookMeter::read);
         let discarding = [FailureKind::Trap, FailureKind::Timeout, FailureKind::Memory];
         let traps = |hook: &HookStats| -> u64 {
             discarding.iter().map(|kind| hook.calls[Outcome::Failed(*kind).index()]).sum()
@@ -216,10 +254,9 @@ impl Meter {
             generations: Vec::new(),
             instances: 0,
             memory_bytes: 0,
-            traps: traps(&on_request) + traps(&on_response),
+            traps: hooks.iter().map(traps).sum(),
             lines_dropped: self.lines_dropped.get(),
-            on_request,
-            on_response,
+            hooks,
         }
     }
 }
@@ -250,11 +287,11 @@ mod tests {
         meter.record_time(Hook::Response, Duration::from_secs(5));
 
         let stats = meter.read();
-        assert_eq!(stats.on_request.calls, [1, 1, 0, 0, 0, 0, 0]);
-        assert_eq!(stats.on_request.durations[..3], [1, 1, 0]);
-        assert_eq!(stats.on_request.duration_ns_sum, 501);
-        assert_eq!(stats.on_response.calls, [0, 0, 0, 1, 0, 0, 0]);
-        assert_eq!(stats.on_response.durations[DURATION_BUCKETS - 1], 1);
+        assert_eq!(stats.hooks[0].calls, [1, 1, 0, 0, 0, 0, 0, 0]);
+        assert_eq!(stats.hooks[0].durations[..3], [1, 1, 0]);
+        assert_eq!(stats.hooks[0].duration_ns_sum, 501);
+        assert_eq!(stats.hooks[1].calls, [0, 0, 0, 0, 1, 0, 0, 0]);
+        assert_eq!(stats.hooks[1].durations[DURATION_BUCKETS - 1], 1);
         assert_eq!(stats.traps, 1);
     }
 
@@ -279,9 +316,9 @@ mod tests {
         let meter = Meter::new("p".into());
         let now = Instant::now();
 
-        let written = (0..100).filter(|_| meter.complain(now).is_some()).count();
+        let written = (0..100).filter(|_| meter.may_complain(now).is_some()).count();
 
         assert_eq!(written, 5);
-        assert_eq!(meter.complain(now + Duration::from_secs(1)), Some(95));
+        assert_eq!(meter.may_complain(now + Duration::from_secs(1)), Some(95));
     }
 }

@@ -92,6 +92,10 @@ pub struct Context {
     /// Likewise. Each worker's own, because counting those who hold them is writing; `Arc` because
     /// an exchange is lent to stores, which are made on other threads.
     pub route_names: Vec<Arc<str>>,
+    /// Names of upstreams, likewise.
+    pub upstream_names: Arc<[Arc<str>]>,
+    /// Names of parameters by route, likewise.
+    pub parameters: Vec<Arc<[Box<str>]>>,
     /// In the order of the settings.
     pub upstreams: Vec<Upstream>,
     /// Shares of the routes that split their requests.

@@ -11,20 +11,24 @@ use std::time::Instant;
 
 use super::context::Context;
 use super::forward::{Answered, Times};
-use super::relay::{Pump, PumpError};
+use super::relay::{Place, Pump, PumpError, Shown};
 use super::{After, Client};
 use crate::error::RequestError;
 use crate::http::body::{BodyReader, Form};
 use crate::http::parse::{Framing, RequestFacts};
 use crate::http::write::{self, ConnectionField};
 use crate::http::{Connection, Method, Name, Version};
-use crate::plugin::Exchange;
+use crate::plugin::body::CHUNK_BYTES_MAX;
+use crate::plugin::{BodyFilter, Exchange};
 
 /// A body that nobody reads is read and forgotten up to this size, to keep the connection.
 const DRAIN_BYTES_MAX: u64 = 64 * 1024;
 
 /// From here on it costs less to send a body by itself than to copy it behind its head.
 const APART_BYTES_MIN: usize = 64 * 1024;
+
+/// A body that a plugin broke off, or in whose middle one failed.
+const BROKEN_BY_PLUGIN: &str = "broken off by a plugin";
 
 /// What was sent, and what may follow on the connection.
 #[derive(Debug)]
@@ -63,19 +67,10 @@ pub async fn local(
     facts: &RequestFacts,
     untouched: bool,
 ) -> Delivered {
+    exchange.sent = true;
     let body = exchange.body.take().unwrap_or_default();
     let rest = unread(context, facts, untouched);
-    let mut after = match &rest {
-        _ if !facts.keep_alive || context.draining.get() => After::Close,
-        None => After::KeepAlive,
-        Some(rest) if rest.remaining().is_some_and(|left| left <= DRAIN_BYTES_MAX) => {
-            After::KeepAlive
-        }
-        Some(_) => After::Close,
-    };
-    if rest.is_some() && after == After::Close {
-        after = After::Linger;
-    }
+    let mut after = after_local(context, facts, rest.as_ref());
     let bodiless = exchange.response.is_bodiless();
     exchange.response.fields.remove_known(Name::ContentLength);
     exchange.response.fields.remove_known(Name::TransferEncoding);
@@ -115,6 +110,76 @@ pub async fn local(
         after = After::Close;
     }
     Delivered::new(context, after, written, head)
+}
+
+/// What may follow a response that is all here; `rest` is what the client will still send.
+fn after_local(context: &Context, facts: &RequestFacts, rest: Option<&BodyReader>) -> After {
+    let short =
+        rest.is_none_or(|rest| rest.remaining().is_some_and(|left| left <= DRAIN_BYTES_MAX));
+    match rest {
+        _ if short && facts.keep_alive && !context.draining.get() => After::KeepAlive,
+        None => After::Close,
+        Some(_) => After::Linger,
+    }
+}
+
+/// Sends a response that is all in the exchange, by way of plugins that are shown its body. An error
+/// means that nothing has been sent.
+pub async fn shown(
+    context: &Context,
+    client: &mut Client,
+    place: &mut Place,
+    facts: &RequestFacts,
+    untouched: bool,
+    filter: Box<BodyFilter>,
+) -> Result<Delivered, RequestError> {
+    let Some(exchange) = place.as_deref_mut() else { return Err(RequestError::Plugin) };
+    let body = exchange.body.take().unwrap_or_default();
+    let version = exchange.request.version;
+    let framing = match version {
+        _ if filter.keeps_length() => Framing::Length(body.len() as u64),
+        Version::Http11 => Framing::Chunked,
+        Version::Http10 => Framing::UntilClose,
+    };
+    let mut shown = Shown::new(filter, framing == Framing::Chunked);
+    let rest = unread(context, facts, untouched);
+    let after = match after_local(context, facts, rest.as_ref()) {
+        After::KeepAlive if framing == Framing::UntilClose || rest.is_some() => After::Linger,
+        after => after,
+    };
+    let mut chunks = body.chunks(CHUNK_BYTES_MAX).peekable();
+    // The first part is shown before the head is made: a plugin may still put another answer in place.
+    let Some(first) = chunks.next() else { return Err(RequestError::Plugin) };
+    let mut run = shown.run(&[], first, chunks.peek().is_none().then_some(&[]), place)?;
+    let Some(exchange) = place.as_deref_mut() else { return Err(RequestError::Plugin) };
+    exchange.sent = true;
+    let mut head = Vec::new();
+    exchange.response.fields.remove_known(Name::ContentLength);
+    let field = connection_field(version, after);
+    write::response(&mut head, &mut exchange.response, framing, field);
+    let head_bytes = head.len();
+    run.splice(..0, head);
+    let mut written = 0;
+    client.timer.limit(None);
+    loop {
+        let Client { connection, timer, .. } = &mut *client;
+        timer.arm(context.idle_timeout());
+        if connection.write_all(&run, timer).await.is_err() {
+            return Ok(Delivered::nothing(context));
+        }
+        written += run.len() as u64;
+        let Some(chunk) = chunks.next() else { break };
+        match shown.run(&[], chunk, chunks.peek().is_none().then_some(&[]), place) {
+            Ok(next) => run = next,
+            Err(_) => {
+                connection.stream.reset_at_end();
+                let broken = Some(BROKEN_BY_PLUGIN);
+                let delivered = Delivered::new(context, After::Abort, written, head_bytes);
+                return Ok(Delivered { broken, ..delivered });
+            }
+        }
+    }
+    Ok(Delivered::new(context, after, written, head_bytes))
 }
 
 /// What the client will still send of a body that nobody wants; `None` when nothing.
@@ -167,26 +232,33 @@ enum UploadState {
 pub async fn upstream(
     context: &Context,
     client: &mut Client,
-    exchange: &mut Exchange,
+    place: &mut Place,
     facts: &RequestFacts,
     answered: Answered,
     times: Times,
+    filter: Option<Box<BodyFilter>>,
 ) -> Result<Delivered, RequestError> {
+    let Some(exchange) = place.as_deref_mut() else { return Err(RequestError::Plugin) };
     let Answered { mut lease, facts: answer, upload } = answered;
     let state = if upload.is_some() { UploadState::Open } else { UploadState::Whole };
     let mut upload = Upload { pump: upload, state };
     let http10 = exchange.request.version == Version::Http10;
+    let resized = filter.as_ref().is_some_and(|filter| !filter.keeps_length());
     let (framing, form) = match answer.framing {
         Framing::Chunked if http10 => (Framing::UntilClose, Form::Content),
         Framing::UntilClose if !http10 => (Framing::Chunked, Form::Content),
+        Framing::Length(_) if resized && http10 => (Framing::UntilClose, Form::Content),
+        Framing::Length(_) if resized => (Framing::Chunked, Form::Content),
         framing => (framing, Form::Same),
     };
+    let form = if filter.is_some() { Form::Bare } else { form };
     let open = facts.keep_alive && framing != Framing::UntilClose && !context.draining.get();
     let after =
         if open && upload.state == UploadState::Whole { After::KeepAlive } else { After::Close };
     let reader = BodyReader::new(answer.framing, form, u64::MAX, &context.response_limits);
     let to_chunks = framing == Framing::Chunked && answer.framing == Framing::UntilClose;
-    let mut download = Pump::new(reader.without_trailers(answer.names_fields), to_chunks);
+    let mut download = Pump::new(reader.without_trailers(answer.names_fields), to_chunks)
+        .shown_to(filter, framing == Framing::Chunked);
     if !exchange.captures.is_empty() {
         let content =
             BodyReader::new(answer.framing, Form::Content, u64::MAX, &context.response_limits);
@@ -199,18 +271,26 @@ pub async fn upstream(
         out.clear();
         let field = connection_field(exchange.request.version, after);
         write::response(&mut out, &mut exchange.response, framing, field);
-        let begun = download.begin(&out, &mut lease.connection.inbox, &lanes);
-        begun.map_err(|_| RequestError::BadResponse("body"))?;
+        let begun = download.begin(&out, &mut lease.connection.inbox, &lanes, place);
+        begun.map_err(|error| match error {
+            RequestError::Plugin | RequestError::Aborted => error,
+            _ => RequestError::BadResponse("body"),
+        })?;
         out.len()
     };
+    if let Some(exchange) = place.as_deref_mut() {
+        exchange.sent = true;
+    }
     let server = &mut lease.connection;
-    let result = duplex(context, client, server, &mut upload, &mut download, times).await;
+    let pumps = (&mut upload, &mut download);
+    let result = duplex(context, client, server, pumps, times, place).await;
     let mut delivered = Delivered::new(context, after, download.written(), head);
     if let Err(error) = result {
         delivered.after = After::Abort;
         delivered.broken = Some(match error {
             PumpError::Sink(_) => "client left",
             PumpError::Source => "upstream left",
+            PumpError::Bad(RequestError::Plugin | RequestError::Aborted) => BROKEN_BY_PLUGIN,
             PumpError::Bad(_) => "malformed body from upstream",
         });
         if framing == Framing::UntilClose {
@@ -230,9 +310,9 @@ async fn duplex(
     context: &Context,
     client: &mut Client,
     server: &mut Connection,
-    upload: &mut Upload,
-    download: &mut Pump,
+    (upload, download): (&mut Upload, &mut Pump),
     times: Times,
+    place: &mut Place,
 ) -> Result<(), PumpError> {
     let Client { connection, timer, .. } = client;
     timer.arm(times.idle);
@@ -242,7 +322,7 @@ async fn duplex(
     let (client_inbox, server_inbox) = (&mut connection.inbox, &mut server.inbox);
     poll_fn(|cx| {
         if let Upload { pump: Some(pump), state: state @ UploadState::Open } = upload {
-            match pump.poll(cx, &mut from_client, client_inbox, &mut to_server, &lanes) {
+            match pump.poll(cx, &mut from_client, client_inbox, &mut to_server, &lanes, place) {
                 Poll::Pending => {}
                 // After an error the response may still arrive whole; the connections end with it.
                 // What follows in a malformed body must not be read as if it were its continuation.
@@ -250,7 +330,7 @@ async fn duplex(
                 Poll::Ready(Err(_)) => *state = UploadState::Failed,
             }
         }
-        match download.poll(cx, &mut from_server, server_inbox, &mut to_client, &lanes) {
+        match download.poll(cx, &mut from_server, server_inbox, &mut to_client, &lanes, place) {
             Poll::Pending if timer.is_due() => Poll::Ready(Err(if download.waits_for_receiver() {
                 PumpError::Sink(std::io::ErrorKind::TimedOut.into())
             } else {
@@ -287,7 +367,7 @@ pub async fn tunnel(
         out.clear();
         write::switching_protocols(&mut out, &exchange.response, protocol);
         // Framing by the end of the connection cannot fail.
-        let _ = down.begin(&out, &mut lease.connection.inbox, &lanes);
+        let _ = down.begin(&out, &mut lease.connection.inbox, &lanes, &mut None);
         out.len()
     };
     let (mut from_client, mut to_client) = connection.stream.split();
@@ -296,7 +376,7 @@ pub async fn tunnel(
     let (mut up_open, mut down_open) = (true, true);
     let result = poll_fn(|cx| {
         if up_open {
-            match up.poll(cx, &mut from_client, client_inbox, &mut to_server, &lanes) {
+            match up.poll(cx, &mut from_client, client_inbox, &mut to_server, &lanes, &mut None) {
                 Poll::Ready(Ok(())) => {
                     up_open = false;
                     let _ = to_server.poll_shutdown(cx);
@@ -308,7 +388,7 @@ pub async fn tunnel(
             }
         }
         if down_open {
-            match down.poll(cx, &mut from_server, server_inbox, &mut to_client, &lanes) {
+            match down.poll(cx, &mut from_server, server_inbox, &mut to_client, &lanes, &mut None) {
                 Poll::Ready(Ok(())) => {
                     down_open = false;
                     let _ = to_client.poll_shutdown(cx);

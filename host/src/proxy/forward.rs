@@ -20,14 +20,14 @@ use std::time::{Duration, Instant};
 
 use super::Client;
 use super::context::Context;
-use super::relay::{Lanes, Pump, PumpError};
+use super::relay::{Lanes, Place, Pump, PumpError};
 use crate::error::RequestError;
 use crate::http::body::{BodyReader, Form};
 use crate::http::connection::{consume, poll_fill};
-use crate::http::parse::{self, Framing, HeadLimits, RequestFacts, ResponseFacts};
+use crate::http::parse::{self, Framing, RequestFacts, ResponseFacts};
 use crate::http::{Connection, Name, ResponseHead, Version, write};
 use crate::io::{Buffer, BufferPool, Reader, Timer, Writer};
-use crate::plugin::Exchange;
+use crate::plugin::{BodyFilter, Exchange};
 use crate::upstream::{Lease, Upstream};
 
 /// Interim responses that an upstream may send before the final one.
@@ -91,6 +91,8 @@ pub struct Forward<'a> {
     pub facts: &'a RequestFacts,
     /// The protocol to switch to, when the client asks for one.
     pub upgrade: Option<&'a [u8]>,
+    /// The body, when plugins had all of it: the client's has been read to its end then.
+    pub body: Option<Vec<u8>>,
     /// Largest body.
     pub body_bytes_max: u64,
     /// Its times.
@@ -101,45 +103,56 @@ pub struct Forward<'a> {
 
 impl Forward<'_> {
     /// Sends the request and waits for the head of its response, which is put into the exchange.
+    /// `filter` is shown the body on its way.
     ///
     /// Sends the request again when that is safe.
     pub async fn send(
         &self,
-        exchange: &mut Exchange,
+        place: &mut Place,
         client: &mut Client,
         journey: &mut Journey,
+        mut filter: Option<Box<BodyFilter>>,
     ) -> Result<Answered, RequestError> {
         let context = self.context;
         client.timer.limit(Some(self.times.request));
-        let idempotent = exchange.request.method.is_idempotent();
-        let sure = !(idempotent && self.is_body_at_hand(client));
+        // Plugins have seen what they have seen: it cannot be shown to them again.
+        let repeatable = filter.is_none() && here(place)?.request.method.is_idempotent();
+        let sure = !(repeatable && self.is_body_at_hand(client));
+        let framing = self.framing();
+        let framing_out = match &filter {
+            Some(filter) if !filter.keeps_length() => Framing::Chunked,
+            _ => framing,
+        };
         let mut fresh = false;
         loop {
             let mut lease = self.lend(client, sure, fresh, journey).await?;
-            let mut upload = self.upload(&context.head_limits);
-            let perhaps_again = idempotent && lease.reused;
+            let mut upload = self.upload(framing, framing_out, filter.take());
+            let perhaps_again = repeatable && lease.reused;
             let kept = if perhaps_again { self.keep(client) } else { Vec::new() };
             {
                 let mut out = context.out.borrow_mut();
                 out.clear();
-                write::request(&mut out, &mut exchange.request, self.facts.framing, self.upgrade);
+                write::request(&mut out, &mut here(place)?.request, framing_out, self.upgrade);
                 let Client { connection, timer, .. } = &mut *client;
                 let lanes = context.lanes(timer, self.times.idle);
-                upload.begin(&out, &mut connection.inbox, &lanes)?;
+                upload.begin(&out, &mut connection.inbox, &lanes, place)?;
             }
             let mut heard = false;
-            let answered =
-                self.converse(exchange, client, &mut lease, &mut upload, &mut heard).await;
+            let answered = self.converse(place, client, &mut lease, &mut upload, &mut heard).await;
             match answered {
                 Ok(facts) => {
                     let done = upload.is_finished() && !upload.waits_for_receiver();
                     return Ok(Answered { lease, facts, upload: (!done).then_some(upload) });
                 }
                 Err(RequestError::Closed)
-                    if perhaps_again && !heard && upload.received() <= kept.len() as u64 =>
+                    if perhaps_again
+                        && !heard
+                        && (self.body.is_some() || upload.received() <= kept.len() as u64) =>
                 {
-                    let taken = usize::try_from(upload.received()).unwrap_or(kept.len());
-                    put_back(&mut client.connection.inbox, &kept[..taken], &context.pool);
+                    if self.body.is_none() {
+                        let taken = usize::try_from(upload.received()).unwrap_or(kept.len());
+                        put_back(&mut client.connection.inbox, &kept[..taken], &context.pool);
+                    }
                     fresh = true;
                 }
                 Err(error) => return Err(error),
@@ -174,14 +187,36 @@ impl Forward<'_> {
         Err(failed.unwrap_or(RequestError::Connect))
     }
 
-    fn upload(&self, limits: &HeadLimits) -> Pump {
-        let body = BodyReader::new(self.facts.framing, Form::Same, self.body_bytes_max, limits);
-        Pump::new(body.without_trailers(self.facts.names_fields), false)
+    /// The framing of what comes, from the client or from memory.
+    fn framing(&self) -> Framing {
+        match &self.body {
+            None => self.facts.framing,
+            Some(body) if body.is_empty() => Framing::None,
+            Some(body) => Framing::Length(body.len() as u64),
+        }
+    }
+
+    fn upload(
+        &self,
+        framing: Framing,
+        framing_out: Framing,
+        filter: Option<Box<BodyFilter>>,
+    ) -> Pump {
+        let form = if filter.is_some() { Form::Bare } else { Form::Same };
+        let bytes_max = if self.body.is_some() { u64::MAX } else { self.body_bytes_max };
+        let body = BodyReader::new(framing, form, bytes_max, &self.context.head_limits);
+        let pump = Pump::new(body.without_trailers(self.facts.names_fields), false)
+            .shown_to(filter, framing_out == Framing::Chunked);
+        match &self.body {
+            None => pump,
+            Some(body) => pump.of_own(self.context.pool.hold(body.clone())),
+        }
     }
 
     /// Whether all of the body is received and short enough to be kept.
     fn is_body_at_hand(&self, client: &Client) -> bool {
         match self.facts.framing {
+            _ if self.body.is_some() => true,
             Framing::None => true,
             Framing::Length(length) => {
                 let here = client.connection.inbox.as_ref().map_or(0, Buffer::len);
@@ -195,7 +230,7 @@ impl Forward<'_> {
     /// A copy of the beginning of the body, for a request that may have to be repeated.
     fn keep(&self, client: &Client) -> Vec<u8> {
         let inbox = client.connection.inbox.as_ref();
-        let inbox = inbox.filter(|_| self.facts.framing != Framing::None);
+        let inbox = inbox.filter(|_| self.body.is_none() && self.facts.framing != Framing::None);
         inbox.map_or_else(Vec::new, |inbox| {
             inbox.filled()[..inbox.len().min(REPLAY_BYTES_MAX)].to_vec()
         })
@@ -205,7 +240,7 @@ impl Forward<'_> {
     /// of a response has come.
     async fn converse(
         &self,
-        exchange: &mut Exchange,
+        place: &mut Place,
         client: &mut Client,
         lease: &mut Lease,
         upload: &mut Pump,
@@ -236,7 +271,7 @@ impl Forward<'_> {
                         upstream_inbox: answers,
                         upstream_writer: &mut writer,
                     };
-                    talk.poll(cx, exchange, upload, ways, &lanes)
+                    talk.poll(cx, place, upload, ways, &lanes)
                 })
                 .await
             };
@@ -244,10 +279,10 @@ impl Forward<'_> {
             match event? {
                 Event::Head(facts) => return Ok(facts),
                 Event::Interim => {
-                    if exchange.response.status == 100 {
+                    if here(place)?.response.status == 100 {
                         talk.told_to_go_on(&client.timer);
                     }
-                    self.pass_interim(exchange, client).await?;
+                    self.pass_interim(here(place)?, client).await?;
                 }
             }
         }
@@ -299,7 +334,7 @@ impl Talk<'_> {
     fn poll(
         &mut self,
         cx: &mut TaskContext<'_>,
-        exchange: &mut Exchange,
+        place: &mut Place,
         upload: &mut Pump,
         ways: Ways<'_, '_>,
         lanes: &Lanes<'_>,
@@ -309,7 +344,7 @@ impl Talk<'_> {
             return Poll::Ready(Err(self.timed_out(upload)));
         }
         if self.uploading {
-            match upload.poll(cx, client, client_inbox, upstream_writer, lanes) {
+            match upload.poll(cx, client, client_inbox, upstream_writer, lanes, place) {
                 Poll::Pending => self.upload_goes_on(upload, lanes),
                 Poll::Ready(Ok(())) => {
                     self.upload_goes_on(upload, lanes);
@@ -333,7 +368,7 @@ impl Talk<'_> {
             self.watching = false;
         }
         loop {
-            if let Some(event) = self.take_head(exchange, upstream_inbox)? {
+            if let Some(event) = self.take_head(here(place)?, upstream_inbox)? {
                 return Poll::Ready(Ok(event));
             }
             match poll_fill(cx, upstream, upstream_inbox, lanes.pool) {
@@ -428,8 +463,14 @@ impl Talk<'_> {
     }
 }
 
+/// The exchange. That it is here between the calls of hooks is this gateway's own rule; were it
+/// broken, a plugin would be to blame.
+fn here(place: &mut Place) -> Result<&mut Exchange, RequestError> {
+    place.as_deref_mut().ok_or(RequestError::Plugin)
+}
+
 /// How long an upload may go on after a part of it has arrived.
-fn upload_time(request: Duration, received: u64, passed: Duration) -> Duration {
+pub(super) fn upload_time(request: Duration, received: u64, passed: Duration) -> Duration {
     let bought = Duration::from_secs(received / UPLOAD_BYTES_PER_SECOND);
     let all = request.max(UPLOAD_GRACE).saturating_add(bought);
     request.min(all.saturating_sub(passed))

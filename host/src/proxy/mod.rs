@@ -21,11 +21,15 @@ pub mod context;
 pub mod deliver;
 pub mod forward;
 pub mod headers;
+pub mod held;
+mod record;
 pub mod relay;
 pub mod reply;
+mod target;
 pub mod trace;
 
 use std::borrow::Cow;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -34,16 +38,17 @@ pub use context::{Clock, Context, Home, Own, RoutePlan, Snapshot};
 use deliver::Delivered;
 use forward::{Answered, Forward, Journey, Times};
 use headers::Stamp;
+use record::record;
+use target::{redirect, rewrite};
 
 use crate::config::Target;
 use crate::error::RequestError;
 use crate::http::parse::{self, Framing, RequestFacts};
-use crate::http::{Connection, Method, Name, RequestHead};
+use crate::http::{Connection, Method, Name};
 use crate::io::Timer;
-use crate::plugin::{Exchange, LinkPlan, PlanSource};
-use crate::route::rewrite::{Redirect, Rewrite};
+use crate::plugin::{BodyFilter, Exchange, RouteParams, Wish};
+use crate::route::rewrite::Redirect;
 use crate::route::{Found, Params, path};
-use crate::telemetry::{AccessRecord, Finished, PluginRecord};
 
 /// A client's connection and what is known about the client.
 #[derive(Debug)]
@@ -126,6 +131,8 @@ pub async fn handle(
     let started = context.clock.now();
     let mut progress = Progress::default();
     let protocol = tunnel_protocol(&exchange, facts);
+    // A body that a plugin holds is read before its time.
+    let facts = &mut facts.clone();
     let (mut exchange, answer) =
         request(context, client, exchange, facts, protocol.as_deref(), started, &mut progress)
             .await;
@@ -135,7 +142,10 @@ pub async fn handle(
             exchange.response.assign(RequestError::ClientGone.status());
             progress.error = Some(RequestError::ClientGone);
             let gone = Delivered::nothing(context);
-            record(context, client, &exchange, &progress, &gone, started);
+            let summary = record(context, client, &exchange, &progress, &gone, started);
+            if let Some(index) = progress.route {
+                exchange = context.chains[index].on_log(exchange, progress.reached, &summary);
+            }
             return (exchange, gone.after);
         }
         Err(error) => {
@@ -143,27 +153,46 @@ pub async fn handle(
             Answer::Local
         }
     };
-    (exchange, answer) = response(context, exchange, answer, &mut progress);
+    (exchange, answer) = response(context, client, exchange, answer, facts, &mut progress).await;
+    let filter = response_filter(context, &mut exchange, &answer, &progress);
+    let switches = exchange.response.status == 101;
+    let mut place = Some(exchange);
+    let untouched = !progress.touched;
     let delivered = match answer {
-        Answer::Local => {
-            deliver::local(context, client, &mut exchange, facts, !progress.touched).await
-        }
-        Answer::Upstream(answered, times) if exchange.response.status == 101 => {
+        Answer::Local => match filter {
+            None => Err(None),
+            Some(filter) => {
+                let shown = deliver::shown(context, client, &mut place, facts, untouched, filter);
+                shown.await.map_err(Some)
+            }
+        },
+        Answer::Upstream(answered, times) if switches => {
             let protocol = protocol.as_deref().unwrap_or_default();
-            deliver::tunnel(context, client, &mut exchange, answered, protocol, times).await
+            let exchange = place.get_or_insert_default();
+            Ok(deliver::tunnel(context, client, exchange, answered, protocol, times).await)
         }
         Answer::Upstream(answered, times) => {
-            match deliver::upstream(context, client, &mut exchange, facts, answered, times).await {
-                Ok(delivered) => delivered,
-                // Nothing of it has been sent yet.
-                Err(error) => {
-                    fail(context, &mut exchange, error, &mut progress);
-                    deliver::local(context, client, &mut exchange, facts, !progress.touched).await
-                }
-            }
+            deliver::upstream(context, client, &mut place, facts, answered, times, filter)
+                .await
+                .map_err(Some)
         }
     };
-    record(context, client, &exchange, &progress, &delivered, started);
+    // A hook's exchange is put back before its call returns.
+    exchange = place.unwrap_or_default();
+    let delivered = match delivered {
+        Ok(delivered) => delivered,
+        // Nothing has been sent yet.
+        Err(error) => {
+            if let Some(error) = error {
+                give_up(context, &mut exchange, error, &mut progress);
+            }
+            deliver::local(context, client, &mut exchange, facts, untouched).await
+        }
+    };
+    let summary = record(context, client, &exchange, &progress, &delivered, started);
+    if let Some(index) = progress.route {
+        exchange = context.chains[index].on_log(exchange, progress.reached, &summary);
+    }
     (exchange, delivered.after)
 }
 
@@ -172,7 +201,7 @@ async fn request(
     context: &Context,
     client: &mut Client,
     mut exchange: Box<Exchange>,
-    facts: &RequestFacts,
+    facts: &mut RequestFacts,
     protocol: Option<&[u8]>,
     started: Instant,
     progress: &mut Progress,
@@ -185,7 +214,30 @@ async fn request(
     if let Err(error) = admit(client, &mut exchange, facts, plan, context, progress) {
         return (exchange, Err(error));
     }
-    let (mut exchange, passed) = context.chains[index].on_request(exchange, started);
+    let chain = &context.chains[index];
+    let (mut exchange, mut passed) = chain.on_request(exchange, started);
+    let mut body = None;
+    while let Some(halt) = exchange.take_halt() {
+        let next = halt.link + 1;
+        let (context, body_bytes_max) = (context, plan.body_bytes_max);
+        let held = held::Request { context, chain, body_bytes_max, timeout: plan.request_timeout };
+        let mut place = Some(exchange);
+        let done = held.hold(client, &mut place, facts, &mut body, halt).await;
+        exchange = place.unwrap_or_default();
+        progress.entered = next - 1;
+        progress.reached = next;
+        match done {
+            Ok(crate::plugin::Flow::Next) => {
+                (exchange, passed) = chain.on_request_from(next, exchange, context.clock.now());
+            }
+            Ok(crate::plugin::Flow::Respond) => {
+                progress.answered = true;
+                sanitize_reply(context, &mut exchange);
+                return (exchange, Ok(Answer::Local));
+            }
+            Err(error) => return (exchange, Err(error)),
+        }
+    }
     progress.entered = passed.entered;
     let stopped = !matches!(passed.outcome, Ok(crate::plugin::Flow::Next));
     progress.reached = passed.entered + usize::from(stopped);
@@ -200,6 +252,7 @@ async fn request(
     }
     let route = &context.settings().routes[index];
     let upstream = match &route.target {
+        _ if let Some(chosen) = exchange.chosen => chosen,
         Target::Upstream(upstream) => *upstream,
         Target::Split(shares) => {
             let pick = context.splits[index].as_ref().map_or(0, |split| split.pick());
@@ -233,10 +286,16 @@ async fn request(
     };
     // Without a plugin no time worth reading a clock for has passed.
     let began = if progress.entered > 0 { context.clock.now() } else { started };
+    if let Some(body) = &body {
+        held::fit_request(&mut exchange, body);
+    }
+    let filter = chain.request_filter(&mut exchange);
+    let has_body = body.as_ref().map_or(facts.framing != Framing::None, |body| !body.is_empty());
     let forward = Forward {
         context,
         upstream,
         facts,
+        body,
         upgrade: protocol,
         body_bytes_max: plan.body_bytes_max,
         times,
@@ -244,7 +303,15 @@ async fn request(
     };
     progress.touched = facts.framing != Framing::None;
     progress.upstream = Some(upstream.index);
-    let answered = forward.send(&mut exchange, client, &mut progress.journey).await;
+    let filter = filter.filter(|_| has_body && protocol.is_none());
+    let mut place = Some(exchange);
+    let answered = forward.send(&mut place, client, &mut progress.journey, filter).await;
+    let mut exchange = place.unwrap_or_default();
+    if !chain.is_empty() {
+        let server = progress.journey.server.and_then(|server| upstream.server_name(server));
+        let server = server.map(Arc::clone);
+        exchange.sent_to = Some((Arc::clone(&context.upstream_names[upstream.index]), server));
+    }
     progress.waited = Some(context.clock.now().saturating_duration_since(began));
     client.timer.limit(None);
     match answered {
@@ -254,6 +321,11 @@ async fn request(
                 Ok(()) => (exchange, Ok(Answer::Upstream(answered, times))),
                 Err(error) => (exchange, Err(error)),
             }
+        }
+        // A plugin has broken the request off, and said what is to be answered.
+        Err(RequestError::Aborted) if exchange.body.is_some() => {
+            sanitize_reply(context, &mut exchange);
+            (exchange, Ok(Answer::Local))
         }
         Err(error) => {
             if error != RequestError::ClientGone {
@@ -266,10 +338,12 @@ async fn request(
 }
 
 /// The way back up: plugins that saw the request see its response, whoever made it.
-fn response(
+async fn response(
     context: &Context,
+    client: &mut Client,
     mut exchange: Box<Exchange>,
-    answer: Answer,
+    mut answer: Answer,
+    facts: &mut RequestFacts,
     progress: &mut Progress,
 ) -> (Box<Exchange>, Answer) {
     let Some(index) = progress.route.filter(|_| progress.entered > 0) else {
@@ -280,19 +354,43 @@ fn response(
         return (exchange, answer);
     }
     let mut entered = progress.entered;
-    let mut failed = false;
-    let now = context.clock.now();
+    let chain = &context.chains[index];
+    let mut now = context.clock.now();
     loop {
-        let (back, result) = context.chains[index].on_response(exchange, entered, now);
+        let (back, result) = chain.on_response(exchange, entered, now);
         exchange = back;
-        let Err(broken) = result else { break };
-        // The 503 that takes the response's place goes on to those above the one that failed.
-        fail(context, &mut exchange, RequestError::Plugin, progress);
-        failed = true;
-        entered = broken.entered;
-    }
-    if failed {
-        return (exchange, Answer::Local);
+        let error = match (result, exchange.take_halt()) {
+            (Err(broken), _) => {
+                entered = broken.entered;
+                RequestError::Plugin
+            }
+            (Ok(_), None) => break,
+            (Ok(_), Some(halt)) => {
+                entered = halt.link;
+                // RFC 9110 §9.3.2, §6.4.1: there is nothing that could be held.
+                let empty =
+                    exchange.request.method == Method::Head || exchange.response.is_bodiless();
+                if empty && matches!(halt.wish, Wish::Hold(_)) {
+                    continue;
+                }
+                let (answered, idle) = match std::mem::replace(&mut answer, Answer::Local) {
+                    Answer::Upstream(answered, times) => (Some(answered), times.idle),
+                    Answer::Local => (None, context.idle_timeout()),
+                };
+                let mut place = Some(exchange);
+                let held = held::Response { context, chain, idle };
+                let done = held.hold(client, &mut place, facts, answered, halt).await;
+                exchange = place.unwrap_or_default();
+                now = context.clock.now();
+                match done {
+                    Ok(()) => continue,
+                    Err(error) => error,
+                }
+            }
+        };
+        // What takes the response's place goes on to those above the one that failed.
+        fail(context, &mut exchange, error, progress);
+        answer = Answer::Local;
     }
     let bodiless = exchange.response.is_bodiless();
     match answer {
@@ -320,6 +418,22 @@ fn response(
             (exchange, Answer::Local)
         }
     }
+}
+
+/// Who is shown the body of the answer; nobody when it has none.
+fn response_filter(
+    context: &Context,
+    exchange: &mut Exchange,
+    answer: &Answer,
+    progress: &Progress,
+) -> Option<Box<BodyFilter>> {
+    let filter = context.chains[progress.route?].response_filter(exchange)?;
+    let body = match answer {
+        Answer::Local => exchange.body.as_ref().is_some_and(|body| !body.is_empty()),
+        Answer::Upstream(answered, _) => answered.facts.framing != Framing::None,
+    };
+    let bodiless = exchange.response.is_bodiless() || exchange.request.method == Method::Head;
+    (body && !bodiless).then_some(filter)
 }
 
 /// A plugin has changed the status of an upstream's response, and with it what `Content-Length` may
@@ -363,6 +477,14 @@ fn find_route(
                 progress.routed = Some(head.path().into());
             }
             exchange.route = context.route_names.get(index).cloned();
+            if !context.chains[index].is_empty() {
+                exchange.upstreams = Some(Arc::clone(&context.upstream_names));
+                let names = &context.parameters[index];
+                if !names.is_empty() {
+                    let path = exchange.request.path_at();
+                    exchange.params = Some(RouteParams { names: Arc::clone(names), params, path });
+                }
+            }
             Ok(index)
         }
         Found::MethodNotAllowed { allow } => {
@@ -403,51 +525,6 @@ fn admit(
     Ok(())
 }
 
-/// Changes target and host as the route says.
-fn rewrite(
-    head: &mut RequestHead,
-    rewrite: &Rewrite,
-    progress: &Progress,
-) -> Result<(), RequestError> {
-    let refused = |_| RequestError::Malformed("rewritten target");
-    if !rewrite.keeps_target() {
-        let mut target = String::new();
-        let routed = progress.routed.as_deref().unwrap_or_default();
-        let changed = rewrite.target(head.target(), routed, &progress.params, &mut target);
-        if changed.map_err(|_| RequestError::Malformed("rewritten target"))? {
-            head.set_target(&target).map_err(refused)?;
-        }
-    }
-    if let Some(host) = rewrite.host() {
-        head.set_authority(host).map_err(refused)?;
-    }
-    Ok(())
-}
-
-fn redirect(
-    context: &Context,
-    exchange: &mut Exchange,
-    plan: &RoutePlan,
-    status: u16,
-    progress: &Progress,
-) {
-    let head = &exchange.request;
-    let routed = progress.routed.as_deref().unwrap_or_default();
-    let location = plan
-        .redirect
-        .as_ref()
-        .and_then(|to| to.location(head.authority(), head.target(), routed, &progress.params));
-    let Some(location) = location else {
-        // It needs a host, and an HTTP/1.0 client did not say which.
-        reply::error(exchange, RequestError::Malformed("missing Host"), None);
-        return;
-    };
-    exchange.response.assign(status);
-    exchange.response.fields.push("Location", location.as_bytes());
-    exchange.body = Some(Bytes::new());
-    sanitize_reply(context, exchange);
-}
-
 /// What every answer has that was not made by an upstream.
 fn sanitize_reply(context: &Context, exchange: &mut Exchange) {
     if !exchange.response.fields.has(Name::Date) {
@@ -459,8 +536,23 @@ fn sanitize_reply(context: &Context, exchange: &mut Exchange) {
 fn fail(context: &Context, exchange: &mut Exchange, error: RequestError, progress: &mut Progress) {
     progress.error = Some(error);
     exchange.captures.clear();
+    exchange.forget_response_stages();
     reply::error(exchange, error, progress.allow.as_deref());
     sanitize_reply(context, exchange);
+}
+
+/// As [`fail`], but for an answer that the plugin has made which broke the message off.
+fn give_up(
+    context: &Context,
+    exchange: &mut Exchange,
+    error: RequestError,
+    progress: &mut Progress,
+) {
+    if error == RequestError::Aborted && exchange.body.is_some() {
+        sanitize_reply(context, exchange);
+    } else {
+        fail(context, exchange, error, progress);
+    }
 }
 
 /// The protocol that the client wants to switch to, if it can be tunnelled.
@@ -495,76 +587,4 @@ pub async fn refuse(
     let delivered = deliver::local(context, client, &mut exchange, &facts, false).await;
     record(context, client, &exchange, &progress, &delivered, started);
     context.give_back(exchange);
-}
-
-/// Counts the request and writes its line in the access log.
-fn record(
-    context: &Context,
-    client: &mut Client,
-    exchange: &Exchange,
-    progress: &Progress,
-    delivered: &Delivered,
-    started: Instant,
-) {
-    let Journey { attempts, server } = progress.journey;
-    let finished = Finished {
-        listener: client.listener,
-        route: progress.route,
-        method: exchange.request.method,
-        status: exchange.response.status,
-        upstream: progress.upstream.zip(server),
-        upstream_status: progress.upstream_status,
-        bytes_in: client.take_received(),
-        bytes_out: delivered.written,
-        duration: delivered.ended.saturating_duration_since(started),
-        upstream_wait: progress.waited,
-        retries: attempts.saturating_sub(1),
-    };
-    context.telemetry.record(&context.tallies, &finished);
-    let Some(log) = &context.access_log else { return };
-    let upstream = progress.upstream.map(|upstream| &context.upstreams[upstream]);
-    let server = upstream.and_then(|upstream| upstream.server_name(server?));
-    let plugins = || plugins(context, exchange, progress);
-    log.write(&AccessRecord {
-        finished: &finished,
-        request: &exchange.request,
-        client: exchange.client_ip.or(client.facts.peer),
-        route: exchange.route.as_deref(),
-        upstream: upstream.map(|upstream| upstream.settings.name.as_ref()),
-        server,
-        flags: progress.error.map(RequestError::proxy_status).or(delivered.broken),
-        trace_id: progress.trace.as_ref().map(|trace| trace.id.as_slice()),
-        wall_ms: context.clock.wall_ms(),
-        attempts,
-        body_bytes_out: delivered.written.saturating_sub(delivered.head),
-        plugins: &plugins,
-    });
-}
-
-/// The plugins that have seen the request, and what each one said.
-fn plugins<'a>(
-    context: &'a Context,
-    exchange: &Exchange,
-    progress: &Progress,
-) -> Vec<PluginRecord<'a>> {
-    let Some(route) = progress.route else { return Vec::new() };
-    let links = context.snapshot.plans[route].chain.links.iter().take(progress.reached);
-    let record = |(index, link): (usize, &'a LinkPlan)| {
-        let failed = exchange.failed.iter().find(|(plugin, _)| *plugin == link.name);
-        let timed = exchange.timed.iter().filter(|(plugin, _)| *plugin == link.name);
-        PluginRecord {
-            name: &link.name,
-            generation: match &link.plugin {
-                PlanSource::Wasm(plugin) => Some(plugin.generation()),
-                PlanSource::Native(_) => None,
-            },
-            verdict: match failed {
-                Some((_, kind)) => kind.as_str(),
-                None if progress.answered && index + 1 == progress.reached => "respond",
-                None => "next",
-            },
-            took: timed.map(|(_, took)| *took).reduce(|sum, took| sum + took),
-        }
-    };
-    links.enumerate().map(record).collect()
 }

@@ -5,6 +5,8 @@
 //!          ├─► BodyReader ─► pending ─► write
 //!   read  ─┘    (framing)
 //!   splice ───────────────► pipe ─────► splice     (content that nobody looks at, if it is much)
+//!
+//!   inbox ─► BodyReader ─► plugins ─► framing ─► pending      (content that plugins are shown)
 //! ```
 //!
 //! Bytes stay in the buffer that they were read into: a message head takes the place of the one that
@@ -16,6 +18,7 @@
 //!
 //! Not here: when a body may be sent (`proxy`), where it ends (`http::body`).
 
+use std::borrow::Cow;
 use std::cell::RefCell;
 use std::io::{self, Write as _};
 use std::ops::Range;
@@ -27,6 +30,8 @@ use crate::error::RequestError;
 use crate::http::body::BodyReader;
 use crate::http::connection::{consume, poll_fill};
 use crate::io::{Buffer, BufferPool, Pipe, PipePool, Reader, Timer, Writer};
+use crate::plugin::body::CHUNK_BYTES_MAX;
+use crate::plugin::{BodyFilter, BodyStop, Exchange};
 use crate::state::cache::Capture;
 
 /// Reads and writes in one go before other connections get their turn.
@@ -62,6 +67,73 @@ pub struct Lanes<'a> {
     pub idle: Duration,
 }
 
+/// Where an exchange is, but for the time of a hook's call.
+pub type Place = Option<Box<Exchange>>;
+
+/// The end of a body in chunks, without trailers.
+const LAST_CHUNK: &[u8] = b"0\r\n\r\n";
+
+/// Plugins that are shown a body, and how what they make of it is framed.
+#[derive(Debug)]
+pub struct Shown {
+    filter: Box<BodyFilter>,
+    to_chunks: bool,
+    out: Vec<u8>,
+}
+
+impl Shown {
+    /// For a body that is shown by `filter` and framed in chunks, or not.
+    pub fn new(filter: Box<BodyFilter>, to_chunks: bool) -> Self {
+        Self { filter, to_chunks, out: Vec::new() }
+    }
+
+    /// Shows a part of the content; what is sent of it, framed and after `head`. `end` is there when
+    /// nothing comes after it: the trailers, up to their empty line, or nothing.
+    pub fn run(
+        &mut self,
+        head: &[u8],
+        content: &[u8],
+        end: Option<&[u8]>,
+        place: &mut Place,
+    ) -> Result<Vec<u8>, RequestError> {
+        if content.is_empty() && end.is_none() {
+            return Ok(head.to_vec());
+        }
+        self.out.clear();
+        self.filter.show(place, content, end.is_some(), &mut self.out).map_err(stopped)?;
+        let size = if self.to_chunks { format!("{:x}\r\n", self.out.len()) } else { String::new() };
+        let tail = end.map_or(0, |trailers| trailers.len() + LAST_CHUNK.len());
+        let mut run = Vec::with_capacity(head.len() + size.len() + self.out.len() + 2 + tail);
+        run.extend_from_slice(head);
+        if !self.to_chunks {
+            run.extend_from_slice(&self.out);
+            return Ok(run);
+        }
+        if !self.out.is_empty() {
+            run.extend_from_slice(size.as_bytes());
+            run.extend_from_slice(&self.out);
+            run.extend_from_slice(b"\r\n");
+        }
+        match end {
+            None => {}
+            Some([]) => run.extend_from_slice(LAST_CHUNK),
+            Some(trailers) => {
+                run.extend_from_slice(b"0\r\n");
+                run.extend_from_slice(trailers);
+            }
+        }
+        Ok(run)
+    }
+}
+
+/// What a client is told when plugins let a body go no further.
+pub fn stopped(stop: BodyStop) -> RequestError {
+    match stop {
+        BodyStop::Aborted => RequestError::Aborted,
+        BodyStop::Failed => RequestError::Plugin,
+    }
+}
+
 /// Why a body did not arrive whole.
 #[derive(Debug)]
 pub enum PumpError {
@@ -87,6 +159,11 @@ pub struct Pump {
     bulk: bool,
     /// It cannot be: no pipe is to be had, or the socket is of a kind that does not splice.
     copies: bool,
+    /// Plugins that are shown the content; once nobody wants to see more, none.
+    shown: Option<Box<Shown>>,
+    /// The body comes from memory, and this is what is left of it.
+    own: Option<Buffer>,
+    is_own: bool,
     /// All of the body has been read and framed.
     finished: bool,
     /// Bytes written, head included.
@@ -127,6 +204,9 @@ impl Pump {
             pipe: None,
             bulk: false,
             copies: false,
+            shown: None,
+            own: None,
+            is_own: false,
             finished,
             written: 0,
             tap: None,
@@ -148,21 +228,42 @@ impl Pump {
         }
     }
 
+    /// Shows the content to plugins on its way. `to_chunks`: the receiver gets chunks, whatever the
+    /// sender sends. The reader must be one for [`Form::Bare`](crate::http::body::Form::Bare).
+    #[must_use]
+    pub fn shown_to(mut self, filter: Option<Box<BodyFilter>>, to_chunks: bool) -> Self {
+        self.shown = filter.map(|filter| Box::new(Shown::new(filter, to_chunks)));
+        self
+    }
+
+    /// Sends a body that is in memory, to which the reader must fit.
+    #[must_use]
+    pub fn of_own(mut self, body: Buffer) -> Self {
+        self.own = (!body.is_empty()).then_some(body);
+        self.is_own = true;
+        self
+    }
+
     /// Puts a message head, and what is there of the body, on its way as one run.
     pub fn begin(
         &mut self,
         head: &[u8],
         inbox: &mut Option<Buffer>,
         lanes: &Lanes<'_>,
+        place: &mut Place,
     ) -> Result<(), RequestError> {
-        match inbox.take() {
-            Some(buffer) if !self.finished => self.stage(buffer, head, inbox, lanes),
+        let mut own = self.own.take();
+        let source = if self.is_own { &mut own } else { inbox };
+        let begun = match source.take() {
+            Some(buffer) if !self.finished => self.stage(buffer, head, source, lanes, place),
             buffer => {
-                *inbox = buffer.map(Buffer::settle);
+                *source = buffer.map(Buffer::settle);
                 self.pending = Some(lanes.pool.copy_of(head));
                 Ok(())
             }
-        }
+        };
+        self.own = own;
+        begun
     }
 
     /// Whether everything has been read; some of it may still wait to be written.
@@ -193,6 +294,25 @@ impl Pump {
         inbox: &mut Option<Buffer>,
         to: &mut Writer<'_>,
         lanes: &Lanes<'_>,
+        place: &mut Place,
+    ) -> Poll<Result<(), PumpError>> {
+        if !self.is_own {
+            return self.poll_from(cx, from, inbox, to, lanes, place);
+        }
+        let mut own = self.own.take();
+        let polled = self.poll_from(cx, from, &mut own, to, lanes, place);
+        self.own = own;
+        polled
+    }
+
+    fn poll_from(
+        &mut self,
+        cx: &mut Context<'_>,
+        from: &mut Reader<'_>,
+        inbox: &mut Option<Buffer>,
+        to: &mut Writer<'_>,
+        lanes: &Lanes<'_>,
+        place: &mut Place,
     ) -> Poll<Result<(), PumpError>> {
         for _ in 0..ROUNDS_MAX {
             if let Some(buffer) = &mut self.pending {
@@ -238,7 +358,9 @@ impl Pump {
             }
             if inbox.is_none() {
                 match ready!(poll_fill(cx, from, inbox, lanes.pool)) {
-                    Ok(0) if self.reader.ends_at_close() => self.finish(lanes),
+                    Ok(0) if self.reader.ends_at_close() => {
+                        self.finish(lanes, place).map_err(PumpError::Bad)?;
+                    }
                     Ok(0) | Err(_) => return Poll::Ready(Err(PumpError::Source)),
                     Ok(count) => {
                         lanes.timer.arm(lanes.idle);
@@ -247,7 +369,7 @@ impl Pump {
                 }
             }
             if let Some(buffer) = inbox.take() {
-                self.stage(buffer, &[], inbox, lanes).map_err(PumpError::Bad)?;
+                self.stage(buffer, &[], inbox, lanes, place).map_err(PumpError::Bad)?;
             }
         }
         // There may be more, but others wait too.
@@ -258,7 +380,11 @@ impl Pump {
     /// Whether what comes next is content, much of it, and goes on as it is.
     fn splices(&self) -> bool {
         let long = self.reader.remaining().is_some_and(|left| left >= SPLICE_BYTES_MIN);
-        (self.bulk || long) && !self.copies && !self.to_chunks && self.tap.is_none()
+        (self.bulk || long)
+            && !self.copies
+            && !self.to_chunks
+            && self.tap.is_none()
+            && self.shown.is_none()
     }
 
     /// Moves what the sender has sent into a pipe.
@@ -285,7 +411,9 @@ impl Pump {
                 self.bulk &= !self.reader.ends_at_close();
                 return Poll::Pending;
             }
-            Poll::Ready(Ok(0)) if self.reader.ends_at_close() => self.finish(lanes),
+            Poll::Ready(Ok(0)) if self.reader.ends_at_close() => {
+                self.finish(lanes, &mut None).map_err(PumpError::Bad)?;
+            }
             Poll::Ready(Ok(count @ 1..)) => {
                 lanes.timer.arm(lanes.idle);
                 self.bulk = true;
@@ -301,12 +429,55 @@ impl Pump {
     }
 
     /// The sender's close was the end of the body.
-    fn finish(&mut self, lanes: &Lanes<'_>) {
+    fn finish(&mut self, lanes: &Lanes<'_>, place: &mut Place) -> Result<(), RequestError> {
         self.finished = true;
         self.end_tap();
-        if self.to_chunks {
-            self.pending = Some(lanes.pool.copy_of(b"0\r\n\r\n"));
+        if let Some(shown) = &mut self.shown {
+            let run = shown.run(&[], &[], Some(&[]), place)?;
+            self.pending = (!run.is_empty()).then(|| lanes.pool.hold(run));
+        } else if self.to_chunks {
+            self.pending = Some(lanes.pool.copy_of(LAST_CHUNK));
         }
+        Ok(())
+    }
+
+    /// As [`stage`](Self::stage), by way of the plugins: no more at a time than they are shown at a
+    /// time, and the rest goes back to `inbox`.
+    fn stage_shown(
+        &mut self,
+        mut buffer: Buffer,
+        head: &[u8],
+        inbox: &mut Option<Buffer>,
+        lanes: &Lanes<'_>,
+        place: &mut Place,
+    ) -> Result<(), RequestError> {
+        let Some(shown) = &mut self.shown else { return Ok(()) };
+        let mut scratch = lanes.scratch.borrow_mut();
+        let Scratch { pieces, tail, .. } = &mut *scratch;
+        pieces.clear();
+        tail.clear();
+        let part = &buffer.filled()[..buffer.len().min(CHUNK_BYTES_MAX)];
+        let step = self.reader.advance(part, pieces, tail)?;
+        let content = match pieces.as_slice() {
+            [] => Cow::Borrowed(&part[..0]),
+            [piece] => Cow::Borrowed(&part[piece.clone()]),
+            // Many small chunks are shown as one.
+            many => {
+                Cow::Owned(many.iter().flat_map(|piece| &part[piece.clone()]).copied().collect())
+            }
+        };
+        let end = step.done.then_some(tail.as_slice());
+        let run = shown.run(head, &content, end, place)?;
+        self.finished = step.done;
+        self.pending = (!run.is_empty()).then(|| lanes.pool.hold(run));
+        buffer.consume(step.consumed);
+        *inbox = (!buffer.is_empty()).then_some(buffer);
+        // Nobody wants to see more, and what comes can go its direct way.
+        if shown.filter.is_idle() && self.reader.plain() > 0 {
+            self.to_chunks = shown.to_chunks;
+            self.shown = None;
+        }
+        Ok(())
     }
 
     /// Frames what is in `buffer` and makes it pending, after `head`. What follows the body goes back
@@ -317,7 +488,11 @@ impl Pump {
         head: &[u8],
         inbox: &mut Option<Buffer>,
         lanes: &Lanes<'_>,
+        place: &mut Place,
     ) -> Result<(), RequestError> {
+        if self.shown.is_some() {
+            return self.stage_shown(buffer, head, inbox, lanes, place);
+        }
         let mut scratch = lanes.scratch.borrow_mut();
         let Scratch { pieces, start, tail } = &mut *scratch;
         pieces.clear();
@@ -346,6 +521,9 @@ impl Pump {
             let _ = write!(start, "{size:x}\r\n");
             before = start;
             tail.extend_from_slice(b"\r\n");
+        }
+        if self.to_chunks && step.done {
+            tail.extend_from_slice(LAST_CHUNK);
         }
         let in_place = match pieces.as_slice() {
             _ if leaves => false,

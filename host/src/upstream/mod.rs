@@ -217,8 +217,8 @@ impl Upstream {
     }
 
     /// Name of a server.
-    pub fn server_name(&self, server: usize) -> Option<&str> {
-        self.servers.get(server).map(|server| server.name.as_ref())
+    pub fn server_name(&self, server: usize) -> Option<&Arc<str>> {
+        self.servers.get(server).map(|server| &server.name)
     }
 
     /// Name, active and idle connections of each server.

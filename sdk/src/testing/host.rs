@@ -20,6 +20,8 @@ const CONTEXT_KEYS_MAX: usize = 64;
 const CONTEXT_KEY_BYTES_MAX: usize = 256;
 const KEYS_MAX: usize = 256;
 const REPLY_BYTES_MAX: usize = 1024 * 1024;
+const BODY_BYTES_MAX: usize = 4 * 1024 * 1024;
+pub(crate) const CHUNK_BYTES_MAX: usize = 64 * 1024;
 const LOG_LINE_BYTES_MAX: usize = 4096;
 
 /// Fields that frame a message, which no plugin may touch.
@@ -46,12 +48,26 @@ pub(crate) struct Host {
     pub(crate) unix_ms: u64,
     pub(crate) log_level: Option<Level>,
     pub(crate) log: Vec<(Level, String)>,
+    pub(crate) wish: Option<Wish>,
+    pub(crate) replacement: Option<Vec<u8>>,
+    /// Whether a body hook runs.
+    pub(crate) in_body: bool,
+    pub(crate) upstreams: Vec<String>,
     edit_bytes: usize,
     context: HashMap<String, Vec<u8>>,
     keys: BTreeMap<u32, Key>,
     next_key: u32,
     pub(crate) state: State,
     pub(crate) cache: Responses,
+}
+
+/// What a head hook asks for the body.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Wish {
+    Skip,
+    Observe,
+    Hold(usize),
+    Replace(Vec<u8>),
 }
 
 /// A key with the algorithm that it is bound to.
@@ -76,6 +92,10 @@ impl Host {
             unix_ms: 0,
             log_level: Some(Level::Debug),
             log: Vec::new(),
+            wish: None,
+            replacement: None,
+            in_body: false,
+            upstreams: Vec::new(),
             edit_bytes: 0,
             context: HashMap::new(),
             keys: BTreeMap::new(),
@@ -96,6 +116,8 @@ impl Host {
         self.response = Response::status(200);
         self.reply = None;
         self.failure = None;
+        self.wish = None;
+        self.replacement = None;
         self.edit_bytes = 0;
         self.context.clear();
     }
@@ -240,6 +262,24 @@ pub(crate) mod request {
         }
     }
 
+    pub(crate) fn param(name: &str) -> Option<Vec<u8>> {
+        Host::with(|host| {
+            let params = host.request.params.iter();
+            let found = params.rev().find(|(known, _)| known == name)?;
+            Some(found.1.clone().into_bytes())
+        })
+    }
+
+    pub(crate) fn set_upstream(name: &str) -> bool {
+        Host::with(|host| {
+            let known = host.upstreams.iter().any(|known| known == name);
+            if known {
+                host.request.upstream = Some(name.to_owned());
+            }
+            known
+        })
+    }
+
     pub(crate) fn set_path(path_and_query: &str) {
         Host::with(|host| {
             host.spend(path_and_query.len());
@@ -253,9 +293,54 @@ pub(crate) mod request {
     }
 }
 
+/// `body`.
+pub(crate) mod body {
+    use super::{BODY_BYTES_MAX, Host, Wish};
+
+    fn wish(wish: Wish) {
+        Host::with(|host| {
+            if host.in_body {
+                host.fail("a body hook asks for what a head hook may ask for");
+            } else {
+                host.wish = Some(wish);
+            }
+        });
+    }
+
+    pub(crate) fn skip() {
+        wish(Wish::Skip);
+    }
+
+    pub(crate) fn observe() {
+        wish(Wish::Observe);
+    }
+
+    pub(crate) fn hold(bytes_max: u32) {
+        let bytes_max = usize::try_from(bytes_max).unwrap_or(usize::MAX);
+        if bytes_max > BODY_BYTES_MAX {
+            Host::with(|host| host.fail("a hold of more than 4 MiB"));
+        }
+        wish(Wish::Hold(bytes_max));
+    }
+
+    pub(crate) fn replace(bytes: &[u8]) {
+        if bytes.len() > BODY_BYTES_MAX {
+            Host::with(|host| host.fail("a body of more than 4 MiB"));
+        } else if Host::with(|host| host.in_body) {
+            Host::with(|host| host.replacement = Some(bytes.to_vec()));
+        } else {
+            wish(Wish::Replace(bytes.to_vec()));
+        }
+    }
+}
+
 /// `response`.
 pub(crate) mod response {
     use super::{Host, edit};
+
+    pub(crate) fn status() -> u16 {
+        Host::with(|host| host.response.status)
+    }
 
     pub(crate) fn get(name: &str) -> Option<Vec<u8>> {
         Host::with(|host| host.response.look_up(name))

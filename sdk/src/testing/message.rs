@@ -64,7 +64,10 @@ pub struct Request {
     pub(crate) path: String,
     pub(crate) client_ip: String,
     pub(crate) route: String,
+    pub(crate) params: Vec<(String, String)>,
+    pub(crate) upstream: Option<String>,
     pub(crate) head: Head,
+    pub(crate) body: Vec<u8>,
 }
 
 impl Request {
@@ -76,8 +79,17 @@ impl Request {
             path: path_and_query.to_owned(),
             client_ip: "127.0.0.1".to_owned(),
             route: "test".to_owned(),
+            params: Vec::new(),
+            upstream: None,
             head: Head(vec![("host".to_owned(), b"localhost".to_vec())]),
+            body: Vec::new(),
         }
+    }
+
+    /// A request with the method `POST` and this body.
+    #[must_use]
+    pub fn post(path_and_query: &str, body: impl Into<Vec<u8>>) -> Self {
+        Self { body: body.into(), ..Self::new("POST", path_and_query) }
     }
 
     /// The same with the method `GET`.
@@ -91,6 +103,25 @@ impl Request {
     pub fn with_header(mut self, name: &str, value: impl AsRef<[u8]>) -> Self {
         self.head.append(name, value.as_ref());
         self
+    }
+
+    /// Sets a parameter of the route's path.
+    #[must_use]
+    pub fn with_param(mut self, name: &str, value: &str) -> Self {
+        self.params.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// The body.
+    #[must_use]
+    pub fn body(&self) -> &[u8] {
+        &self.body
+    }
+
+    /// The upstream that the plugin has chosen, if it has.
+    #[must_use]
+    pub fn chosen_upstream(&self) -> Option<&str> {
+        self.upstream.as_deref()
     }
 
     /// Sets the client's address.
@@ -124,6 +155,9 @@ impl Request {
         match name.to_ascii_lowercase().as_str() {
             ":method" => text(&self.method),
             ":path" => text(&self.path),
+            ":query" => self.path.split_once('?').and_then(|(_, query)| text(query)),
+            ":protocol" => text("HTTP/1.1"),
+            ":request-id" => self.head.joined("x-request-id"),
             ":authority" => self.head.joined("host"),
             ":scheme" => text("http"),
             ":client-ip" => text(&self.client_ip),

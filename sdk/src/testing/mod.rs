@@ -30,10 +30,10 @@ use std::fmt;
 
 pub use message::{Request, Response};
 
-use host::Host;
+use host::{Host, Wish};
 
-use crate::bindings::lifecycle::zproxy::gateway::types::Action;
-use crate::{Hook, Running, Slot, log};
+use crate::bindings::lifecycle::zproxy::gateway::types::{Action, ChunkAction};
+use crate::{Hook, Problem, Running, Slot, Summary, log};
 
 /// A plugin that has accepted its configuration.
 pub struct Loaded<M> {
@@ -55,6 +55,14 @@ impl<M> fmt::Debug for Loaded<M> {
 ///
 /// What the operator would be told.
 pub fn load<M: Slot>(config: &str) -> Result<Loaded<M>, String> {
+    if M::HOOKS.contains(&Hook::Validate) {
+        let problems = problems::<M>(config);
+        if !problems.is_empty() {
+            let lines =
+                problems.iter().map(|Problem { path, message }| format!("{path}: {message}"));
+            return Err(lines.collect::<Vec<_>>().join("\n"));
+        }
+    }
     let running = Running::new(config)?;
     for names in [running.request_fields(), running.response_fields()] {
         if names.len() > host::PUSHED_FIELDS_MAX {
@@ -62,6 +70,18 @@ pub fn load<M: Slot>(config: &str) -> Result<Loaded<M>, String> {
         }
     }
     Ok(Loaded { running })
+}
+
+/// Everything that is wrong with a configuration, as an operator is shown it when the plugin exports
+/// `validate`.
+#[must_use]
+pub fn problems<M: Slot>(config: &str) -> Vec<Problem> {
+    Running::<M>::problems(config)
+}
+
+/// Names of upstreams that a plugin may choose with [`Request::set_upstream`](crate::Request::set_upstream).
+pub fn set_upstreams(names: &[&str]) {
+    Host::with(|host| host.upstreams = names.iter().map(|name| (*name).to_owned()).collect());
 }
 
 /// Sets the time of this thread's host, in milliseconds since 1970.
@@ -95,20 +115,139 @@ pub fn set_log_level(level: Option<log::Level>) {
 }
 
 impl<M: Slot> Loaded<M> {
-    /// Shows the plugin a request and, unless it answers itself, the upstream's response. As in the
-    /// gateway, a hook that `export!` does not name is not called.
+    /// Shows the plugin a request and, unless it answers itself, the upstream's response, and their
+    /// bodies in the way that it asks for. As in the gateway, a hook that `export!` does not name
+    /// is not called.
     #[must_use]
     pub fn exchange(&self, request: Request, upstream: Response) -> Answer {
+        let bytes = request.body.len();
         Host::with(|host| host.begin(request));
-        if let Some(answer) = self.on_request() {
-            return answer;
+        let answer = self.request().unwrap_or_else(|| {
+            Host::with(|host| host.respond(upstream));
+            let response = self.response();
+            let mut answer =
+                response.unwrap_or_else(|| Answer::new(Host::with(|host| host.response.clone())));
+            answer.request = Some(Host::with(|host| host.request.clone()));
+            answer
+        });
+        if M::HOOKS.contains(&Hook::Log) {
+            Host::with(|host| host.respond(answer.response.clone()));
+            let length = |bytes: usize| u64::try_from(bytes).unwrap_or(u64::MAX);
+            self.running.on_log(&Summary {
+                status: answer.status(),
+                request_bytes: length(bytes),
+                response_bytes: length(answer.body().len()),
+                duration_us: 0,
+                upstream_us: 0,
+            });
         }
-        Host::with(|host| host.respond(upstream));
-        let mut answer = self
-            .on_response()
-            .unwrap_or_else(|| Answer::new(Host::with(|host| host.response.clone())));
-        answer.request = Some(Host::with(|host| host.request.clone()));
         answer
+    }
+
+    /// What the gateway does about once a second.
+    pub fn tick(&self) {
+        if M::HOOKS.contains(&Hook::Tick) {
+            self.running.on_tick();
+        }
+    }
+
+    /// What the gateway does with an instance that it needs no more.
+    pub fn shutdown(&self) {
+        if M::HOOKS.contains(&Hook::Shutdown) {
+            self.running.shutdown();
+        }
+    }
+
+    fn request(&self) -> Option<Answer> {
+        if let Some(answer) = self.on_request() {
+            return Some(answer);
+        }
+        let body = Host::with(|host| std::mem::take(&mut host.request.body));
+        let shown = self.body(Hook::RequestBody, body, 413);
+        shown.map(|body| Host::with(|host| host.request.body = body)).err()
+    }
+
+    fn response(&self) -> Option<Answer> {
+        if let Some(answer) = self.on_response() {
+            return Some(answer);
+        }
+        let body = Host::with(|host| std::mem::take(&mut host.response.body));
+        let shown = self.body(Hook::ResponseBody, body, 502);
+        shown.map(|body| Host::with(|host| host.response.body = body)).err()
+    }
+
+    /// Shows a body as the head hook has asked for; what goes on, or the end of the exchange.
+    fn body(&self, hook: Hook, body: Vec<u8>, too_long: u16) -> Result<Vec<u8>, Answer> {
+        let wish = Host::with(|host| host.wish.take());
+        let max = match wish {
+            Some(Wish::Replace(other)) => return Ok(other),
+            _ if !M::HOOKS.contains(&hook) => return Ok(body),
+            Some(Wish::Skip) => return Ok(body),
+            Some(Wish::Hold(max)) if body.len() > max => {
+                return Err(Answer::new(Response::status(too_long)));
+            }
+            Some(Wish::Hold(max)) => max,
+            Some(Wish::Observe) | None if body.is_empty() => return Ok(body),
+            Some(Wish::Observe) | None => host::CHUNK_BYTES_MAX,
+        };
+        let observes = wish == Some(Wish::Observe);
+        let mut chunks = body.chunks(max.max(1)).peekable();
+        let mut out = Vec::new();
+        let mut rest = 0;
+        loop {
+            let chunk = chunks.next().unwrap_or_default();
+            rest += chunk.len();
+            let end = chunks.peek().is_none();
+            match self.on_chunk(hook, chunk, end, observes)? {
+                ChunkAction::Pass => out.extend_from_slice(chunk),
+                ChunkAction::Drop => {}
+                ChunkAction::Replaced => {
+                    let replacement = Host::with(|host| host.replacement.take());
+                    out.extend(replacement.unwrap_or_default());
+                }
+                ChunkAction::Detach => {
+                    out.extend_from_slice(chunk);
+                    out.extend_from_slice(&body[rest..]);
+                    return Ok(out);
+                }
+                ChunkAction::Abort => {
+                    let reply = Host::with(|host| host.reply.take());
+                    return Err(Answer::new(reply.unwrap_or_else(|| Response::status(502))));
+                }
+            }
+            if end {
+                return Ok(out);
+            }
+        }
+    }
+
+    fn on_chunk(
+        &self,
+        hook: Hook,
+        chunk: &[u8],
+        end: bool,
+        observes: bool,
+    ) -> Result<ChunkAction, Answer> {
+        Host::with(|host| host.in_body = true);
+        let action = match hook {
+            Hook::RequestBody => self.running.on_request_body(chunk, end),
+            _ => self.running.on_response_body(chunk, end),
+        };
+        let failure = Host::with(|host| {
+            host.in_body = false;
+            let missing = action == ChunkAction::Replaced && host.replacement.is_none();
+            let changed = matches!(action, ChunkAction::Replaced | ChunkAction::Drop);
+            let failure = host.failure.take();
+            failure
+                .or_else(|| missing.then(|| "replaced without a replacement".to_owned()))
+                .or_else(|| (observes && changed).then(|| "an observed body changed".to_owned()))
+        });
+        match failure {
+            None => Ok(action),
+            Some(failure) => {
+                Err(Answer { failure: Some(failure), ..Answer::new(Response::status(503)) })
+            }
+        }
     }
 
     fn on_request(&self) -> Option<Answer> {
@@ -198,5 +337,7 @@ impl Answer {
     }
 }
 
+#[cfg(test)]
+mod bodies;
 #[cfg(test)]
 mod tests;

@@ -15,11 +15,13 @@ pub const JWT_SAMPLE: &str = "eyJhbGciOiJIUzI1NiIsInR5cCI6IkpXVCJ9.\
     SflKxwRJSMeKKF2QT4fwpMeJf36POk6yJV_adQssw5c";
 
 /// Guests of `tests/guests`, by the names of their files.
-const GUESTS: [&str; 18] = [
+const GUESTS: [&str; 20] = [
     "bad_header",
+    "body",
     "cacher",
     "echo_headers",
     "edit_flood",
+    "hooks",
     "init_error",
     "keeper",
     "loop_forever",

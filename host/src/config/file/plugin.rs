@@ -47,11 +47,21 @@ pub struct PluginLimitsConfig {
     /// Longest time in one call of a hook, in milliseconds. A plugin that takes longer fails.
     #[schemars(range(min = 1, max = 60_000))]
     pub time_ms_max: u32,
+
+    /// Largest body that the plugin may hold until all of it is here, or put in place of another,
+    /// in bytes. A plugin that asks for more fails. It comes into the instance's memory, twice
+    /// if it is changed there.
+    #[schemars(range(max = 4_194_304))]
+    pub body_bytes_max: usize,
 }
 
 impl Default for PluginLimitsConfig {
     fn default() -> Self {
-        Self { memory_bytes_max: 16 * 1024 * 1024, time_ms_max: 10 }
+        Self {
+            memory_bytes_max: 16 * 1024 * 1024,
+            time_ms_max: 10,
+            body_bytes_max: 4 * 1024 * 1024,
+        }
     }
 }
 

@@ -256,7 +256,11 @@ fn a_chain_takes_its_own_config_before_the_plugins() {
     let names: Vec<_> = settings.plugins.iter().map(|plugin| &*plugin.name).collect();
     assert_eq!(names, ["a", "b", "c", "native-one"]);
     assert_eq!(settings.plugins[3].source, PluginSource::Native);
-    let limits = PluginLimits { memory_bytes_max: 65536, time_max: Duration::from_millis(3) };
+    let limits = PluginLimits {
+        memory_bytes_max: 65536,
+        time_max: Duration::from_millis(3),
+        body_bytes_max: 4 << 20,
+    };
     assert_eq!(settings.plugins[0].limits, limits);
     let chain: Vec<_> = settings.routes[0]
         .chain

@@ -38,7 +38,7 @@ use super::snapshot::{self, Bad, Natives, Probed, Sources};
 use super::watch::Watch;
 use crate::config::{self, Environment as _, PluginSource, Settings, System};
 use crate::plugin::load::COMPONENT_BYTES_MAX;
-use crate::plugin::{PlanSource, Plugin, PluginEngine, digest_of};
+use crate::plugin::{PlanSource, Plugin, PluginEngine, digest_of, joined};
 use crate::proxy::Snapshot;
 use crate::sys;
 use crate::telemetry::AccessLog;
@@ -249,8 +249,8 @@ impl Control {
         // What the one that serves accepts, its successor must accept.
         for (called, config) in snapshot::calls(&snapshot) {
             if called.name() == plugin.name() {
-                if let Err(problem) = plugin.probe(&config) {
-                    return Err(self.refuse(index, problem));
+                if let Err(complaints) = plugin.probe(&config) {
+                    return Err(self.refuse(index, joined(&complaints)));
                 }
                 probed.accepts(&plugin, &config);
             }

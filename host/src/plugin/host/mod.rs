@@ -7,6 +7,7 @@
 //!
 //! Not here: when hooks are called (`chain`), and what happens to failures (`instance`).
 
+mod body;
 mod cache;
 mod clock;
 mod context;
@@ -39,10 +40,12 @@ use wasmtime::component::ResourceTable;
 use super::exchange::Exchange;
 use super::exchange::ExchangeMark;
 use crate::config::Allow;
+use crate::config::PluginLimits;
 use crate::state::Now;
 use crate::state::PluginState;
 use crate::state::cache::Capture;
 use crate::state::metrics::Registered;
+pub(super) use body::Phase;
 use journal::Journal;
 pub(super) use journal::clean;
 use limiter::Limiter;
@@ -62,6 +65,12 @@ pub(super) mod bindings {
             world host {
                 include zproxy:gateway/plugin@0.1.0;
                 include zproxy:gateway/capabilities@0.1.0;
+                export zproxy:gateway/validation@0.1.0;
+                export zproxy:gateway/retirement@0.1.0;
+                export zproxy:gateway/request-body-filter@0.1.0;
+                export zproxy:gateway/response-body-filter@0.1.0;
+                export zproxy:gateway/completion@0.1.0;
+                export zproxy:gateway/ticker@0.1.0;
             }",
         world: "zproxy:host/host",
         ownership: Borrowing { duplicate_if_necessary: true },
@@ -79,6 +88,8 @@ pub(super) struct State {
     pub(super) mark: Option<ExchangeMark>,
     /// What `reply.send` was given during this call.
     pub(super) reply: reply::Reply,
+    /// What `body` was asked for during this call.
+    pub(super) body: body::BodyCalls,
     /// CPU time of the thread when this call had used up its time by the clock.
     pub(super) overran_at: Option<std::time::Duration>,
     /// The first rule that was broken during this call.
@@ -104,7 +115,7 @@ impl State {
     pub(super) fn new(
         kept: &Arc<PluginState>,
         allow: &Arc<Allow>,
-        memory_bytes_max: usize,
+        limits: &PluginLimits,
         started: Instant,
     ) -> Self {
         let mut table = ResourceTable::new();
@@ -113,9 +124,10 @@ impl State {
             exchange: None,
             mark: None,
             reply: reply::Reply::default(),
+            body: body::BodyCalls::new(limits.body_bytes_max),
             overran_at: None,
             violation: None,
-            limiter: Limiter::new(memory_bytes_max),
+            limiter: Limiter::new(limits.memory_bytes_max),
             journal: Arc::new(Mutex::new(Journal::new(Arc::clone(kept.name())))),
             keys: crypto::Keys::default(),
             metrics: Registered::new(Arc::clone(kept.metrics())),

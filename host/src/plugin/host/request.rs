@@ -77,6 +77,15 @@ impl Host for State {
             self.violate(format_args!("request.set-path"), error);
         }
     }
+
+    fn param(&mut self, name: String) -> Option<Vec<u8>> {
+        self.seen()?.param(&name).map(|value| value.as_bytes().to_vec())
+    }
+
+    fn set_upstream(&mut self, name: String) -> bool {
+        let exchange = self.edited(format_args!("request.set-upstream"));
+        exchange.is_some_and(|exchange| exchange.set_upstream(&name))
+    }
 }
 
 const ONE_HOST: &str = "`host` can be set, but neither added nor removed";

@@ -15,6 +15,10 @@ impl State {
 }
 
 impl Host for State {
+    fn status(&mut self) -> u16 {
+        self.seen().map_or(0, |exchange| exchange.response.status)
+    }
+
     fn get(&mut self, name: String) -> Option<Vec<u8>> {
         let fields = &self.seen()?.response.fields;
         if name.eq_ignore_ascii_case("set-cookie") {

@@ -90,7 +90,7 @@ fn a_link_without_the_hook_is_skipped() {
     let (_, passed) = down(&chain, request(&[]));
 
     assert_eq!((passed.outcome.unwrap(), passed.entered), (Flow::Next, 1));
-    assert_eq!(instances.stats()[0].on_request.calls.iter().sum::<u64>(), 0);
+    assert_eq!(instances.stats()[0].hooks[0].calls.iter().sum::<u64>(), 0);
 }
 
 #[test]

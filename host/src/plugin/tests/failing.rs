@@ -137,7 +137,7 @@ fn bodies_beyond_the_limit_fail_whatever_their_size() {
             .on_request
             .unwrap()
             .replace("(i32.const 73) (i32.const 4)", &format!("(i32.const 0) (i32.const {bytes})"));
-        let body = format!("(drop (memory.grow (i32.const 32))) {body}");
+        let body = format!("(drop (memory.grow (i32.const 96))) {body}");
         let guest = Guest { on_request: Some(body), on_response: None, ..guest };
         let limits = PluginLimits { memory_bytes_max: 16 * 1024 * 1024, ..LIMITS };
         let plugin = ENGINE.load("guest", &guest.build(), &limits, &Arc::default()).unwrap();
@@ -151,7 +151,8 @@ fn bodies_beyond_the_limit_fail_whatever_their_size() {
 
     assert_eq!(sending(MIB), (Some(MIB), Ok(Flow::Respond)));
     assert_eq!(sending(MIB + 1), (None, Err(FailureKind::Violation)));
-    assert_eq!(sending(2 * MIB), (None, Err(FailureKind::Trap)));
+    assert_eq!(sending(4 * MIB), (None, Err(FailureKind::Violation)));
+    assert_eq!(sending(5 * MIB), (None, Err(FailureKind::Trap)));
 }
 
 /// A hook that fails after `reply.send` was shown a response that others may still want.

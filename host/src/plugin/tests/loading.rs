@@ -124,7 +124,7 @@ fn the_same_file_is_the_same_plugin() {
     assert!(renamed.generation() > first.generation());
     assert_eq!(renamed.digest(), first.digest());
     assert_eq!(first.digest().len(), 64);
-    assert_eq!(first.hooks(), Hooks { on_request: true, on_response: false });
+    assert_eq!(first.hooks(), Hooks::of(&[Hook::Request]));
 }
 
 /// A capability that nobody granted is refused at load, not at three in the morning.

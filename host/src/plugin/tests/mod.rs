@@ -24,8 +24,11 @@ use crate::http::Version;
 
 static ENGINE: LazyLock<Arc<PluginEngine>> = LazyLock::new(|| PluginEngine::new().unwrap());
 
-const LIMITS: PluginLimits =
-    PluginLimits { memory_bytes_max: 2 * 1024 * 1024, time_max: Duration::from_millis(20) };
+const LIMITS: PluginLimits = PluginLimits {
+    memory_bytes_max: 2 * 1024 * 1024,
+    time_max: Duration::from_millis(20),
+    body_bytes_max: 1 << 20,
+};
 
 fn load(guest: &Guest) -> Arc<Plugin> {
     let loaded = ENGINE.load("guest", &guest.build(), &LIMITS, &Arc::default());

@@ -1,5 +1,7 @@
 //! Native middleware in chains.
 
+use std::sync::atomic::{AtomicU16, Ordering};
+
 use super::*;
 
 struct Careless(u16, bool);
@@ -105,4 +107,44 @@ fn an_answer_and_then_a_panic_close_even_an_open_link() {
     let (_, flow) = up(&chain, exchange, 1);
 
     assert_eq!(&*flow.unwrap_err().failure.message, "it panicked: after all");
+}
+
+/// Native middleware is shown bodies when it says that it wants to, and never otherwise.
+#[test]
+fn native_middleware_is_shown_bodies_and_the_end() {
+    struct Upper(Arc<AtomicU16>);
+    impl Middleware for Upper {
+        fn hooks(&self) -> Hooks {
+            Hooks::of(&[Hook::Request, Hook::RequestBody, Hook::Log])
+        }
+        fn on_request_body(&self, _: &mut Exchange, chunk: &[u8], end: bool) -> ChunkFlow {
+            assert!(!chunk.starts_with(b"bad"), "asked to panic");
+            if end { ChunkFlow::Drop } else { ChunkFlow::Replace(chunk.to_ascii_uppercase()) }
+        }
+        fn on_log(&self, _: &Exchange, summary: &Summary) {
+            self.0.store(summary.status, Ordering::Relaxed);
+        }
+    }
+    let status = Arc::new(AtomicU16::new(0));
+    let told = Arc::clone(&status);
+    let factory: Arc<NativeFactory> = Arc::new(move |_| Ok(Box::new(Upper(Arc::clone(&told)))));
+    let link = LinkPlan {
+        plugin: PlanSource::Native(factory),
+        name: "upper".into(),
+        config: "{}".into(),
+        on_error: OnError::Closed,
+    };
+    let chain = Instances::new().chain(&ChainPlan { links: vec![link] }).unwrap();
+    let (mut exchange, passed) = down(&chain, request(&[]));
+    let mut filter = chain.request_filter(&mut exchange).unwrap();
+    let (mut place, mut out) = (Some(exchange), Vec::new());
+
+    filter.show(&mut place, b"a", false, &mut out).unwrap();
+    filter.show(&mut place, b"b", true, &mut out).unwrap();
+    assert_eq!(out, b"A");
+    assert_eq!(filter.show(&mut place, b"bad", true, &mut out), Err(BodyStop::Failed));
+
+    let summary = Summary { status: 201, ..Summary::default() };
+    chain.on_log(place.unwrap(), passed.entered, &summary);
+    assert_eq!(status.load(Ordering::Relaxed), 201);
 }

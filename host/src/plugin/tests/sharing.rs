@@ -29,9 +29,9 @@ fn calls_are_counted_over_generations() {
 
     let stats = instances.stats();
     assert_eq!(stats.len(), 1);
-    assert_eq!(stats[0].on_request.calls[0], 2);
+    assert_eq!(stats[0].hooks[0].calls[0], 2);
     assert_eq!(stats[0].instances, 1);
-    assert!(stats[0].on_request.duration_ns_sum > 0);
+    assert!(stats[0].hooks[0].duration_ns_sum > 0);
 }
 
 /// A slow `init` must not keep a worker's requests waiting.

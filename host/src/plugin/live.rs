@@ -1,0 +1,417 @@
+//! One instance in its store: making it, calling its hooks, and what became of a call.
+//!
+//! An exchange is lent to the store for the time of a call. What the guest wants done is collected in
+//! [`State`] and settled when the call has ended well; a call that fails leaves the two heads as
+//! they were.
+//!
+//! Not here: when an instance is made and thrown away (`instance`).
+
+#![expect(clippy::disallowed_methods, reason = "read where an instance is made, which is slow")]
+
+use std::time::Duration;
+use std::time::Instant;
+
+use wasmtime::Store;
+use wasmtime::Trap;
+use wasmtime::UpdateDeadline;
+use wasmtime::WasmBacktrace;
+
+use super::body::BODY_BYTES_MAX;
+use super::body::ChunkFlow;
+use super::body::Showing;
+use super::declared;
+use super::declared::Field;
+use super::declared::Values;
+use super::engine::ticks;
+use super::exchange::Exchange;
+use super::exchange::Flow;
+use super::exchange::Summary;
+use super::exports::Guests;
+use super::host::Phase;
+use super::host::State;
+use super::host::bindings::zproxy::gateway::types;
+use super::host::bindings::zproxy::gateway::types::Action;
+use super::host::bindings::zproxy::gateway::types::ChunkAction;
+use super::host::clean;
+use super::instance::Failure;
+use super::instance::FailureKind;
+use super::instance::Hook;
+use super::load::Complaint;
+use super::load::Plugin;
+
+/// What one call of the host may carry: the largest body that can be put in place of another, or the
+/// largest reply with its fields.
+const HOSTCALL_BYTES_MAX: usize = BODY_BYTES_MAX + 256 * 1024;
+
+/// Component-model handles of one instance: WASI's few, and what the guest makes for itself.
+const HANDLES_MAX: usize = 4096;
+
+/// Time for instantiation and `init`. The contract promises a second.
+const INIT_TIME_MAX: Duration = Duration::from_secs(1);
+
+/// CPU time after the limit that proves a call to be running, and not waiting for its turn. Half of
+/// what a tick of the clock brings, so that the first tick after the limit ends a loop.
+const OVERTIME_MAX: Duration = Duration::from_micros(2500);
+
+/// Problems of one configuration that are shown.
+const COMPLAINTS_MAX: usize = 100;
+
+/// A store with an initialised instance in it.
+pub(super) struct Live {
+    store: Store<State>,
+    guests: Guests,
+    request_fields: Box<[Field]>,
+    response_fields: Box<[Field]>,
+    values: Values,
+    ticks: u64,
+    time_max: Duration,
+}
+
+/// Whether a call whose time is up by the clock is to be ended; `used` is the thread's CPU time.
+///
+/// The clock also runs while the thread waits for a CPU, and a plugin is not to blame for a busy
+/// machine. So from here on its CPU time counts: a loop ends a tick or two after its limit, whatever
+/// that is, and a call that was kept waiting goes on.
+fn is_over(overran_at: &mut Option<Duration>, used: Duration) -> bool {
+    let since = *overran_at.get_or_insert(used);
+    used.saturating_sub(since) >= OVERTIME_MAX
+}
+
+/// A new store, which may be busy for `time_max`.
+fn make_store(plugin: &Plugin, time_max: Duration) -> Store<State> {
+    let state = State::new(plugin.state(), &plugin.allow, plugin.limits(), plugin.engine.started());
+    let mut store = Store::new(plugin.engine.wasmtime(), state);
+    store.limiter(|state| &mut state.limiter);
+    store.set_hostcall_fuel(HOSTCALL_BYTES_MAX);
+    store.set_max_component_handles(HANDLES_MAX);
+    store.epoch_deadline_callback(|mut call| {
+        let used = crate::sys::thread_cpu_time();
+        Ok(match is_over(&mut call.data_mut().overran_at, used) {
+            true => UpdateDeadline::Interrupt,
+            false => UpdateDeadline::Continue(1),
+        })
+    });
+    store.set_epoch_deadline(ticks(time_max));
+    store
+}
+
+/// Asks a plugin what is wrong with a configuration, on an instance of its own. Nothing, when it has
+/// no answer to that. May take [`INIT_TIME_MAX`].
+pub(super) fn validate(plugin: &Plugin, config: &str) -> Result<(), Vec<Complaint>> {
+    let Some(validation) = &plugin.exports.validation else { return Ok(()) };
+    let began = Instant::now();
+    let mut store = make_store(plugin, INIT_TIME_MAX);
+    let ask = |store: &mut Store<State>| {
+        let instance = plugin.component.instantiate(&mut *store)?;
+        validation.load(&mut *store, &instance)?.call_validate_config(&mut *store, config)
+    };
+    let found = ask(&mut store).map_err(|error| {
+        let failure = failure(&error, store.data_mut(), INIT_TIME_MAX, began);
+        vec![Complaint::of(&failure.message)]
+    })?;
+    let more = found.len().saturating_sub(COMPLAINTS_MAX);
+    let mut complaints: Vec<Complaint> = found
+        .into_iter()
+        .take(COMPLAINTS_MAX)
+        .map(|problem| Complaint {
+            pointer: clean(problem.path.as_bytes(), 512),
+            message: clean(problem.message.as_bytes(), 2048),
+        })
+        .collect();
+    if more > 0 {
+        complaints.push(Complaint::of(&format!("{more} more problems are not shown")));
+    }
+    if complaints.is_empty() { Ok(()) } else { Err(complaints) }
+}
+
+impl Live {
+    /// Makes an instance and initialises it. May take [`INIT_TIME_MAX`].
+    pub(super) fn new(plugin: &Plugin, config: &str) -> Result<Self, Box<Failure>> {
+        let began = Instant::now();
+        let limits = plugin.limits();
+        let mut store = make_store(plugin, INIT_TIME_MAX);
+        let init = |store: &mut Store<State>| {
+            let instance = plugin.component.instantiate(&mut *store)?;
+            let lifecycle = plugin.exports.lifecycle.load(&mut *store, &instance)?;
+            let registration = lifecycle.call_init(&mut *store, config)?;
+            let guests = plugin.exports.load(store, &instance)?;
+            wasmtime::Result::Ok((registration, guests))
+        };
+        let (registration, guests) = init(&mut store)
+            .map_err(|error| failure(&error, store.data_mut(), INIT_TIME_MAX, began))?;
+        let unavailable = |message: String| {
+            Failure::new(FailureKind::Unavailable, clean(message.as_bytes(), 2048))
+        };
+        let registration = registration.map_err(unavailable)?;
+        if let Some(violation) = store.data_mut().violation.take() {
+            return Err(unavailable(violation));
+        }
+        let request_fields = declared::request_fields(&registration.request_fields);
+        let response_fields = declared::response_fields(&registration.response_fields);
+        Ok(Self {
+            store,
+            guests,
+            request_fields: request_fields.map_err(unavailable)?,
+            response_fields: response_fields.map_err(unavailable)?,
+            values: Values::default(),
+            ticks: ticks(limits.time_max),
+            time_max: limits.time_max,
+        })
+    }
+
+    /// Linear memory that it holds.
+    pub(super) fn memory_bytes(&self) -> usize {
+        self.store.data().limiter.memory_bytes()
+    }
+
+    /// Log lines lost since this was last asked.
+    pub(super) fn take_lines_dropped(&self) -> u64 {
+        self.store.data().journal().take_dropped()
+    }
+
+    /// Calls `on-request` or `on-response`.
+    pub(super) fn on_head(
+        &mut self,
+        hook: Hook,
+        place: &mut Option<Box<Exchange>>,
+        began: Instant,
+    ) -> Result<Flow, Box<Failure>> {
+        let Some(exchange) = place.as_deref() else { return Ok(Flow::Next) };
+        let answer = match (hook, &self.guests) {
+            (Hook::Request, Guests { request_filter: Some(guest), .. }) => {
+                let find = |field: &Field, out: &mut Vec<u8>| field.of_request(exchange, out);
+                self.values.find(&self.request_fields, find);
+                begin(&mut self.store, self.ticks, Phase::Head, place);
+                self.values.hand(|fields| guest.call_on_request(&mut self.store, fields))
+            }
+            (Hook::Response, Guests { response_filter: Some(guest), .. }) => {
+                let status = exchange.response.status;
+                let fields = &exchange.response.fields;
+                let find = |field: &Field, out: &mut Vec<u8>| field.of_response(fields, out);
+                self.values.find(&self.response_fields, find);
+                begin(&mut self.store, self.ticks, Phase::Head, place);
+                self.values.hand(|fields| guest.call_on_response(&mut self.store, status, fields))
+            }
+            _ => return Ok(Flow::Next),
+        };
+        self.end(answer, place, began, |action, state, exchange| match action {
+            Action::Next => {
+                if let Some(exchange) = exchange {
+                    exchange.wish = state.body.wish.take().or(exchange.wish.take());
+                    exchange.captures.append(&mut state.captures);
+                }
+                Ok(Flow::Next)
+            }
+            Action::Respond if exchange.is_some_and(|it| state.reply.put_into(it)) => {
+                Ok(Flow::Respond)
+            }
+            Action::Respond => Err("it answered `respond` without a call of `reply.send`"),
+        })
+    }
+
+    /// Calls `on-request-body` or `on-response-body`.
+    pub(super) fn on_chunk(
+        &mut self,
+        hook: Hook,
+        place: &mut Option<Box<Exchange>>,
+        began: Instant,
+        (chunk, end): (&[u8], bool),
+        showing: Showing,
+    ) -> Result<ChunkFlow, Box<Failure>> {
+        let (store, ticks) = (&mut self.store, self.ticks);
+        let answer = match (hook, &self.guests) {
+            (Hook::RequestBody, Guests { request_body_filter: Some(guest), .. }) => {
+                begin(store, ticks, Phase::Chunk, place);
+                guest.call_on_request_body(store, chunk, end)
+            }
+            (Hook::ResponseBody, Guests { response_body_filter: Some(guest), .. }) => {
+                begin(store, ticks, Phase::Chunk, place);
+                guest.call_on_response_body(store, chunk, end)
+            }
+            _ => return Ok(ChunkFlow::Pass),
+        };
+        self.end(answer, place, began, |action, state, exchange| {
+            let replacement = state.body.replacement.take();
+            if let Some(exchange) = exchange {
+                // Only what is shown as a whole still has its head, and the turn to edit it.
+                if let (Some(mark), false) = (&state.mark, showing == Showing::Whole) {
+                    exchange.roll_back(mark);
+                }
+                if action == ChunkAction::Abort && !exchange.sent {
+                    state.reply.put_into(exchange);
+                }
+            }
+            match (action, replacement) {
+                (ChunkAction::Pass, _) => Ok(ChunkFlow::Pass),
+                (ChunkAction::Detach, _) => Ok(ChunkFlow::Detach),
+                (ChunkAction::Abort, _) => Ok(ChunkFlow::Abort),
+                _ if showing == Showing::Glance => {
+                    Err("it changed a body that it had asked to observe")
+                }
+                (ChunkAction::Drop, _) => Ok(ChunkFlow::Drop),
+                (ChunkAction::Replaced, Some(bytes)) => Ok(ChunkFlow::Replace(bytes)),
+                (ChunkAction::Replaced, None) => {
+                    Err("it answered `replaced` without a call of `body.replace`")
+                }
+            }
+        })
+    }
+
+    /// Calls `on-log`.
+    pub(super) fn on_log(
+        &mut self,
+        place: &mut Option<Box<Exchange>>,
+        began: Instant,
+        summary: &Summary,
+    ) -> Result<(), Box<Failure>> {
+        let Some(guest) = &self.guests.completion else { return Ok(()) };
+        begin(&mut self.store, self.ticks, Phase::Other, place);
+        let us = |time: Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
+        let summary = types::Summary {
+            status: summary.status,
+            request_bytes: summary.request_bytes,
+            response_bytes: summary.response_bytes,
+            duration_us: us(summary.duration),
+            upstream_us: us(summary.upstream),
+        };
+        let answer = guest.call_on_log(&mut self.store, summary);
+        self.end(answer, place, began, |(), _, _| Ok(()))
+    }
+
+    /// Calls `on-tick` or `shutdown`, which have no exchange.
+    pub(super) fn on_time(&mut self, hook: Hook, began: Instant) -> Result<(), Box<Failure>> {
+        let (store, mut place) = (&mut self.store, None);
+        begin(store, self.ticks, Phase::Other, &mut place);
+        let answer = match (hook, &self.guests) {
+            (Hook::Tick, Guests { ticker: Some(guest), .. }) => guest.call_on_tick(store),
+            (Hook::Shutdown, Guests { retirement: Some(guest), .. }) => guest.call_shutdown(store),
+            _ => return Ok(()),
+        };
+        self.end(answer, &mut place, began, |(), _, _| Ok(()))
+    }
+
+    /// Takes the exchange back and judges the call; `settle` does what a good one asked for, or says
+    /// which rule it broke.
+    fn end<A, R>(
+        &mut self,
+        answer: wasmtime::Result<A>,
+        place: &mut Option<Box<Exchange>>,
+        began: Instant,
+        settle: impl FnOnce(A, &mut State, Option<&mut Exchange>) -> Result<R, &'static str>,
+    ) -> Result<R, Box<Failure>> {
+        let state = self.store.data_mut();
+        std::mem::swap(&mut state.exchange, place);
+        let mut failure = match (answer, state.violation.take()) {
+            (Ok(answer), None) => match settle(answer, state, place.as_deref_mut()) {
+                Ok(result) => {
+                    state.reply.forget();
+                    state.captures.clear();
+                    return Ok(result);
+                }
+                Err(rule) => Failure::new(FailureKind::Violation, rule),
+            },
+            (Ok(_), Some(violation)) => Failure::new(FailureKind::Violation, violation),
+            (Err(error), _) => failure(&error, state, self.time_max, began),
+        };
+        state.reply.forget();
+        state.captures.clear();
+        if let (Some(mark), Some(exchange)) = (&state.mark, place) {
+            failure.undone = exchange.roll_back(mark);
+        }
+        Err(failure)
+    }
+}
+
+/// Hands the exchange over and starts the clock.
+fn begin(store: &mut Store<State>, ticks: u64, phase: Phase, place: &mut Option<Box<Exchange>>) {
+    let state = store.data_mut();
+    std::mem::swap(&mut state.exchange, place);
+    state.mark = None;
+    state.overran_at = None;
+    state.limiter.forget_refused();
+    state.body.begin(phase);
+    store.set_epoch_deadline(ticks);
+}
+
+/// Puts an error of wasmtime into words.
+fn failure(
+    error: &wasmtime::Error,
+    state: &mut State,
+    time_max: Duration,
+    began: Instant,
+) -> Box<Failure> {
+    let refused = state.limiter.refused();
+    let trap = error.downcast_ref::<Trap>();
+    let (kind, mut message) = match trap {
+        Some(Trap::Interrupt) => (FailureKind::Timeout, format!("it ran longer than {time_max:?}")),
+        Some(Trap::StackOverflow) => (FailureKind::Trap, "it overflowed its stack".to_owned()),
+        _ if refused => {
+            let held = state.limiter.memory_bytes() / 1024;
+            (FailureKind::Memory, format!("it was refused memory beyond the {held} KiB it has"))
+        }
+        Some(trap) => (FailureKind::Trap, trap.to_string()),
+        None => (FailureKind::Trap, error.root_cause().to_string()),
+    };
+    if let Some(backtrace) = error.downcast_ref::<WasmBacktrace>() {
+        message.push_str(&way(backtrace));
+    }
+    let mut journal = state.journal();
+    let lines = journal.last_lines(began);
+    if !lines.is_empty() {
+        message = format!("{message}; it wrote: {}", lines.join(" | "));
+    }
+    Failure::new(kind, clean(message.as_bytes(), 4096))
+}
+
+/// Functions of a back-trace that are named: enough to tell who called what, on one line.
+const FRAMES_MAX: usize = 12;
+
+/// Bytes of a function's name that are shown.
+const FRAME_BYTES_MAX: usize = 200;
+
+/// The functions that a failure came through, the innermost first, with their places in the source when
+/// the component carries those (DWARF).
+fn way(backtrace: &WasmBacktrace) -> String {
+    let mut frames = Vec::new();
+    for frame in backtrace.frames() {
+        // Functions that the compiler has put into this one come first.
+        for symbol in frame.symbols() {
+            let name = symbol.name().or(frame.func_name());
+            let place = symbol.file().map(|file| match symbol.line() {
+                Some(line) => format!(" ({file}:{line})"),
+                None => format!(" ({file})"),
+            });
+            frames.extend(name.map(|name| (name, place.unwrap_or_default())));
+        }
+        if frame.symbols().is_empty() {
+            frames.extend(frame.func_name().map(|name| (name, String::new())));
+        }
+    }
+    let mut text = String::new();
+    for (index, (name, place)) in frames.iter().take(FRAMES_MAX).enumerate() {
+        let between = if index == 0 { ", in" } else { " <" };
+        let name = clean(name.as_bytes(), FRAME_BYTES_MAX);
+        text.push_str(&format!("{between} `{name}`{place}"));
+    }
+    if frames.len() > FRAMES_MAX {
+        text.push_str(" < …");
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_call_that_runs_is_ended_at_its_limit() {
+        let ms = Duration::from_millis;
+        let mut running = None;
+        let mut waiting = None;
+
+        assert!(!is_over(&mut running, ms(100)), "it may only just be back");
+        assert!(!is_over(&mut running, ms(102)));
+        assert!(is_over(&mut running, ms(103)));
+        assert!((0..1000).all(|_| !is_over(&mut waiting, ms(100))));
+    }
+}
