@@ -192,7 +192,10 @@ fn refused(route: usize, message: &str) -> StartError {
 /// Configurations that have been tried, by plugin. Trying one makes an instance, so each is tried
 /// once however many routes use it.
 #[derive(Clone, Default)]
-pub struct Probed(HashMap<(Arc<str>, u64, Arc<str>), Result<(), Vec<Complaint>>>);
+pub struct Probed(HashMap<Trial, Result<(), Vec<Complaint>>>);
+
+/// Name and generation of a plugin, and the configuration that was tried.
+type Trial = (Arc<str>, u64, Arc<str>);
 
 impl Probed {
     /// `plugin` accepts `config`: it was tried elsewhere.

@@ -37,6 +37,7 @@ fn version() -> String {
 impl TryFrom<Config> for Versioned {
     type Error = &'static str;
 
+    #[expect(clippy::disallowed_methods, reason = "a slow start takes real time")]
     fn try_from(config: Config) -> Result<Self, Self::Error> {
         let began = Instant::now();
         while began.elapsed() < Duration::from_millis(config.slow_ms) {}
@@ -50,13 +51,13 @@ impl TryFrom<Config> for Versioned {
 impl Middleware for Versioned {
     fn on_request(&self, request: &mut Request) -> Flow {
         self.calls.set(self.calls.get() + 1);
-        request.set_header("x-version", &version());
+        request.set_header("x-version", version());
         Flow::Next
     }
 
     fn on_response(&self, response: &mut Response) {
-        response.append_header("x-version", &version());
-        response.set_header("x-calls", &self.calls.get().to_string());
+        response.append_header("x-version", version());
+        response.set_header("x-calls", self.calls.get().to_string());
         response.set_header("x-name", &self.name);
     }
 }
