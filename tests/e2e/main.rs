@@ -25,6 +25,7 @@ mod http;
 mod jwt;
 mod limits;
 mod native;
+mod numa;
 mod plugins;
 mod routing;
 mod upstream;
