@@ -1,6 +1,6 @@
 # Each target is one thing that a developer does; CI does the same (.ci/run).
 
-.PHONY: setup run test plugins guests bench soak soak-swap check fuzz deny
+.PHONY: setup run test plugins guests bench soak soak-swap check fuzz loom numa deny
 
 APT = apt-get -o DPkg::Lock::Timeout=120
 SUDO = $(if $(filter 0,$(shell id -u)),,sudo)
@@ -79,6 +79,15 @@ fuzz:
 	cd tests/fuzz && for target in $$(cargo +nightly fuzz list --fuzz-dir .); do \
 		cargo +nightly fuzz run --fuzz-dir . $$target -- -max_total_time=$(FUZZ_SECONDS) || exit 1; \
 	done
+
+# Every order in which threads can meet at what they share. Seconds, once loom is built.
+loom:
+	cd tests/loom && RUSTFLAGS="--cfg loom" cargo test --release
+
+# Workers and their memory on two NUMA nodes, in an emulated machine; skipped, with the reason, where
+# there is no emulator.
+numa: setup
+	tests/numa/run
 
 # Licences, sources and advisories of what is depended on. Needs cargo-deny; advisories need the
 # network, DENY="bans licenses sources" leaves them out.

@@ -33,6 +33,7 @@ mod http;
 mod jwt;
 mod limits;
 mod native;
+mod numa;
 mod plugins;
 mod reload;
 mod routing;

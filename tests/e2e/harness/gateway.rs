@@ -22,7 +22,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use super::upstream::Upstream;
-use super::{DEADLINE, Message, Wire, eventually};
+use super::{DEADLINE, Message, Wire, eventually, patience};
 
 /// A running gateway. Killed when dropped; fails the test when it had died or panicked.
 pub struct Gateway {
@@ -292,7 +292,7 @@ impl Gateway {
                 panic!("the gateway did not start: {status}\n{}", self.stderr());
             }
             assert!(
-                start.elapsed() < DEADLINE,
+                start.elapsed() < patience(),
                 "the gateway does not say where it listens:\n{text}"
             );
             self.stderr.wait_for_more(text.len());

@@ -31,6 +31,13 @@ use std::time::{Duration, Instant};
 /// Longest wait for anything. Far more than anything takes, on a machine busy with other things.
 pub const DEADLINE: Duration = Duration::from_secs(20);
 
+/// The longest wait for what takes as long as the machine is slow: as often [`DEADLINE`] as
+/// `ZPROXY_E2E_PATIENCE` says.
+pub fn patience() -> Duration {
+    let times = std::env::var("ZPROXY_E2E_PATIENCE").ok().and_then(|times| times.parse().ok());
+    DEADLINE * times.unwrap_or(1)
+}
+
 /// Asks `ready` again and again until it answers with something.
 pub fn eventually<T>(what: &str, mut ready: impl FnMut() -> Option<T>) -> T {
     let start = Instant::now();
@@ -38,7 +45,7 @@ pub fn eventually<T>(what: &str, mut ready: impl FnMut() -> Option<T>) -> T {
         if let Some(value) = ready() {
             return value;
         }
-        assert!(start.elapsed() < DEADLINE, "waited in vain for {what}");
+        assert!(start.elapsed() < patience(), "waited in vain for {what}");
         std::thread::sleep(Duration::from_millis(5));
     }
 }
