@@ -55,9 +55,10 @@ bench: setup guests
 # Ten minutes of saturation, or SOAK_SECONDS, with clients and upstreams that misbehave: every byte is
 # checked, and nothing may be left behind.
 SOAK_SECONDS = 600
+SOAK_IO = auto
 soak: setup
 	cargo build --release --workspace --bins
-	$${CARGO_TARGET_DIR:-target}/release/zproxy-benches soak --zproxy "$${CARGO_TARGET_DIR:-target}/release/zproxy" --seconds $(SOAK_SECONDS)
+	$${CARGO_TARGET_DIR:-target}/release/zproxy-benches soak --zproxy "$${CARGO_TARGET_DIR:-target}/release/zproxy" --seconds $(SOAK_SECONDS) --io $(SOAK_IO)
 
 # A thousand swaps of a plugin under load, or SOAK_SWAPS: no request fails, none is answered by what was
 # replaced, memory stays.
