@@ -305,3 +305,16 @@ fn failed_growth_does_not_lift_the_memory_limit() {
     assert_eq!(failed.kind, FailureKind::Memory);
     assert!(failed.message.contains("2048 KiB"), "{}", failed.message);
 }
+
+/// Strings are UTF-8 by the ABI: no function of the host ever sees other bytes.
+#[test]
+fn a_name_that_is_no_text_traps_before_the_host_sees_it() {
+    let call = "(call $request-get (i32.const 16) (i32.const 2) (i32.const 256)) (i32.const 0)";
+    let guest = Guest::on_request(call).edits_requests().data(16, "\\ff\\fe");
+    let chain = Instances::new().chain(&plan([&guest])).unwrap();
+
+    let failed = failure(down(&chain, request(&[])).1);
+
+    assert_eq!(failed.kind, FailureKind::Trap);
+    assert!(failed.message.contains("utf-8"), "{}", failed.message);
+}
