@@ -27,10 +27,9 @@ use std::time::Duration;
 use io_uring::types::{BufRingEntry, CancelBuilder, Fd, SubmitArgs, Timespec};
 use io_uring::{EnterFlags, IoUring, cqueue, opcode, squeue};
 
-/// Entries of the submission queue: what one turn of a busy worker asks for. More wait outside.
-const ENTRIES: u32 = 1024;
-/// Entries of the completion queue. When more have ended, the kernel keeps the rest for a moment.
-const ENDED: u32 = 4 * ENTRIES;
+/// Entries of the completion queue for each of the submission queue. When more have ended, the kernel
+/// keeps the rest for a moment.
+const ENDED_PER_ENTRY: u32 = 4;
 
 /// A page: heads and small bodies fit, and of a larger body the rest is received in large pieces.
 pub const BUFFER_BYTES: usize = 4096;
@@ -125,21 +124,21 @@ pub struct Received {
 }
 
 impl<T: AsFd> Ring<T> {
-    /// A ring for the calling thread alone.
+    /// A ring for the calling thread alone, which hands over up to so many entries at once.
     ///
     /// # Errors
     ///
     /// The kernel has no such rings or too old ones, this process may not use them, or it may not
     /// lock as much memory as they need.
-    pub fn new() -> io::Result<Self> {
+    pub fn new(entries: u32) -> io::Result<Self> {
         let ring = IoUring::builder()
-            .setup_cqsize(ENDED)
+            .setup_cqsize(entries.saturating_mul(ENDED_PER_ENTRY))
             .setup_submit_all()
             .setup_single_issuer()
             .setup_defer_taskrun()
             .setup_taskrun_flag()
             .setup_no_sqarray()
-            .build(ENTRIES)?;
+            .build(entries)?;
         let params = ring.params();
         if !(params.is_feature_nodrop() && params.is_feature_ext_arg()) {
             return Err(io::ErrorKind::Unsupported.into());
@@ -255,7 +254,7 @@ impl<T> Ring<T> {
         self.wake_up();
         for _ in 0..ENTERS_MAX {
             self.flush();
-            let count = u32::try_from(self.ring.submission().len()).unwrap_or(ENTRIES);
+            let count = u32::try_from(self.ring.submission().len()).unwrap_or(u32::MAX);
             // SAFETY: no argument is passed. What fails is tried again with the next turn: the kernel
             // was short of memory or had too many completions to hand over.
             let _ = unsafe {
@@ -515,7 +514,7 @@ mod tests {
     /// A key outlives its operation; used late, it must not end the operation in the same place.
     #[test]
     fn cancelling_too_late_hits_nobody() {
-        let Ok(mut ring) = Ring::new() else { return };
+        let Ok(mut ring) = Ring::new(64) else { return };
         let (first, mut to_first) = UnixStream::pair().unwrap();
         let (second, mut to_second) = UnixStream::pair().unwrap();
         let old = ring.receive(first);
@@ -537,7 +536,7 @@ mod tests {
 
     #[test]
     fn a_cancelled_operation_still_has_its_last_word() {
-        let Ok(mut ring) = Ring::new() else { return };
+        let Ok(mut ring) = Ring::new(64) else { return };
         let (near, _far) = UnixStream::pair().unwrap();
         let key = ring.receive(near);
         assert!(turn(&mut ring).is_empty());
@@ -551,7 +550,7 @@ mod tests {
     /// Its sends go out first; whoever waits for bytes is let go, and sees its socket closed.
     #[test]
     fn the_end_of_a_ring_is_the_end_of_its_operations() {
-        let Ok(mut ring) = Ring::new() else { return };
+        let Ok(mut ring) = Ring::new(64) else { return };
         let mut peers = Vec::new();
         for _ in 0..2000 {
             let (near, far) = UnixStream::pair().unwrap();
