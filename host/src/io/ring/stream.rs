@@ -410,7 +410,8 @@ impl Drop for RingStream {
             WriteState::Idle | WriteState::Failed(_) => {}
         }
         // Nobody is there to be woken.
-        (socket.reader.take(), socket.writer.take());
+        socket.reader.take();
+        socket.writer.take();
     }
 }
 

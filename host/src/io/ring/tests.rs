@@ -1,5 +1,7 @@
 //! Streams over a real ring, against real sockets.
 
+#![allow(clippy::cast_possible_truncation, reason = "a pattern may repeat")]
+
 use std::future::poll_fn;
 use std::io::{self, Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
