@@ -1,5 +1,7 @@
 //! Clients and upstreams that die at every moment, and what is left of them: nothing.
 
+#![allow(clippy::cast_possible_truncation, reason = "chance may be cut short")]
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;

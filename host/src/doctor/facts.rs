@@ -3,7 +3,8 @@
 use std::path::Path;
 use std::str::FromStr;
 
-use crate::config::Settings;
+use crate::config::{Io, Settings};
+use crate::io;
 use crate::sys;
 use crate::worker::topology::{Machine, Quota, allowed};
 
@@ -117,19 +118,13 @@ fn chosen(modes: &str) -> Option<String> {
     words.find_map(|word| Some(word.strip_prefix('[')?.strip_suffix(']')?.to_owned()))
 }
 
-/// Makes a ring and lets it go.
-#[cfg(target_os = "linux")]
+/// Asks as a worker would.
 fn ring(disabled: Option<u32>) -> Ring {
-    match (io_uring::IoUring::new(2), disabled) {
+    match (io::choose(Io::Uring), disabled) {
         (Ok(_), _) => Ring::Allowed,
         (Err(_), Some(disabled @ 1..)) => Ring::Disabled(disabled),
         (Err(error), _) => Ring::Refused(error.to_string()),
     }
-}
-
-#[cfg(not(target_os = "linux"))]
-fn ring(_disabled: Option<u32>) -> Ring {
-    Ring::Refused("this system has none".to_owned())
 }
 
 #[cfg(test)]

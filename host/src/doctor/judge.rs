@@ -194,7 +194,7 @@ fn ring(facts: &Facts) -> Option<Finding> {
             warn_if(
                 true,
                 "allow io_uring_setup, io_uring_enter and io_uring_register in the sandbox (Docker: \
-                 --security-opt seccomp=PROFILE), on Linux 6.1 or later",
+                 --security-opt seccomp=PROFILE), on Linux 6.6 or later",
             ),
         ),
     };

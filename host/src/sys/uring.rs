@@ -27,13 +27,13 @@ use std::time::Duration;
 use io_uring::types::{BufRingEntry, CancelBuilder, Fd, SubmitArgs, Timespec};
 use io_uring::{EnterFlags, IoUring, cqueue, opcode, squeue};
 
-/// Entries of the submission queue: what one turn of a busy worker asks for. More wait outside.
-const ENTRIES: u32 = 1024;
-/// Entries of the completion queue. When more have ended, the kernel keeps the rest for a moment.
-const ENDED: u32 = 4 * ENTRIES;
+/// Entries of the completion queue for each of the submission queue. When more have ended, the kernel
+/// keeps the rest for a moment.
+const ENDED_PER_ENTRY: u32 = 4;
 
 /// A page: heads and small bodies fit, and of a larger body the rest is received in large pieces.
-pub const BUFFER_BYTES: usize = 4096;
+pub const BUFFER_BYTES: usize = BUFFER_LENGTH as usize;
+const BUFFER_LENGTH: u32 = 4096;
 /// Most buffers that a ring can have.
 const BUFFERS_MAX: u16 = 1024;
 /// Buffers that it begins with, and that it gets more each time it runs out. The kernel takes them in
@@ -93,7 +93,22 @@ enum Kind {
 
 /// Names an operation, for cancelling it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Key(u64);
+pub struct Key {
+    place: u32,
+    generation: u32,
+}
+
+impl Key {
+    /// As the kernel gives it back.
+    fn user_data(self) -> u64 {
+        u64::from(self.generation) << 32 | u64::from(self.place)
+    }
+
+    fn of(user_data: u64) -> Self {
+        let half = |bits: u64| u32::try_from(bits & u64::from(u32::MAX)).unwrap_or(u32::MAX);
+        Self { place: half(user_data), generation: half(user_data >> 32) }
+    }
+}
 
 /// How an operation has ended.
 #[derive(Debug)]
@@ -125,21 +140,21 @@ pub struct Received {
 }
 
 impl<T: AsFd> Ring<T> {
-    /// A ring for the calling thread alone.
+    /// A ring for the calling thread alone, which hands over up to so many entries at once.
     ///
     /// # Errors
     ///
     /// The kernel has no such rings or too old ones, this process may not use them, or it may not
     /// lock as much memory as they need.
-    pub fn new() -> io::Result<Self> {
+    pub fn new(entries: u32) -> io::Result<Self> {
         let ring = IoUring::builder()
-            .setup_cqsize(ENDED)
+            .setup_cqsize(entries.saturating_mul(ENDED_PER_ENTRY))
             .setup_submit_all()
             .setup_single_issuer()
             .setup_defer_taskrun()
             .setup_taskrun_flag()
             .setup_no_sqarray()
-            .build(ENTRIES)?;
+            .build(entries)?;
         let params = ring.params();
         if !(params.is_feature_nodrop() && params.is_feature_ext_arg()) {
             return Err(io::ErrorKind::Unsupported.into());
@@ -222,19 +237,18 @@ impl<T: AsFd> Ring<T> {
         let slot = &mut self.slots[place as usize];
         slot.operation = Some(operation);
         self.in_flight += 1;
-        let key = u64::from(slot.generation) << 32 | u64::from(place);
-        self.submit(entry.user_data(key));
-        Key(key)
+        let key = Key { place, generation: slot.generation };
+        self.submit(entry.user_data(key.user_data()));
+        key
     }
 }
 
 impl<T> Ring<T> {
     /// Asks for the end of an operation. It ends all the same with an [`Ended`], perhaps a good one.
     pub fn cancel(&mut self, key: Key) {
-        let (place, generation) = (key.0 as u32, (key.0 >> 32) as u32);
-        let slot = self.slots.get(place as usize);
-        if slot.is_some_and(|slot| slot.generation == generation && slot.operation.is_some()) {
-            self.submit(opcode::AsyncCancel::new(key.0).build().user_data(CANCELLING));
+        let slot = self.slots.get(key.place as usize);
+        if slot.is_some_and(|slot| slot.generation == key.generation && slot.operation.is_some()) {
+            self.submit(opcode::AsyncCancel::new(key.user_data()).build().user_data(CANCELLING));
         }
     }
 
@@ -255,7 +269,7 @@ impl<T> Ring<T> {
         self.wake_up();
         for _ in 0..ENTERS_MAX {
             self.flush();
-            let count = u32::try_from(self.ring.submission().len()).unwrap_or(ENTRIES);
+            let count = u32::try_from(self.ring.submission().len()).unwrap_or(u32::MAX);
             // SAFETY: no argument is passed. What fails is tried again with the next turn: the kernel
             // was short of memory or had too many completions to hand over.
             let _ = unsafe {
@@ -321,7 +335,7 @@ impl<T> Ring<T> {
             if entry.user_data() == CANCELLING {
                 continue;
             }
-            let place = entry.user_data() as u32;
+            let Key { place, .. } = Key::of(entry.user_data());
             let slot = &mut self.slots[place as usize];
             let Some(Operation { owner, kind }) = slot.operation.take() else { continue };
             slot.generation = slot.generation.wrapping_add(1);
@@ -411,11 +425,14 @@ impl Group {
     const MEMORY: Layout = layout(BUFFERS_MAX as usize * BUFFER_BYTES);
 
     fn new() -> Self {
+        // SAFETY: the size is not zero.
+        let entries = unsafe { alloc_zeroed(Self::ENTRIES) };
+        // SAFETY: the size is not zero. The memory is left untouched, so that only what is used becomes
+        // resident; nobody reads what the kernel has not written.
+        let memory = unsafe { alloc(Self::MEMORY) };
         Self {
-            // SAFETY: neither size is zero. The larger one is left untouched, so that only what is used
-            // becomes resident; nobody reads what the kernel has not written.
-            entries: allocated(unsafe { alloc_zeroed(Self::ENTRIES) }, Self::ENTRIES).cast(),
-            memory: allocated(unsafe { alloc(Self::MEMORY) }, Self::MEMORY),
+            entries: allocated(entries, Self::ENTRIES).cast(),
+            memory: allocated(memory, Self::MEMORY),
             tail: Cell::new(0),
             published: Cell::new(0),
             held: Cell::new(0),
@@ -442,7 +459,7 @@ impl Group {
             let entry = self.entries.as_ptr().add(usize::from(tail % BUFFERS_MAX));
             let address = self.memory.as_ptr().add(usize::from(id) * BUFFER_BYTES);
             (*entry).set_addr(address as u64);
-            (*entry).set_len(BUFFER_BYTES as u32);
+            (*entry).set_len(BUFFER_LENGTH);
             (*entry).set_bid(id);
             let shared = BufRingEntry::tail(self.entries.as_ptr()).cast::<AtomicU16>();
             (*shared).store(next, Ordering::Release);
@@ -515,7 +532,7 @@ mod tests {
     /// A key outlives its operation; used late, it must not end the operation in the same place.
     #[test]
     fn cancelling_too_late_hits_nobody() {
-        let Ok(mut ring) = Ring::new() else { return };
+        let Ok(mut ring) = Ring::new(64) else { return };
         let (first, mut to_first) = UnixStream::pair().unwrap();
         let (second, mut to_second) = UnixStream::pair().unwrap();
         let old = ring.receive(first);
@@ -525,7 +542,7 @@ mod tests {
 
         ring.cancel(old);
         assert!(turn(&mut ring).is_empty());
-        assert_eq!(new.0 as u32, old.0 as u32, "the same place");
+        assert_eq!(new.place, old.place, "the same place");
         to_second.write_all(b"2").unwrap();
 
         let ended = turn(&mut ring);
@@ -537,7 +554,7 @@ mod tests {
 
     #[test]
     fn a_cancelled_operation_still_has_its_last_word() {
-        let Ok(mut ring) = Ring::new() else { return };
+        let Ok(mut ring) = Ring::new(64) else { return };
         let (near, _far) = UnixStream::pair().unwrap();
         let key = ring.receive(near);
         assert!(turn(&mut ring).is_empty());
@@ -551,7 +568,7 @@ mod tests {
     /// Its sends go out first; whoever waits for bytes is let go, and sees its socket closed.
     #[test]
     fn the_end_of_a_ring_is_the_end_of_its_operations() {
-        let Ok(mut ring) = Ring::new() else { return };
+        let Ok(mut ring) = Ring::new(64) else { return };
         let mut peers = Vec::new();
         for _ in 0..2000 {
             let (near, far) = UnixStream::pair().unwrap();

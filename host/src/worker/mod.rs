@@ -151,7 +151,6 @@ impl Drop for Worker {
     }
 }
 
-#[expect(clippy::too_many_arguments, reason = "a thread's inputs, named once more")]
 fn run(
     placement: Placement,
     backend: Backend,

@@ -208,21 +208,23 @@ impl Launch {
     }
 
     /// The back end that all tests are to run on, by `ZPROXY_E2E_IO`; a test that chooses keeps its own.
-    fn back_end(&self) -> Vec<String> {
-        let Ok(io) = std::env::var("ZPROXY_E2E_IO") else { return Vec::new() };
-        let workers = self.config.as_ref().map_or(&Value::Null, |config| &config["workers"]);
-        let set = match workers {
-            Value::Object(fields) if fields.contains_key("io") => return Vec::new(),
-            Value::Object(_) => format!("workers.io={io}"),
-            Value::Null => format!("workers={}", json!({ "io": io })),
-            count => format!("workers={}", json!({ "count": count, "io": io })),
+    fn set_back_end(&mut self) {
+        let Ok(io) = std::env::var("ZPROXY_E2E_IO") else { return };
+        let Some(config) = &mut self.config else {
+            let workers = json!({ "io": io });
+            self.arguments.extend(["--set".into(), format!("workers={workers}")]);
+            return;
         };
-        vec!["--set".into(), set]
+        let workers = &mut config["workers"];
+        if !workers.is_object() {
+            *workers = json!({ "count": workers });
+        }
+        workers.as_object_mut().unwrap().entry("io").or_insert(io.into());
     }
 
     /// Starts it and waits until it listens.
-    pub fn start(self) -> Gateway {
-        let back_end = self.back_end();
+    pub fn start(mut self) -> Gateway {
+        self.set_back_end();
         let dir = self.dir.unwrap_or_else(|| TempDir::new().unwrap());
         let mut command = command(dir.path(), self.files_max);
         let (mut listeners, mut admin) = (1, true);
@@ -232,7 +234,7 @@ impl Launch {
             std::fs::write(dir.path().join("zproxy.json"), config.to_string()).unwrap();
             command.args(["--config", "zproxy.json"]);
         }
-        command.args(&self.arguments).args(back_end);
+        command.args(&self.arguments);
         command.env("ZPROXY_LOG", "info").envs(&self.environment);
         let mut child = if self.forbidden {
             spawn_without_io_uring(&mut command)

@@ -1,12 +1,18 @@
 //! Streams over a real ring, against real sockets.
 
-use std::io::{Read as _, Write as _};
+#![allow(clippy::cast_possible_truncation, reason = "a pattern may repeat")]
+
+use std::future::poll_fn;
+use std::io::{self, Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::net::UnixStream;
+use std::rc::Rc;
+use std::task::Poll;
 use std::time::Duration;
 
+use super::driver::ORPHAN_TICKS_MAX;
 use super::*;
-use crate::io::{PipePool, Stream};
+use crate::io::{PipePool, RingCounts, Stream};
 
 /// Runs on a thread with a ring, and looks afterwards that nothing is left in it. Where there is no
 /// io_uring there is nothing to test.

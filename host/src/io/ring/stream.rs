@@ -1,34 +1,10 @@
-//! Sockets driven by io_uring, beside tokio's epoll and on the same thread.
+//! A socket driven by a ring: what has arrived, what waits, what is being sent.
 //!
-//! ```text
-//!   task ─ poll_read ──► bytes that have arrived, or a receive that waits ─┐
-//!   task ─ poll_write ─► a send ───────────────────────────────────────────┤
-//!                                                                          ▼
-//!   task ◄─ wake ── what has ended ◄──── one enter for all of them: `drive`, after the tasks
-//! ```
-//!
-//! The ring carries what is small, and that is nearly everything: it waits for bytes, receives the
-//! first of them, and sends heads with small bodies. What is large goes through `recv(2)`, `send(2)`
-//! and `splice(2)` directly, as with epoll, and the ring only waits. So a body is not copied once
-//! more, and buffers that the kernel fills are few.
-//!
-//! A socket whose bytes have all been taken has a receive that waits. It shows what epoll would: an
-//! upstream that closes an idle connection, a client that leaves.
-//!
-//! What is sent was copied, so a write is done at once, and how it ended shows later: in the next
-//! write, or in what is received. Only as much is sent this way as fits a socket's buffer whose peer
-//! reads (`UNHEARD_MAX`); whoever sends more waits as with epoll.
-//!
-//! Dropping a stream cancels what waits, lets a send end, and closes the socket after that. Nothing that
-//! the kernel uses depends on a future (`sys::uring`).
-//!
-//! Not here: what is safe and why (`sys::uring`), which back end a worker has (`backend`).
+//! Not here: when the kernel is asked (`driver`).
 
 use std::cell::{Cell, RefCell};
-use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::io;
-use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker, ready};
@@ -37,9 +13,9 @@ use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags, Shutdown};
 use tokio::task::coop;
 
-use super::{Pipe, RingCounts};
-use crate::sys::Watched;
-use crate::sys::uring::{Arrived, BUFFER_BYTES, Ended, Key, Received, Ring};
+use super::Driver;
+use crate::io::Pipe;
+use crate::sys::uring::{Arrived, BUFFER_BYTES, Key, Received, Ring};
 
 /// The longest piece that is copied and sent by the ring.
 const SEND_BYTES_MAX: usize = 16 * 1024;
@@ -48,45 +24,14 @@ const SEND_BYTES_MAX: usize = 16 * 1024;
 /// buffer of a socket, so a peer that follows HTTP never keeps such a send waiting.
 const UNHEARD_MAX: usize = 16 * 1024;
 
-/// Ticks that a send may go on after its stream was dropped: ten seconds. The kernel would keep the
-/// rest of a closed connection as well.
-const ORPHAN_TICKS_MAX: u32 = 200;
-
-/// Sends that may go on so; beyond, the oldest is cancelled.
-const ORPHANS_MAX: usize = 1024;
-
-thread_local! {
-    /// The ring of this worker.
-    static CURRENT: RefCell<Option<Rc<Driver>>> = const { RefCell::new(None) };
-}
-
-/// A worker's ring and what belongs to it.
-pub(super) struct Driver {
-    ring: RefCell<Ring<Rc<Socket>>>,
-    /// What has ended and was not passed on yet; kept for its memory.
-    ended: RefCell<Vec<(Rc<Socket>, Ended)>>,
-    /// Wakes [`drive`](Self::drive).
-    waker: RefCell<Option<Waker>>,
-    /// It will run again without being woken by the eventfd.
-    scheduled: Cell<bool>,
-    eventfd: RefCell<Option<OwnedFd>>,
-    orphans: RefCell<VecDeque<(Key, u32)>>,
-    ticks: Cell<u32>,
-    sockets: Cell<usize>,
-}
-
-/// A ring for the calling thread; without this value there is none.
-#[derive(Debug)]
-pub(super) struct Guard(());
-
 /// A socket driven by the ring.
-pub(super) struct RingStream {
+pub(in crate::io) struct RingStream {
     driver: Rc<Driver>,
     socket: Rc<Socket>,
 }
 
 /// What stays until the last operation on the socket has ended.
-struct Socket {
+pub(super) struct Socket {
     descriptor: OwnedFd,
     read: RefCell<ReadState>,
     write: Cell<WriteState>,
@@ -128,175 +73,8 @@ impl AsFd for Socket {
     }
 }
 
-/// Makes a ring for the calling thread, which is to [`drive`] it.
-pub(super) fn install() -> io::Result<Guard> {
-    let mut ring = Ring::new()?;
-    let flags = rustix::event::EventfdFlags::CLOEXEC | rustix::event::EventfdFlags::NONBLOCK;
-    let eventfd = rustix::event::eventfd(0, flags)?;
-    ring.register_wake(&eventfd)?;
-    let driver = Driver {
-        ring: RefCell::new(ring),
-        ended: RefCell::default(),
-        waker: RefCell::default(),
-        scheduled: Cell::new(false),
-        eventfd: RefCell::new(Some(eventfd)),
-        orphans: RefCell::default(),
-        ticks: Cell::new(0),
-        sockets: Cell::new(0),
-    };
-    CURRENT.set(Some(Rc::new(driver)));
-    Ok(Guard(()))
-}
-
-impl Drop for Guard {
-    /// With the last stream the ring goes, after everything has ended.
-    fn drop(&mut self) {
-        CURRENT.take();
-    }
-}
-
-/// The ring of this thread.
-pub(super) fn current() -> Option<Rc<Driver>> {
-    CURRENT.with_borrow(Option::clone)
-}
-
-/// Whether this process may use io_uring, tried with one message.
-pub(super) fn probe() -> io::Result<()> {
-    use std::io::Write as _;
-
-    let mut ring = Ring::new()?;
-    let (mut near, far) = std::os::unix::net::UnixStream::pair()?;
-    ring.receive(far);
-    near.write_all(b"?")?;
-    let mut ended = Vec::new();
-    ring.turn(&mut ended);
-    match ended.pop() {
-        Some((_, Ended::Read(Ok(Arrived::Bytes(bytes, _))))) if *bytes == *b"?" => Ok(()),
-        Some((_, Ended::Read(Err(error)))) => Err(error),
-        _ => Err(io::Error::other("it does not receive")),
-    }
-}
-
-impl Driver {
-    /// Keeps the ring turning. Runs in the order of the tasks, so that all of them have had their turn,
-    /// and what they ask for is handed over at once.
-    pub(super) async fn drive(self: Rc<Self>) -> io::Result<()> {
-        let Some(eventfd) = self.eventfd.take() else { return Ok(()) };
-        let wake = Watched::new(eventfd)?;
-        poll_fn(|cx| {
-            // Edges are what counts; the number in the eventfd is never looked at.
-            while let Poll::Ready(edge) = wake.poll_edge(cx) {
-                if edge.is_err() {
-                    return Poll::Ready(edge);
-                }
-            }
-            self.waker.borrow_mut().get_or_insert_with(|| cx.waker().clone());
-            self.scheduled.set(true);
-            if self.turn() || !self.ring.borrow_mut().sleep() {
-                self.ring.borrow_mut().wake_up();
-                cx.waker().wake_by_ref();
-            } else {
-                self.scheduled.set(false);
-            }
-            Poll::Pending
-        })
-        .await
-    }
-
-    /// True: somebody was woken, and will ask for more.
-    fn turn(&self) -> bool {
-        let mut ended = self.ended.take();
-        self.ring.borrow_mut().turn(&mut ended);
-        let mut woken = false;
-        for (socket, end) in ended.drain(..) {
-            woken |= match end {
-                Ended::Read(end) => socket.take_read(end),
-                Ended::Write(end) => socket.take_write(end),
-            };
-        }
-        self.ended.replace(ended);
-        woken
-    }
-
-    fn ask<R>(&self, what: impl FnOnce(&mut Ring<Rc<Socket>>) -> R) -> R {
-        let mut ring = self.ring.borrow_mut();
-        if !self.scheduled.replace(true) {
-            ring.wake_up();
-            if let Some(waker) = &*self.waker.borrow() {
-                waker.wake_by_ref();
-            }
-        }
-        what(&mut ring)
-    }
-
-    /// Moves time on, for sends whose stream is gone.
-    pub(super) fn tick(&self) {
-        let now = self.ticks.get().wrapping_add(1);
-        self.ticks.set(now);
-        let mut orphans = self.orphans.borrow_mut();
-        while let Some((key, since)) = orphans.front()
-            && now.wrapping_sub(*since) > ORPHAN_TICKS_MAX
-        {
-            self.ask(|ring| ring.cancel(*key));
-            orphans.pop_front();
-        }
-    }
-
-    fn orphan(&self, key: Key) {
-        let mut orphans = self.orphans.borrow_mut();
-        if orphans.len() >= ORPHANS_MAX
-            && let Some((oldest, _)) = orphans.pop_front()
-        {
-            self.ask(|ring| ring.cancel(oldest));
-        }
-        orphans.push_back((key, self.ticks.get()));
-    }
-
-    pub(super) fn counts(&self) -> RingCounts {
-        let ring = self.ring.borrow();
-        RingCounts {
-            sockets: self.sockets.get(),
-            operations: ring.in_flight(),
-            buffers: ring.buffers_held(),
-        }
-    }
-
-    /// Connects over TCP. Dropping the future closes the socket.
-    pub(super) async fn connect(self: Rc<Self>, address: SocketAddr) -> io::Result<RingStream> {
-        let domain = socket2::Domain::for_address(address);
-        let socket = socket2::Socket::new(domain, socket2::Type::STREAM.nonblocking(), None)?;
-        socket.set_tcp_nodelay(true)?;
-        let begun = socket.connect(&address.into());
-        let stream = self.stream(socket.into());
-        match begun {
-            Ok(()) => {}
-            Err(error) if error.raw_os_error() == Some(Errno::INPROGRESS.raw_os_error()) => {
-                stream.connected().await?;
-            }
-            Err(error) => return Err(error),
-        }
-        Ok(stream)
-    }
-
-    /// Takes over a connected socket, or one that connects.
-    pub(super) fn stream(self: Rc<Self>, descriptor: OwnedFd) -> RingStream {
-        self.sockets.set(self.sockets.get() + 1);
-        let socket = Socket {
-            descriptor,
-            read: RefCell::new(ReadState::Unknown),
-            write: Cell::new(WriteState::Idle),
-            reader: RefCell::default(),
-            writer: RefCell::default(),
-            unheard: Cell::new(0),
-            bulk: Cell::new(false),
-            ends: Cell::new(false),
-        };
-        RingStream { driver: self, socket: Rc::new(socket) }
-    }
-}
-
 impl Socket {
-    fn take_read(&self, end: io::Result<Arrived>) -> bool {
+    pub(super) fn take_read(&self, end: io::Result<Arrived>) -> bool {
         self.read.replace(match end {
             Ok(Arrived::Bytes(bytes, more)) => ReadState::Arrived(bytes, more),
             Ok(Arrived::End) => ReadState::Ended,
@@ -306,7 +84,7 @@ impl Socket {
         wake(&self.reader)
     }
 
-    fn take_write(&self, end: io::Result<()>) -> bool {
+    pub(super) fn take_write(&self, end: io::Result<()>) -> bool {
         self.write.set(match end {
             Ok(()) => WriteState::Idle,
             Err(error) => WriteState::Failed(number(&error)),
@@ -344,6 +122,20 @@ impl ReadState {
 }
 
 impl RingStream {
+    pub(super) fn new(driver: Rc<Driver>, descriptor: OwnedFd) -> Self {
+        let socket = Socket {
+            descriptor,
+            read: RefCell::new(ReadState::Unknown),
+            write: Cell::new(WriteState::Idle),
+            reader: RefCell::default(),
+            writer: RefCell::default(),
+            unheard: Cell::new(0),
+            bulk: Cell::new(false),
+            ends: Cell::new(false),
+        };
+        Self { driver, socket: Rc::new(socket) }
+    }
+
     fn ask<R>(&self, what: impl FnOnce(&mut Ring<Rc<Socket>>, Rc<Socket>) -> R) -> R {
         self.driver.ask(|ring| what(ring, Rc::clone(&self.socket)))
     }
@@ -358,7 +150,7 @@ impl RingStream {
         }
     }
 
-    pub(super) fn poll_read(
+    pub(in crate::io) fn poll_read(
         &self,
         cx: &mut Context<'_>,
         bytes: &mut [u8],
@@ -420,7 +212,7 @@ impl RingStream {
     }
 
     /// Moves what is there into an empty pipe.
-    pub(super) fn poll_splice_from(
+    pub(in crate::io) fn poll_splice_from(
         &self,
         cx: &mut Context<'_>,
         pipe: &mut Pipe,
@@ -461,7 +253,7 @@ impl RingStream {
     }
 
     /// Waits until something happens on the receiving side.
-    pub(super) fn poll_event(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    pub(in crate::io) fn poll_event(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let event = self.event();
         if event.is_pending() {
             wait(&self.socket.reader, cx);
@@ -471,7 +263,7 @@ impl RingStream {
 
     /// Whether something has happened on the receiving side. Costs a system call only after bytes
     /// were taken past the ring.
-    pub(super) fn event(&self) -> Poll<io::Result<()>> {
+    pub(in crate::io) fn event(&self) -> Poll<io::Result<()>> {
         let state = &mut *self.socket.read.borrow_mut();
         if let ReadState::Unknown = state {
             match self.socket.peek() {
@@ -491,7 +283,7 @@ impl RingStream {
     }
 
     /// What a look at the socket finds, and before that what was taken from it already.
-    pub(super) fn look(&self) -> io::Result<usize> {
+    pub(in crate::io) fn look(&self) -> io::Result<usize> {
         match &*self.socket.read.borrow() {
             ReadState::Arrived(bytes, _) => Ok(bytes.len()),
             ReadState::Ended => Ok(0),
@@ -503,14 +295,18 @@ impl RingStream {
     }
 
     /// The error that the receiving side has met.
-    pub(super) fn error(&self) -> Option<io::Error> {
+    pub(in crate::io) fn error(&self) -> Option<io::Error> {
         match &*self.socket.read.borrow() {
             ReadState::Failed(number) => Some(io::Error::from_raw_os_error(*number)),
             _ => socket2::SockRef::from(self).take_error().ok().flatten(),
         }
     }
 
-    pub(super) fn poll_write(&self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+    pub(in crate::io) fn poll_write(
+        &self,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
         if ready!(self.poll_writer(cx)).is_err() || bytes.is_empty() {
             return Poll::Ready(self.written().map(|()| 0));
         }
@@ -527,7 +323,7 @@ impl RingStream {
     }
 
     /// Moves what is in the pipe, as far as it fits.
-    pub(super) fn poll_splice_to(
+    pub(in crate::io) fn poll_splice_to(
         &self,
         cx: &mut Context<'_>,
         pipe: &mut Pipe,
@@ -554,7 +350,7 @@ impl RingStream {
     }
 
     /// Finishes sending, after what is being sent.
-    pub(super) fn shutdown(&self) {
+    pub(in crate::io) fn shutdown(&self) {
         match self.socket.write.get() {
             WriteState::Sending(_) => self.socket.ends.set(true),
             WriteState::Idle | WriteState::Watching(_) | WriteState::Failed(_) => self.socket.end(),
@@ -562,7 +358,7 @@ impl RingStream {
     }
 
     /// Waits for the end of a `connect(2)` that was begun.
-    async fn connected(&self) -> io::Result<()> {
+    pub(super) async fn connected(&self) -> io::Result<()> {
         self.watch_write();
         poll_fn(|cx| self.poll_writer(cx)).await?;
         match socket2::SockRef::from(self).take_error()? {
@@ -614,7 +410,8 @@ impl Drop for RingStream {
             WriteState::Idle | WriteState::Failed(_) => {}
         }
         // Nobody is there to be woken.
-        (socket.reader.take(), socket.writer.take());
+        socket.reader.take();
+        socket.writer.take();
     }
 }
 
@@ -649,6 +446,3 @@ fn retry<R>(mut call: impl FnMut() -> io::Result<R>) -> io::Result<R> {
         }
     }
 }
-
-#[cfg(test)]
-mod tests;
