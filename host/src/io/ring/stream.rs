@@ -159,6 +159,8 @@ impl RingStream {
         if bytes.is_empty() {
             return Poll::Ready(Ok(0));
         }
+        // Before anything is taken: who has had enough for now must not lose it.
+        let coop = ready!(coop::poll_proceed(cx));
         let (mut taken, mut more) = (0, true);
         match state {
             ReadState::Receiving(_) | ReadState::Watching(_) => {
@@ -174,14 +176,13 @@ impl RingStream {
                 taken = arrived.len().min(bytes.len());
                 bytes[..taken].copy_from_slice(&arrived[..taken]);
                 arrived.consume(taken);
+                coop.made_progress();
                 if !arrived.is_empty() {
                     return Poll::Ready(Ok(taken));
                 }
                 more = *beyond;
             }
         }
-        let coop = ready!(coop::poll_proceed(cx));
-        coop.made_progress();
         *state = ReadState::Unknown;
         if more && taken < bytes.len() {
             match self.socket.receive(&mut bytes[taken..]) {
@@ -200,15 +201,17 @@ impl RingStream {
         if !more && matches!(state, ReadState::Unknown) {
             *state = self.waiting();
         }
-        match state {
-            _ if taken > 0 => Poll::Ready(Ok(taken)),
-            ReadState::Ended => Poll::Ready(Ok(0)),
-            ReadState::Failed(number) => Poll::Ready(Err(io::Error::from_raw_os_error(*number))),
+        let read = match state {
+            _ if taken > 0 => Ok(taken),
+            ReadState::Ended => Ok(0),
+            ReadState::Failed(number) => Err(io::Error::from_raw_os_error(*number)),
             _ => {
                 wait(&self.socket.reader, cx);
-                Poll::Pending
+                return Poll::Pending;
             }
-        }
+        };
+        coop.made_progress();
+        Poll::Ready(read)
     }
 
     /// Moves what is there into an empty pipe.
@@ -310,14 +313,15 @@ impl RingStream {
         if ready!(self.poll_writer(cx)).is_err() || bytes.is_empty() {
             return Poll::Ready(self.written().map(|()| 0));
         }
+        let coop = ready!(coop::poll_proceed(cx));
         let unheard = self.socket.unheard.get().saturating_add(bytes.len());
         self.socket.unheard.set(unheard);
         if bytes.len() <= SEND_BYTES_MAX && unheard <= UNHEARD_MAX {
             let key = self.ask(|ring, socket| ring.send(socket, bytes));
             self.socket.write.set(WriteState::Sending(key));
+            coop.made_progress();
             return Poll::Ready(Ok(bytes.len()));
         }
-        let coop = ready!(coop::poll_proceed(cx));
         let sent = self.socket.send(bytes);
         self.after(cx, sent, coop)
     }
