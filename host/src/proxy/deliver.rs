@@ -257,6 +257,10 @@ pub async fn upstream(
         if open && upload.state == UploadState::Whole { After::KeepAlive } else { After::Close };
     let reader = BodyReader::new(answer.framing, form, u64::MAX, &context.response_limits);
     let to_chunks = framing == Framing::Chunked && answer.framing == Framing::UntilClose;
+    if filter.is_some() {
+        // What a plugin makes of a body on its way is not what was asked to be kept.
+        exchange.captures.clear();
+    }
     let mut download = Pump::new(reader.without_trailers(answer.names_fields), to_chunks)
         .shown_to(filter, framing == Framing::Chunked);
     if !exchange.captures.is_empty() {

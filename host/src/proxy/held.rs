@@ -292,6 +292,8 @@ impl Response<'_> {
         if let Some(exchange) = place {
             exchange.response.fields.remove_known(Name::Trailer);
             exchange.body = Some(body.into());
+            // As for a body on its way: it may be another now.
+            exchange.captures.clear();
         }
         Ok(())
     }
