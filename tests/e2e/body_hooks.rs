@@ -41,7 +41,7 @@ fn chunked(parts: &[&str], trailers: &str) -> String {
 #[track_caller]
 fn sent(config: &Value, request: &str) -> Message {
     let upstream = Upstream::answering("ok");
-    let gateway = gateway(&upstream, &[config.clone()]);
+    let gateway = gateway(&upstream, std::slice::from_ref(config));
     let mut client = gateway.connect();
     for _ in 0..2 {
         let answer = client.exchange(request);
@@ -56,7 +56,7 @@ fn sent(config: &Value, request: &str) -> Message {
 #[track_caller]
 fn got(config: &Value, response: &str) -> Message {
     let upstream = Upstream::sending_and_closing(response);
-    let gateway = gateway(&upstream, &[config.clone()]);
+    let gateway = gateway(&upstream, std::slice::from_ref(config));
     gateway.get("/")
 }
 
@@ -366,7 +366,7 @@ fn a_body_hook_that_fails_breaks_the_message_off() {
                 connection.request()?;
                 connection
                     .try_send(format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n"))?;
-                connection.try_send(&"x".repeat(length - 10))?;
+                connection.try_send("x".repeat(length - 10))?;
                 // The rest comes when the client has seen the beginning.
                 std::thread::sleep(Duration::from_millis(200));
                 connection.try_send("xxxxxxxxxx")
