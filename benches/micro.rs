@@ -312,6 +312,7 @@ const LIMITS: PluginLimits = PluginLimits {
     memory_bytes_max: 16 * 1024 * 1024,
     time_max: Duration::from_millis(10),
     body_bytes_max: 4 << 20,
+    instances_max: 4,
 };
 
 /// A request and its response through `links` plugins.

@@ -18,6 +18,14 @@ pub mod imports {
     });
 }
 
+pub mod callouts {
+    wit_bindgen::generate!({
+        path: "wit",
+        world: "zproxy:gateway/callouts",
+        generate_all,
+    });
+}
+
 pub mod lifecycle {
     wit_bindgen::generate!({
         path: "wit",

@@ -35,6 +35,7 @@ mod request;
 mod response;
 mod body;
 mod fields;
+pub mod callout;
 pub mod context;
 pub mod crypto;
 pub mod clock;

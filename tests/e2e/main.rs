@@ -18,6 +18,7 @@ mod balance;
 mod bench;
 mod bodies;
 mod body_hooks;
+mod callouts;
 mod cached;
 mod chaos;
 mod cli;

@@ -66,6 +66,7 @@ impl Limits {
             memory_bytes_max: memory.unwrap_or(configured.memory_bytes_max),
             time_max: time.unwrap_or(configured.time_max),
             body_bytes_max: configured.body_bytes_max,
+            instances_max: configured.instances_max,
         }
     }
 }
@@ -144,6 +145,7 @@ fn default() -> (PluginLimits, Arc<Allow>) {
         memory_bytes_max: default.memory_bytes_max,
         time_max: Duration::from_millis(default.time_ms_max.into()),
         body_bytes_max: default.body_bytes_max,
+        instances_max: default.instances_max,
     };
     (limits, Arc::default())
 }

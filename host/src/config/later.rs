@@ -24,7 +24,6 @@ const KEYS: &[(&str, &str, &str)] = &[
     ("Route", "mirror", "mirroring comes later"),
     ("Route", "compression", "compression comes later"),
     ("PluginLimits", "fuel_max", "limits by fuel come later"),
-    ("PluginLimits", "instances_max", "a choice of how many instances there are comes later"),
     ("Limits", "connections_per_ip_max", "limits per client address come later"),
     ("Limits", "h2_streams_max", "HTTP/2 comes later"),
 ];

@@ -302,6 +302,8 @@ pub struct PluginLimits {
     pub time_max: Duration,
     /// Largest body that it may hold, or put in place of another.
     pub body_bytes_max: usize,
+    /// Instances per worker, of a plugin that waits.
+    pub instances_max: usize,
 }
 
 /// What a plugin may reach beyond the exchange that it is shown.

@@ -19,6 +19,7 @@ use super::shelf::Held;
 use crate::config::{Address, HostPattern, Matching, Settings, Target};
 use crate::http::HeadLimits;
 use crate::plugin::Warm;
+use crate::plugin::callout::Callouts;
 use crate::proxy::{Clock, Context, Own, Snapshot};
 use crate::state::PluginState;
 use crate::telemetry::{self, AccessLog, Tallies, WorkerTelemetry};
@@ -496,6 +497,7 @@ pub(super) fn make_own(worker: usize, listeners: usize) -> Own {
         random: RefCell::new(fastrand::Rng::new()),
         telemetry: WorkerTelemetry::new(listeners),
         draining: Cell::new(false),
+        callouts: Callouts::default(),
         exchanges: RefCell::default(),
     }
 }

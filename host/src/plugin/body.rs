@@ -70,10 +70,10 @@ pub enum Showing {
 /// Why a chain has stopped in the middle.
 #[derive(Debug)]
 pub struct Halt {
-    /// At this link, whose head hook has been called.
+    /// At this link.
     pub link: usize,
-    /// What it waits for.
-    pub wish: Wish,
+    /// What it waits for; `None`: its head hook is still to be called, and may wait.
+    pub wish: Option<Wish>,
 }
 
 /// Why a body goes no further.

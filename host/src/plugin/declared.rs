@@ -177,6 +177,11 @@ impl Values {
         }
     }
 
+    /// The values as slices.
+    pub(super) fn all(&self) -> Vec<Option<&[u8]>> {
+        self.slices().collect()
+    }
+
     fn slices(&self) -> impl Iterator<Item = Option<&[u8]>> {
         let mut start = 0;
         self.ends.iter().map(move |(end, found)| {

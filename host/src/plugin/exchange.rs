@@ -54,6 +54,8 @@ pub struct Exchange {
     pub(crate) chosen: Option<usize>,
     /// Upstream and server that the request was sent to.
     pub(crate) sent_to: Option<(Arc<str>, Option<Arc<str>>)>,
+    /// Requests that its plugins have sent.
+    pub(crate) callouts: u32,
     /// The head of the answer is on its way to the client.
     pub(crate) sent: bool,
     /// What the plugin that was called last asks for the message's body.
@@ -147,6 +149,7 @@ impl Exchange {
         self.upstreams = None;
         self.chosen = None;
         self.sent_to = None;
+        self.callouts = 0;
         self.sent = false;
         self.wish = None;
         self.halt = None;
@@ -196,6 +199,11 @@ impl Exchange {
     /// Says, in `on_request` or `on_response`, how native middleware wants to be shown the message's body.
     pub fn wish_body(&mut self, wish: Wish) {
         self.wish = Some(wish);
+    }
+
+    /// Whether the chain has stopped in the middle.
+    pub fn is_halted(&self) -> bool {
+        self.halt.is_some()
     }
 
     /// Takes what the chain has stopped for; `None` when it has come to its end.

@@ -13,9 +13,10 @@ use super::load::listed;
 use crate::config::Allow;
 
 /// The interfaces of the package that plugins may import.
-const INTERFACES: [&str; 15] = [
+const INTERFACES: [&str; 16] = [
     "body",
     "cache",
+    "callout",
     "clock",
     "context",
     "counters",

@@ -13,6 +13,9 @@
 //! nothing to be gained by leaving it. No call allocates on the host but for what the plugin
 //! itself asks for.
 //!
+//! A plugin that imports callouts is of another kind: its head hooks are called on a fiber and may wait
+//! ([`Instance::wait`]), so that it has as many instances as requests wait in it, up to a limit.
+//!
 //! Not here: which instances exist, and what a failure does to a request (`chain`).
 
 #![expect(
@@ -20,17 +23,28 @@
     reason = "read where an instance is made or lost: both are slow"
 )]
 
+use std::cell::Cell;
 use std::cell::RefCell;
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 use std::time::Instant;
 
+use tokio::sync::Notify;
+use tokio::sync::mpsc;
+
 use super::backoff::Debt;
+use super::callout::Asks;
+use super::callout::CalloutError;
+use super::callout::Scope;
 use super::live::Live;
 use super::load::Plugin;
 use super::stats::Meter;
 use super::stats::Outcome;
+
+/// Requests that may wait for an instance of a plugin that waits. More than these would only wait to fail.
+const QUEUED_MAX: usize = 1024;
 
 /// How a hook can fail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -126,7 +140,16 @@ pub(super) struct Instance {
     plugin: Arc<Plugin>,
     config: Arc<str>,
     meter: Rc<Meter>,
+    /// The instance that is called; of a plugin that waits, one of those that nobody waits in.
     slot: RefCell<Slot>,
+    /// The others.
+    idle: RefCell<Vec<Live>>,
+    /// How many are waited in.
+    out: Cell<usize>,
+    /// Requests that wait for one of those.
+    queued: Cell<usize>,
+    /// Rung when one is free, or there is room for another.
+    freed: Notify,
 }
 
 #[derive(Default)]
@@ -167,7 +190,20 @@ impl Instance {
     /// Takes in one that was made elsewhere.
     pub(super) fn of(warm: Warm, meter: Rc<Meter>) -> Self {
         let slot = Slot { live: Some(warm.live), init_took: warm.took, ..Slot::default() };
-        Self { plugin: warm.plugin, config: warm.config, meter, slot: RefCell::new(slot) }
+        Self::with(warm.plugin, warm.config, meter, slot)
+    }
+
+    fn with(plugin: Arc<Plugin>, config: Arc<str>, meter: Rc<Meter>, slot: Slot) -> Self {
+        Self {
+            plugin,
+            config,
+            meter,
+            slot: RefCell::new(slot),
+            idle: RefCell::default(),
+            out: Cell::new(0),
+            queued: Cell::new(0),
+            freed: Notify::new(),
+        }
     }
 
     /// Makes the instance up front, so that no request has to wait for it. When that fails, the
@@ -178,7 +214,7 @@ impl Instance {
         meter: Rc<Meter>,
         now: Instant,
     ) -> (Self, Result<(), Box<Failure>>) {
-        let instance = Self { plugin, config, meter, slot: RefCell::default() };
+        let instance = Self::with(plugin, config, meter, Slot::default());
         let mut slot = instance.slot.borrow_mut();
         let made = slot.ready(&instance.plugin, &instance.config, now).map(|_| ());
         drop(slot);
@@ -196,15 +232,16 @@ impl Instance {
 
     /// Linear memory that it holds.
     pub(super) fn memory_bytes(&self) -> usize {
-        let slot = self.slot.borrow();
-        slot.live.as_ref().map_or(0, Live::memory_bytes)
+        let (slot, idle) = (self.slot.borrow(), self.idle.borrow());
+        slot.live.iter().chain(&*idle).map(Live::memory_bytes).sum()
     }
 
     /// Log lines lost since this was last asked.
     pub(super) fn take_lines_dropped(&self) -> u64 {
         let mut slot = self.slot.borrow_mut();
         let dropped = std::mem::take(&mut slot.lines_dropped);
-        dropped + slot.live.as_ref().map_or(0, Live::take_lines_dropped)
+        let idle = self.idle.borrow();
+        dropped + slot.live.iter().chain(&*idle).map(Live::take_lines_dropped).sum::<u64>()
     }
 
     /// Calls a hook, as `call` does; `now` is when that begins, or shortly before.
@@ -214,6 +251,9 @@ impl Instance {
         call: impl FnOnce(&mut Live, Instant) -> Result<R, Box<Failure>>,
     ) -> Result<R, Box<Failure>> {
         let mut slot = self.slot.borrow_mut();
+        if slot.live.is_none() {
+            slot.live = self.idle.borrow_mut().pop();
+        }
         let making = slot.live.is_none();
         let live = slot.ready(&self.plugin, &self.config, now)?;
         // The making has been counted.
@@ -228,6 +268,114 @@ impl Instance {
         result
     }
 
+    /// Calls a hook that may wait, while `scope` answers what it asks. As many instances are waited in as
+    /// the plugin may have; further requests wait for one of them.
+    ///
+    /// Cancel safety: dropping the future gives the instance up.
+    pub(super) async fn wait<R>(
+        &self,
+        scope: &mut Scope<'_>,
+        call: impl AsyncFnOnce(&mut Live, Asks, Instant) -> Result<R, Box<Failure>>,
+    ) -> Result<R, Box<Failure>> {
+        let mut lent = self.lend(scope).await?;
+        let (asks, mut asked) = mpsc::unbounded_channel();
+        let began = Instant::now();
+        let Some(live) = &mut lent.live else { return Err(self.busy()) };
+        let result = {
+            let mut calling = pin!(call(live, asks, began));
+            let mut over = false;
+            loop {
+                let ask = tokio::select! {
+                    biased;
+                    result = &mut calling => break result,
+                    Some(ask) = asked.recv() => ask,
+                };
+                let answer = match over {
+                    true => None,
+                    false => scope.send(ask.request, self.plugin.allow()).await,
+                };
+                over = answer.is_none();
+                // Who does not wait any more needs no answer.
+                let _ = ask.answer.send(answer.unwrap_or(Err(CalloutError::Timeout)));
+            }
+        };
+        lent.is_sound = true;
+        if let Err(failure) = &result
+            && failure.kind != FailureKind::Violation
+        {
+            lent.is_sound = false;
+            self.slot.borrow_mut().charge(failure, began);
+        }
+        Ok(result?)
+    }
+
+    /// An instance that nobody waits in.
+    async fn lend(&self, scope: &Scope<'_>) -> Result<Lent<'_>, Box<Failure>> {
+        loop {
+            let mut slot = self.slot.borrow_mut();
+            let mut live = slot.live.take().or_else(|| self.idle.borrow_mut().pop());
+            if live.is_none() && self.out.get() < self.plugin.limits().instances_max {
+                live = Some(slot.make(&self.plugin, &self.config, Instant::now())?);
+            }
+            drop(slot);
+            if live.is_some() {
+                self.out.set(self.out.get() + 1);
+                return Ok(Lent { home: self, live, is_sound: false });
+            }
+            let now = Instant::now();
+            if self.queued.get() >= QUEUED_MAX || now >= scope.until {
+                return Err(self.busy());
+            }
+            let place = Queued::new(&self.queued);
+            let left = scope.until.saturating_duration_since(now);
+            let _ = tokio::time::timeout(left, self.freed.notified()).await;
+            drop(place);
+        }
+    }
+
+    #[cold]
+    fn busy(&self) -> Box<Failure> {
+        let message = format!(
+            "{} requests wait in its instances, and {} for one of them",
+            self.out.get(),
+            self.queued.get()
+        );
+        Failure::new(FailureKind::Unavailable, message)
+    }
+
+    /// What is to be done about once a second: calls `on-tick`, and lets go of an instance that a burst
+    /// of waiting requests has left behind.
+    pub(super) fn tick(&self, now: Instant) {
+        let ticks = self.plugin.hooks().has(Hook::Tick);
+        let idle = std::mem::take(&mut *self.idle.borrow_mut());
+        for (index, mut live) in idle.into_iter().enumerate() {
+            if index == 0 && self.out.get() == 0 {
+                self.part(live);
+                continue;
+            }
+            let ticked = if ticks { live.on_time(Hook::Tick, now) } else { Ok(()) };
+            let sound = ticked.is_ok();
+            if ticks {
+                self.report(Hook::Tick, ticked);
+            }
+            if sound {
+                self.idle.borrow_mut().push(live);
+            }
+        }
+        if ticks && self.out.get() == 0 {
+            let ticked = self.call(now, |live, now| live.on_time(Hook::Tick, now));
+            self.report(Hook::Tick, ticked);
+        }
+    }
+
+    /// The last word of an instance.
+    fn part(&self, mut live: Live) {
+        if self.plugin.hooks().has(Hook::Shutdown) {
+            let now = Instant::now();
+            self.report(Hook::Shutdown, live.on_time(Hook::Shutdown, now));
+        }
+    }
+
     /// Counts and logs what became of a call that belongs to no exchange.
     pub(super) fn report(&self, hook: Hook, called: Result<(), Box<Failure>>) {
         match called {
@@ -240,12 +388,44 @@ impl Instance {
 impl Drop for Instance {
     /// The last chain that held it is gone: after a swap, a reload or a drain.
     fn drop(&mut self) {
-        if self.plugin.hooks().has(Hook::Shutdown)
-            && let Some(mut live) = self.slot.get_mut().live.take()
-        {
-            let now = Instant::now();
-            self.report(Hook::Shutdown, live.on_time(Hook::Shutdown, now));
+        let live = self.slot.get_mut().live.take();
+        for live in live.into_iter().chain(self.idle.take()) {
+            self.part(live);
         }
+    }
+}
+
+/// An instance that is waited in.
+struct Lent<'a> {
+    home: &'a Instance,
+    live: Option<Live>,
+    /// Its last call has come to a good end. One that was left in the middle cannot be called again.
+    is_sound: bool,
+}
+
+impl Drop for Lent<'_> {
+    fn drop(&mut self) {
+        self.home.out.set(self.home.out.get() - 1);
+        if let Some(live) = self.live.take().filter(|_| self.is_sound) {
+            self.home.idle.borrow_mut().push(live);
+        }
+        self.home.freed.notify_one();
+    }
+}
+
+/// A place among the requests that wait for an instance.
+struct Queued<'a>(&'a Cell<usize>);
+
+impl<'a> Queued<'a> {
+    fn new(count: &'a Cell<usize>) -> Self {
+        count.set(count.get() + 1);
+        Self(count)
+    }
+}
+
+impl Drop for Queued<'_> {
+    fn drop(&mut self) {
+        self.0.set(self.0.get() - 1);
     }
 }
 
@@ -299,6 +479,11 @@ impl Slot {
         if let Some(live) = self.live.take() {
             self.lines_dropped += live.take_lines_dropped();
         }
+        self.charge(failure, began);
+    }
+
+    /// Counts what a call cost that began at `began` and failed.
+    fn charge(&mut self, failure: &Failure, began: Instant) {
         let ended = Instant::now();
         self.debt.add(ended.saturating_duration_since(began), ended);
         let message =

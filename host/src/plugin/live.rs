@@ -8,6 +8,10 @@
 
 #![expect(clippy::disallowed_methods, reason = "read where an instance is made, which is slow")]
 
+use std::pin::pin;
+use std::task::Context as TaskContext;
+use std::task::Poll;
+use std::task::Waker;
 use std::time::Duration;
 use std::time::Instant;
 
@@ -15,10 +19,12 @@ use wasmtime::Store;
 use wasmtime::Trap;
 use wasmtime::UpdateDeadline;
 use wasmtime::WasmBacktrace;
+use wasmtime::component::Instance;
 
 use super::body::BODY_BYTES_MAX;
 use super::body::ChunkFlow;
 use super::body::Showing;
+use super::callout::Asks;
 use super::declared;
 use super::declared::Field;
 use super::declared::Values;
@@ -63,6 +69,8 @@ pub(super) struct Live {
     request_fields: Box<[Field]>,
     response_fields: Box<[Field]>,
     values: Values,
+    /// Its store has a function that waits, so that every call of it has to be on a fiber.
+    waits: bool,
     ticks: u64,
     time_max: Duration,
 }
@@ -75,6 +83,32 @@ pub(super) struct Live {
 fn is_over(overran_at: &mut Option<Duration>, used: Duration) -> bool {
     let since = *overran_at.get_or_insert(used);
     used.saturating_sub(since) >= OVERTIME_MAX
+}
+
+/// Calls a function of a guest: at once, or on a fiber that must not wait.
+macro_rules! invoke {
+    ($waits:expr, $function:expr, $store:expr, $arguments:expr) => {
+        if $waits {
+            at_once($function.call_async(&mut *$store, $arguments))
+        } else {
+            $function.call(&mut *$store, $arguments)
+        }
+    };
+}
+
+/// What must be ready at once: nothing has been given to it that it could wait for.
+fn at_once<T>(future: impl Future<Output = wasmtime::Result<T>>) -> wasmtime::Result<T> {
+    match pin!(future).as_mut().poll(&mut TaskContext::from_waker(Waker::noop())) {
+        Poll::Ready(result) => result,
+        Poll::Pending => Err(wasmtime::Error::msg("it waits where it must not")),
+    }
+}
+
+fn instantiate(plugin: &Plugin, store: &mut Store<State>) -> wasmtime::Result<Instance> {
+    match plugin.waits {
+        true => at_once(plugin.component.instantiate_async(store)),
+        false => plugin.component.instantiate(store),
+    }
 }
 
 /// A new store, which may be busy for `time_max`.
@@ -102,8 +136,10 @@ pub(super) fn validate(plugin: &Plugin, config: &str) -> Result<(), Vec<Complain
     let began = Instant::now();
     let mut store = make_store(plugin, INIT_TIME_MAX);
     let ask = |store: &mut Store<State>| {
-        let instance = plugin.component.instantiate(&mut *store)?;
-        validation.load(&mut *store, &instance)?.call_validate_config(&mut *store, config)
+        let instance = instantiate(plugin, store)?;
+        let guest = validation.load(&mut *store, &instance)?;
+        let validate = guest.func_validate_config();
+        wasmtime::Result::Ok(invoke!(plugin.waits, validate, store, (config,))?.0)
     };
     let found = ask(&mut store).map_err(|error| {
         let failure = failure(&error, store.data_mut(), INIT_TIME_MAX, began);
@@ -131,9 +167,9 @@ impl Live {
         let limits = plugin.limits();
         let mut store = make_store(plugin, INIT_TIME_MAX);
         let init = |store: &mut Store<State>| {
-            let instance = plugin.component.instantiate(&mut *store)?;
+            let instance = instantiate(plugin, store)?;
             let lifecycle = plugin.exports.lifecycle.load(&mut *store, &instance)?;
-            let registration = lifecycle.call_init(&mut *store, config)?;
+            let registration = invoke!(plugin.waits, lifecycle.func_init(), store, (config,))?.0;
             let guests = plugin.exports.load(store, &instance)?;
             wasmtime::Result::Ok((registration, guests))
         };
@@ -154,6 +190,7 @@ impl Live {
             request_fields: request_fields.map_err(unavailable)?,
             response_fields: response_fields.map_err(unavailable)?,
             values: Values::default(),
+            waits: plugin.waits,
             ticks: ticks(limits.time_max),
             time_max: limits.time_max,
         })
@@ -194,18 +231,68 @@ impl Live {
             }
             _ => return Ok(Flow::Next),
         };
-        self.end(answer, place, began, |action, state, exchange| match action {
-            Action::Next => {
-                if let Some(exchange) = exchange {
-                    exchange.wish = state.body.wish.take().or(exchange.wish.take());
-                    exchange.captures.append(&mut state.captures);
-                }
-                Ok(Flow::Next)
+        self.end(answer, place, began, settle_head)
+    }
+
+    /// The same for a plugin that waits; its questions go to `asks`.
+    pub(super) async fn on_head_waiting(
+        &mut self,
+        hook: Hook,
+        place: &mut Option<Box<Exchange>>,
+        began: Instant,
+        asks: Asks,
+    ) -> Result<Flow, Box<Failure>> {
+        let Some(exchange) = place.as_deref() else { return Ok(Flow::Next) };
+        let (store, ticks, time_max) = (&mut self.store, self.ticks, self.time_max);
+        let answer = match (hook, &self.guests) {
+            (Hook::Request, Guests { request_filter: Some(guest), .. }) => {
+                let find = |field: &Field, out: &mut Vec<u8>| field.of_request(exchange, out);
+                self.values.find(&self.request_fields, find);
+                let fields = self.values.all();
+                begin(store, ticks, Phase::Head, place);
+                store.data_mut().waits.begin(asks, time_max);
+                guest.func_on_request().call_async(store, (&fields,)).await
             }
-            Action::Respond if exchange.is_some_and(|it| state.reply.put_into(it)) => {
-                Ok(Flow::Respond)
+            (Hook::Response, Guests { response_filter: Some(guest), .. }) => {
+                let status = exchange.response.status;
+                let given = &exchange.response.fields;
+                let find = |field: &Field, out: &mut Vec<u8>| field.of_response(given, out);
+                self.values.find(&self.response_fields, find);
+                let fields = self.values.all();
+                begin(store, ticks, Phase::Head, place);
+                store.data_mut().waits.begin(asks, time_max);
+                guest.func_on_response().call_async(store, (status, &fields)).await
             }
-            Action::Respond => Err("it answered `respond` without a call of `reply.send`"),
+            _ => return Ok(Flow::Next),
+        };
+        self.store.data_mut().waits.end();
+        self.end(answer.map(|(action,)| action), place, began, settle_head)
+    }
+
+    /// Shows all of a body to a plugin that waits.
+    pub(super) async fn on_whole_waiting(
+        &mut self,
+        hook: Hook,
+        place: &mut Option<Box<Exchange>>,
+        began: Instant,
+        body: &[u8],
+        asks: Asks,
+    ) -> Result<ChunkFlow, Box<Failure>> {
+        let (store, ticks, time_max) = (&mut self.store, self.ticks, self.time_max);
+        begin(store, ticks, Phase::Chunk, place);
+        store.data_mut().waits.begin(asks, time_max);
+        let answer = match (hook, &self.guests) {
+            (Hook::RequestBody, Guests { request_body_filter: Some(guest), .. }) => {
+                guest.func_on_request_body().call_async(store, (body, true)).await
+            }
+            (Hook::ResponseBody, Guests { response_body_filter: Some(guest), .. }) => {
+                guest.func_on_response_body().call_async(store, (body, true)).await
+            }
+            _ => Ok((ChunkAction::Pass,)),
+        };
+        self.store.data_mut().waits.end();
+        self.end(answer.map(|(action,)| action), place, began, |action, state, exchange| {
+            settle_chunk(action, state, exchange, Showing::Whole)
         })
     }
 
@@ -218,42 +305,21 @@ impl Live {
         (chunk, end): (&[u8], bool),
         showing: Showing,
     ) -> Result<ChunkFlow, Box<Failure>> {
-        let (store, ticks) = (&mut self.store, self.ticks);
+        let (store, ticks, waits) = (&mut self.store, self.ticks, self.waits);
         let answer = match (hook, &self.guests) {
             (Hook::RequestBody, Guests { request_body_filter: Some(guest), .. }) => {
                 begin(store, ticks, Phase::Chunk, place);
-                guest.call_on_request_body(store, chunk, end)
+                invoke!(waits, guest.func_on_request_body(), store, (chunk, end))
             }
             (Hook::ResponseBody, Guests { response_body_filter: Some(guest), .. }) => {
                 begin(store, ticks, Phase::Chunk, place);
-                guest.call_on_response_body(store, chunk, end)
+                invoke!(waits, guest.func_on_response_body(), store, (chunk, end))
             }
             _ => return Ok(ChunkFlow::Pass),
         };
+        let answer = answer.map(|(action,)| action);
         self.end(answer, place, began, |action, state, exchange| {
-            let replacement = state.body.replacement.take();
-            if let Some(exchange) = exchange {
-                // Only what is shown as a whole still has its head, and the turn to edit it.
-                if let (Some(mark), false) = (&state.mark, showing == Showing::Whole) {
-                    exchange.roll_back(mark);
-                }
-                if action == ChunkAction::Abort && !exchange.sent {
-                    state.reply.put_into(exchange);
-                }
-            }
-            match (action, replacement) {
-                (ChunkAction::Pass, _) => Ok(ChunkFlow::Pass),
-                (ChunkAction::Detach, _) => Ok(ChunkFlow::Detach),
-                (ChunkAction::Abort, _) => Ok(ChunkFlow::Abort),
-                _ if showing == Showing::Glance => {
-                    Err("it changed a body that it had asked to observe")
-                }
-                (ChunkAction::Drop, _) => Ok(ChunkFlow::Drop),
-                (ChunkAction::Replaced, Some(bytes)) => Ok(ChunkFlow::Replace(bytes)),
-                (ChunkAction::Replaced, None) => {
-                    Err("it answered `replaced` without a call of `body.replace`")
-                }
-            }
+            settle_chunk(action, state, exchange, showing)
         })
     }
 
@@ -274,7 +340,7 @@ impl Live {
             duration_us: us(summary.duration),
             upstream_us: us(summary.upstream),
         };
-        let answer = guest.call_on_log(&mut self.store, summary);
+        let answer = invoke!(self.waits, guest.func_on_log(), &mut self.store, (summary,));
         self.end(answer, place, began, |(), _, _| Ok(()))
     }
 
@@ -283,8 +349,12 @@ impl Live {
         let (store, mut place) = (&mut self.store, None);
         begin(store, self.ticks, Phase::Other, &mut place);
         let answer = match (hook, &self.guests) {
-            (Hook::Tick, Guests { ticker: Some(guest), .. }) => guest.call_on_tick(store),
-            (Hook::Shutdown, Guests { retirement: Some(guest), .. }) => guest.call_shutdown(store),
+            (Hook::Tick, Guests { ticker: Some(guest), .. }) => {
+                invoke!(self.waits, guest.func_on_tick(), store, ())
+            }
+            (Hook::Shutdown, Guests { retirement: Some(guest), .. }) => {
+                invoke!(self.waits, guest.func_shutdown(), store, ())
+            }
             _ => return Ok(()),
         };
         self.end(answer, &mut place, began, |(), _, _| Ok(()))
@@ -319,6 +389,55 @@ impl Live {
             failure.undone = exchange.roll_back(mark);
         }
         Err(failure)
+    }
+}
+
+/// Does what a head hook has asked for.
+fn settle_head(
+    action: Action,
+    state: &mut State,
+    exchange: Option<&mut Exchange>,
+) -> Result<Flow, &'static str> {
+    match action {
+        Action::Next => {
+            if let Some(exchange) = exchange {
+                exchange.wish = state.body.wish.take().or(exchange.wish.take());
+                exchange.captures.append(&mut state.captures);
+            }
+            Ok(Flow::Next)
+        }
+        Action::Respond if exchange.is_some_and(|it| state.reply.put_into(it)) => Ok(Flow::Respond),
+        Action::Respond => Err("it answered `respond` without a call of `reply.send`"),
+    }
+}
+
+/// Does what a body hook has asked for.
+fn settle_chunk(
+    action: ChunkAction,
+    state: &mut State,
+    exchange: Option<&mut Exchange>,
+    showing: Showing,
+) -> Result<ChunkFlow, &'static str> {
+    let replacement = state.body.replacement.take();
+    if let Some(exchange) = exchange {
+        // Only what is shown as a whole still has its head, and the turn to edit it.
+        if let (Some(mark), false) = (&state.mark, showing == Showing::Whole) {
+            exchange.roll_back(mark);
+        }
+        if action == ChunkAction::Abort && !exchange.sent {
+            state.reply.put_into(exchange);
+        }
+    }
+    match (action, replacement) {
+        (ChunkAction::Pass, _) => Ok(ChunkFlow::Pass),
+        (ChunkAction::Detach, _) => Ok(ChunkFlow::Detach),
+        (ChunkAction::Abort, _) => Ok(ChunkFlow::Abort),
+        _ if showing == Showing::Glance => Err("it changed a body that it had asked to observe"),
+        (ChunkAction::Drop, _) => Ok(ChunkFlow::Drop),
+        (ChunkAction::Replaced, Some(bytes)) => Ok(ChunkFlow::Replace(bytes)),
+        (ChunkAction::Replaced, None) => {
+            Err("it answered `replaced` without a call of `body.replace`")
+        }
     }
 }
 

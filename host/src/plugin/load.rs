@@ -58,6 +58,8 @@ pub(super) const PACKAGE: &str = "zproxy:gateway/";
 /// Versions of the package that are compatible with the one served.
 pub(super) const COMPATIBLE: &str = "0.1.";
 
+/// What makes a plugin one that waits.
+const CALLOUT: &str = "zproxy:gateway/callout@";
 /// What gives a plugin a say in bodies.
 const BODY: &str = "zproxy:gateway/body@";
 
@@ -120,7 +122,7 @@ pub enum LoadError {
     /// Needs what the gateway does not have.
     #[error(
         "imports `{0}`, which this gateway does not offer; it offers zproxy:gateway/{{body, cache, \
-         clock, context, counters, crypto, environment, kv, log, metrics, random, reply, request, \
+         callout, clock, context, counters, crypto, environment, kv, log, metrics, random, reply, request, \
          response}}@0.1.0 and wasi:{{cli, clocks, filesystem, \
          io, random, sockets}}@0.2"
     )]
@@ -164,6 +166,8 @@ pub struct Plugin {
     pub(super) exports: Arc<Exports>,
     /// It has a say in bodies: by a hook, or by an import.
     pub(super) bodies: bool,
+    /// It may wait, and is called on fibers.
+    pub(super) waits: bool,
 }
 
 impl Plugin {
@@ -352,6 +356,7 @@ impl PluginEngine {
         }
         let component = linker.instantiate_pre(&component).map_err(link_error)?;
         let exports = Exports::find(&component, &found).map_err(link_error)?;
+        let waits = kind.imports(engine).any(|(import, _)| import.starts_with(CALLOUT));
         let bodies = kind.imports(engine).any(|(import, _)| import.starts_with(BODY));
         let plugin = Arc::new(Plugin {
             name: name.into(),
@@ -363,6 +368,7 @@ impl PluginEngine {
             hooks: found.hooks,
             engine: Arc::clone(self),
             exports: Arc::new(exports),
+            waits,
             bodies: bodies
                 || found.hooks.has(Hook::RequestBody)
                 || found.hooks.has(Hook::ResponseBody),

@@ -21,6 +21,7 @@
 
 pub mod body;
 pub mod cache;
+pub mod callout;
 pub mod chain;
 pub mod engine;
 pub mod exchange;

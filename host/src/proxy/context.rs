@@ -12,6 +12,7 @@ use super::relay::{Lanes, Scratch};
 use crate::config::{self, Settings};
 use crate::http::HeadLimits;
 use crate::io::{BufferPool, Deadlines, PipePool, Timer};
+use crate::plugin::callout::Callouts;
 use crate::plugin::{Chain, ChainPlan, Exchange, Instances, PluginStats};
 use crate::route::Router;
 use crate::route::rewrite::{Redirect, Rewrite};
@@ -76,6 +77,8 @@ pub struct Own {
     pub telemetry: WorkerTelemetry,
     /// No more requests than those that are here.
     pub draining: Cell<bool>,
+    /// Connections of requests that plugins send.
+    pub callouts: Callouts,
     /// Exchanges to be used again.
     pub exchanges: RefCell<Vec<Box<Exchange>>>,
 }

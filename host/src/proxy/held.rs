@@ -9,7 +9,7 @@
 
 use std::future::poll_fn;
 use std::task::{Context as TaskContext, Poll, ready};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::Client;
 use super::context::Context;
@@ -22,6 +22,7 @@ use crate::http::connection::{consume, poll_fill};
 use crate::http::parse::{Framing, RequestFacts};
 use crate::io::{Buffer, Reader};
 use crate::plugin::body::CHUNK_BYTES_MAX;
+use crate::plugin::callout::Scope;
 use crate::plugin::{BodyFilter, BodyStop, Chain, Exchange, Flow, Halt, Hook, Wish};
 
 /// Chunks in one go before other connections get their turn.
@@ -141,6 +142,8 @@ pub struct Request<'a> {
     pub body_bytes_max: u64,
     /// Longest time for it.
     pub timeout: Duration,
+    /// When callouts must have ended.
+    pub until: Instant,
 }
 
 impl Request<'_> {
@@ -156,13 +159,30 @@ impl Request<'_> {
         body: &mut Option<Vec<u8>>,
         halt: Halt,
     ) -> Result<Flow, RequestError> {
-        let whole = self.collect(client, place, facts, body.take(), &halt.wish).await?;
-        *body = Some(match halt.wish {
+        let Some(wish) = halt.wish else {
+            return call(
+                self.context,
+                self.chain,
+                client,
+                place,
+                halt.link,
+                Hook::Request,
+                self.until,
+            )
+            .await;
+        };
+        let whole = self.collect(client, place, facts, body.take(), &wish).await?;
+        *body = Some(match wish {
             Wish::Replace(bytes) => bytes,
-            _ => match self.chain.show_whole(halt.link, Hook::RequestBody, place, whole) {
-                Ok(whole) => whole,
-                Err(stop) => return answer_of(stop, place),
-            },
+            _ => {
+                let mut gone = gone(client);
+                let mut scope = scope(self.context, &mut gone, self.until);
+                let hook = Hook::RequestBody;
+                match self.chain.show_whole(halt.link, hook, place, whole, &mut scope).await {
+                    Ok(whole) => whole,
+                    Err(stop) => return answer_of(stop, place),
+                }
+            }
         });
         Ok(Flow::Next)
     }
@@ -223,6 +243,47 @@ impl Request<'_> {
     }
 }
 
+/// Calls a head hook that may wait.
+pub async fn call(
+    context: &Context,
+    chain: &Chain,
+    client: &mut Client,
+    place: &mut Place,
+    link: usize,
+    hook: Hook,
+    until: Instant,
+) -> Result<Flow, RequestError> {
+    let mut gone = gone(client);
+    let mut scope = scope(context, &mut gone, until);
+    let called = chain.call_waiting(link, hook, place, &mut scope).await;
+    called.map_err(|_| RequestError::Plugin)
+}
+
+fn scope<'a>(
+    context: &'a Context,
+    gone: &'a mut dyn FnMut(&mut TaskContext<'_>) -> Poll<()>,
+    until: Instant,
+) -> Scope<'a> {
+    Scope { callouts: &context.callouts, upstreams: &context.upstreams, until, gone }
+}
+
+/// Tells when the client has left: a reset says so, an end alone does not.
+fn gone(client: &mut Client) -> impl FnMut(&mut TaskContext<'_>) -> Poll<()> + '_ {
+    let (reader, _) = client.connection.stream.split();
+    let mut watching = true;
+    move |cx| {
+        if !watching {
+            return Poll::Pending;
+        }
+        let event = ready!(reader.poll_event(cx));
+        if event.is_err() || reader.error().is_some() {
+            return Poll::Ready(());
+        }
+        watching = false;
+        Poll::Pending
+    }
+}
+
 /// Makes the head say what is sent now that the body is `body`.
 pub fn fit_request(exchange: &mut Exchange, body: &[u8]) {
     let head = &mut exchange.request;
@@ -254,6 +315,8 @@ pub struct Response<'a> {
     pub chain: &'a Chain,
     /// Longest silence of the upstream.
     pub idle: Duration,
+    /// When callouts must have ended.
+    pub until: Instant,
 }
 
 impl Response<'_> {
@@ -265,14 +328,14 @@ impl Response<'_> {
         place: &mut Place,
         facts: &mut RequestFacts,
         answered: Option<Answered>,
-        halt: Halt,
+        (link, wish): (usize, Wish),
     ) -> Result<(), RequestError> {
         let Some(exchange) = place.as_deref_mut() else { return Err(RequestError::Plugin) };
         let filter = self.chain.response_filter(exchange);
         let whole = match (exchange.body.take(), answered) {
-            (Some(body), _) => Held::new(filter, &halt.wish).add_all(&body, place),
+            (Some(body), _) => Held::new(filter, &wish).add_all(&body, place),
             (None, Some(answered)) => {
-                let held = Held::new(filter, &halt.wish);
+                let held = Held::new(filter, &wish);
                 self.collect(client, place, facts, answered, held).await
             }
             (None, None) => Ok(Vec::new()),
@@ -282,12 +345,17 @@ impl Response<'_> {
             RequestError::Malformed(what) => RequestError::BadResponse(what),
             error => error,
         })?;
-        let body = match halt.wish {
+        let body = match wish {
             Wish::Replace(bytes) => bytes,
-            _ => match self.chain.show_whole(halt.link, Hook::ResponseBody, place, whole) {
-                Ok(whole) => whole,
-                Err(stop) => return answer_of(stop, place).map(drop),
-            },
+            _ => {
+                let mut gone = gone(client);
+                let mut scope = scope(self.context, &mut gone, self.until);
+                let hook = Hook::ResponseBody;
+                match self.chain.show_whole(link, hook, place, whole, &mut scope).await {
+                    Ok(whole) => whole,
+                    Err(stop) => return answer_of(stop, place).map(drop),
+                }
+            }
         };
         if let Some(exchange) = place {
             exchange.response.fields.remove_known(Name::Trailer);

@@ -16,6 +16,7 @@
 //! Not here: sockets and request heads (`connection`), wasm (`plugin`), dialing and pooling
 //! (`upstream`), framing (`http`).
 
+mod admit;
 pub mod client;
 pub mod context;
 pub mod deliver;
@@ -28,16 +29,15 @@ pub mod reply;
 mod target;
 pub mod trace;
 
-use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use admit::{admit, find_route};
 use bytes::Bytes;
 use client::ClientFacts;
 pub use context::{Clock, Context, Home, Own, RoutePlan, Snapshot};
 use deliver::Delivered;
 use forward::{Answered, Forward, Journey, Times};
-use headers::Stamp;
 use record::record;
 use target::{redirect, rewrite};
 
@@ -46,9 +46,8 @@ use crate::error::RequestError;
 use crate::http::parse::{self, Framing, RequestFacts};
 use crate::http::{Connection, Method, Name};
 use crate::io::Timer;
-use crate::plugin::{BodyFilter, Exchange, RouteParams, Wish};
-use crate::route::rewrite::Redirect;
-use crate::route::{Found, Params, path};
+use crate::plugin::{BodyFilter, Exchange, Hook, Wish};
+use crate::route::Params;
 
 /// A client's connection and what is known about the client.
 #[derive(Debug)]
@@ -220,13 +219,17 @@ async fn request(
     while let Some(halt) = exchange.take_halt() {
         let next = halt.link + 1;
         let (context, body_bytes_max) = (context, plan.body_bytes_max);
-        let held = held::Request { context, chain, body_bytes_max, timeout: plan.request_timeout };
+        let timeout = plan.request_timeout;
+        let until = started + timeout;
+        let held = held::Request { context, chain, body_bytes_max, timeout, until };
         let mut place = Some(exchange);
         let done = held.hold(client, &mut place, facts, &mut body, halt).await;
         exchange = place.unwrap_or_default();
         progress.entered = next - 1;
         progress.reached = next;
         match done {
+            // The hook that was waited for wants to see the body.
+            Ok(crate::plugin::Flow::Next) if exchange.is_halted() => {}
             Ok(crate::plugin::Flow::Next) => {
                 (exchange, passed) = chain.on_request_from(next, exchange, context.clock.now());
             }
@@ -354,6 +357,7 @@ async fn response(
         return (exchange, answer);
     }
     let mut entered = progress.entered;
+    let plan = &context.snapshot.plans[index];
     let chain = &context.chains[index];
     let mut now = context.clock.now();
     loop {
@@ -367,10 +371,38 @@ async fn response(
             (Ok(_), None) => break,
             (Ok(_), Some(halt)) => {
                 entered = halt.link;
+                let until = now + plan.request_timeout;
+                let wish = match halt.wish {
+                    Some(wish) => wish,
+                    None => {
+                        let mut place = Some(exchange);
+                        let called = held::call(
+                            context,
+                            chain,
+                            client,
+                            &mut place,
+                            halt.link,
+                            Hook::Response,
+                            until,
+                        );
+                        let called = called.await;
+                        exchange = place.unwrap_or_default();
+                        now = context.clock.now();
+                        match (called, exchange.take_halt().and_then(|halt| halt.wish)) {
+                            (Ok(_), None) => continue,
+                            (Ok(_), Some(wish)) => wish,
+                            (Err(error), _) => {
+                                fail(context, &mut exchange, error, progress);
+                                answer = Answer::Local;
+                                continue;
+                            }
+                        }
+                    }
+                };
                 // RFC 9110 §9.3.2, §6.4.1: there is nothing that could be held.
                 let empty =
                     exchange.request.method == Method::Head || exchange.response.is_bodiless();
-                if empty && matches!(halt.wish, Wish::Hold(_)) {
+                if empty && matches!(wish, Wish::Hold(_)) {
                     continue;
                 }
                 let (answered, idle) = match std::mem::replace(&mut answer, Answer::Local) {
@@ -378,8 +410,9 @@ async fn response(
                     Answer::Local => (None, context.idle_timeout()),
                 };
                 let mut place = Some(exchange);
-                let held = held::Response { context, chain, idle };
-                let done = held.hold(client, &mut place, facts, answered, halt).await;
+                let held = held::Response { context, chain, idle, until };
+                let link = (entered, wish);
+                let done = held.hold(client, &mut place, facts, answered, link).await;
                 exchange = place.unwrap_or_default();
                 now = context.clock.now();
                 match done {
@@ -449,80 +482,6 @@ fn fit_length(exchange: &mut Exchange, framing: Framing) {
         response.fields.remove_known(Name::ContentLength);
         response.fields.push("Content-Length", b"0");
     }
-}
-
-fn find_route(
-    context: &Context,
-    exchange: &mut Exchange,
-    progress: &mut Progress,
-) -> Result<usize, RequestError> {
-    let normal = match path::normalize(exchange.request.target()) {
-        Ok(Cow::Borrowed(_)) => None,
-        Ok(Cow::Owned(normal)) => Some(normal),
-        Err(_) if exchange.request.target() == "*" => None,
-        Err(_) => return Err(RequestError::Malformed("path")),
-    };
-    if let Some(normal) = normal {
-        exchange.request.set_target(&normal).map_err(|_| RequestError::Malformed("path"))?;
-    }
-    let head = &exchange.request;
-    match context.snapshot.router.find(head.authority(), head.path(), head.method_name()) {
-        Found::Route { index, params } => {
-            progress.route = Some(index);
-            progress.params = params;
-            let plan = &context.snapshot.plans[index];
-            if plan.rewrite.reads_parameters()
-                || plan.redirect.as_ref().is_some_and(Redirect::reads_parameters)
-            {
-                progress.routed = Some(head.path().into());
-            }
-            exchange.route = context.route_names.get(index).cloned();
-            if !context.chains[index].is_empty() {
-                exchange.upstreams = Some(Arc::clone(&context.upstream_names));
-                let names = &context.parameters[index];
-                if !names.is_empty() {
-                    let path = exchange.request.path_at();
-                    exchange.params = Some(RouteParams { names: Arc::clone(names), params, path });
-                }
-            }
-            Ok(index)
-        }
-        Found::MethodNotAllowed { allow } => {
-            progress.allow = Some(allow);
-            Err(RequestError::MethodNotAllowed)
-        }
-        Found::None => Err(RequestError::NoRoute),
-    }
-}
-
-/// Checks what can be checked before anything happens, and makes the head fit to be forwarded.
-fn admit(
-    client: &Client,
-    exchange: &mut Exchange,
-    facts: &RequestFacts,
-    plan: &RoutePlan,
-    context: &Context,
-    progress: &mut Progress,
-) -> Result<(), RequestError> {
-    debug_assert!(progress.route.is_some(), "only a routed request is admitted");
-    if matches!(facts.framing, Framing::Length(length) if length > plan.body_bytes_max) {
-        return Err(RequestError::BodyTooLarge);
-    }
-    exchange.scheme = client.facts.scheme;
-    exchange.client_ip = client.facts.peer.map(|peer| {
-        let trusted = &context.settings().trusted_proxies;
-        client::client_ip(peer, trusted, &exchange.request)
-    });
-    let mut random = context.random.borrow_mut();
-    let stamp = Stamp {
-        unix_ms: context.clock.wall_ms(),
-        random: std::array::from_fn(|_| random.u64(..)),
-        // Upstreams record a trace unless its parent says no; nobody has said so.
-        sampled: true,
-    };
-    let trace = headers::request_to_upstream(&mut exchange.request, &client.facts, &stamp)?;
-    progress.trace = Some(trace);
-    Ok(())
 }
 
 /// What every answer has that was not made by an upstream.

@@ -338,6 +338,7 @@ impl State {
             }
             self.home.telemetry.sample_utilisation(now);
             self.home.instances.borrow().tick();
+            self.home.callouts.sweep();
             self.home.pool.trim();
             self.home.pipes.trim();
             if self.burst.has_fallen(self.tally.count()) {

@@ -188,3 +188,35 @@ fn an_upstream_is_chosen_among_those_that_there_are() {
     assert_eq!(chosen.upstream_request().unwrap().chosen_upstream(), Some("a"));
     assert_eq!(none.status(), 404);
 }
+
+#[derive(serde::Deserialize)]
+struct Asking {}
+
+impl Middleware for Asking {
+    fn on_request(&self, request: &mut crate::Request) -> Flow {
+        let answer = callout::get("upstream://auth/").header("x-path", &*request.path()).send();
+        match answer {
+            Ok(answer) => Flow::Reply(Reply::status(answer.status()).body(answer.body())),
+            Err(error) => Flow::Reply(Reply::status(500).body(error.to_string())),
+        }
+    }
+
+    fn on_log(&self, _: &crate::Request, _: &crate::Response, _: &Summary) {
+        see(format!("{:?}", callout::get("upstream://auth/").send()));
+    }
+}
+
+crate::export!(Asking: on_request, on_log);
+
+#[test]
+fn callouts_are_answered_by_the_test_where_hooks_may_wait() {
+    let plugin = load::<Asking>("{}").unwrap();
+    let ask = || plugin.exchange(Request::get("/a"), Response::status(200));
+    assert_eq!(ask().status(), 500, "nobody answers");
+
+    answer_callouts(|request| Ok(callout::Response::new(202, request.url.clone())));
+
+    let answer = ask();
+    assert_eq!((answer.status(), answer.body()), (202, b"upstream://auth/".as_slice()));
+    assert!(seen().iter().all(|answer| answer.contains("Denied")), "on_log may not wait");
+}

@@ -37,8 +37,12 @@ const FRAMING: [&str; 9] = [
     "upgrade",
 ];
 
+/// What a test says to callouts.
+pub(crate) type Answers = Box<
+    dyn FnMut(&crate::callout::Request) -> Result<crate::callout::Response, crate::callout::Error>,
+>;
+
 /// What the functions read and write.
-#[derive(Debug)]
 pub(crate) struct Host {
     pub(crate) request: Request,
     pub(crate) response: Response,
@@ -53,6 +57,10 @@ pub(crate) struct Host {
     /// Whether a body hook runs.
     pub(crate) in_body: bool,
     pub(crate) upstreams: Vec<String>,
+    /// What a test says to callouts.
+    pub(crate) callouts: Option<Answers>,
+    /// Whether the running hook may send any.
+    pub(crate) may_wait: bool,
     edit_bytes: usize,
     context: HashMap<String, Vec<u8>>,
     keys: BTreeMap<u32, Key>,
@@ -96,6 +104,8 @@ impl Host {
             replacement: None,
             in_body: false,
             upstreams: Vec::new(),
+            callouts: None,
+            may_wait: false,
             edit_bytes: 0,
             context: HashMap::new(),
             keys: BTreeMap::new(),
@@ -331,6 +341,26 @@ pub(crate) mod body {
         } else {
             wish(Wish::Replace(bytes.to_vec()));
         }
+    }
+}
+
+/// `callout`.
+pub(crate) mod callout {
+    use super::Host;
+    use crate::callout::{Error, Request, Response};
+
+    pub(crate) fn send(request: Request) -> Result<Response, Error> {
+        // Taken out while it runs: it is the test's own code, which may use this host.
+        let answer = Host::with(|host| match host.may_wait {
+            true => Ok(host.callouts.take()),
+            false => Err(Error::Denied("this hook may not send requests".to_owned())),
+        })?;
+        let Some(mut answer) = answer else {
+            return Err(Error::Denied("the test answers no callouts".to_owned()));
+        };
+        let answered = answer(&request);
+        Host::with(|host| host.callouts = Some(answer));
+        answered
     }
 }
 

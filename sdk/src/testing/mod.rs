@@ -33,7 +33,7 @@ pub use message::{Request, Response};
 use host::{Host, Wish};
 
 use crate::bindings::lifecycle::zproxy::gateway::types::{Action, ChunkAction};
-use crate::{Hook, Problem, Running, Slot, Summary, log};
+use crate::{Hook, Problem, Running, Slot, Summary, callout, log};
 
 /// A plugin that has accepted its configuration.
 pub struct Loaded<M> {
@@ -82,6 +82,13 @@ pub fn problems<M: Slot>(config: &str) -> Vec<Problem> {
 /// Names of upstreams that a plugin may choose with [`Request::set_upstream`](crate::Request::set_upstream).
 pub fn set_upstreams(names: &[&str]) {
     Host::with(|host| host.upstreams = names.iter().map(|name| (*name).to_owned()).collect());
+}
+
+/// Answers the callouts of plugins on this thread from now on; before, they are denied.
+pub fn answer_callouts(
+    answer: impl FnMut(&callout::Request) -> Result<callout::Response, callout::Error> + 'static,
+) {
+    Host::with(|host| host.callouts = Some(Box::new(answer)));
 }
 
 /// Sets the time of this thread's host, in milliseconds since 1970.
@@ -192,6 +199,8 @@ impl<M: Slot> Loaded<M> {
             Some(Wish::Observe) | None => host::CHUNK_BYTES_MAX,
         };
         let observes = wish == Some(Wish::Observe);
+        let held = matches!(wish, Some(Wish::Hold(_)));
+        Host::with(|host| host.may_wait = held);
         let mut chunks = body.chunks(max.max(1)).peekable();
         let mut out = Vec::new();
         let mut rest = 0;
@@ -237,6 +246,7 @@ impl<M: Slot> Loaded<M> {
         };
         let failure = Host::with(|host| {
             host.in_body = false;
+            host.may_wait = false;
             let missing = action == ChunkAction::Replaced && host.replacement.is_none();
             let changed = matches!(action, ChunkAction::Replaced | ChunkAction::Drop);
             let failure = host.failure.take();
@@ -257,7 +267,8 @@ impl<M: Slot> Loaded<M> {
             return None;
         }
         let pushed = Host::with(|host| host.pushed_request(self.running.request_fields()));
-        after_hook(self.running.on_request(pushed))
+        let action = waiting(|| self.running.on_request(pushed));
+        after_hook(action)
     }
 
     fn on_response(&self) -> Option<Answer> {
@@ -266,8 +277,17 @@ impl<M: Slot> Loaded<M> {
         }
         let pushed = Host::with(|host| host.pushed_response(self.running.response_fields()));
         let status = Host::with(|host| host.response.status);
-        after_hook(self.running.on_response(status, pushed))
+        let action = waiting(|| self.running.on_response(status, pushed));
+        after_hook(action)
     }
+}
+
+/// Calls a hook that may wait.
+fn waiting<T>(call: impl FnOnce() -> T) -> T {
+    Host::with(|host| host.may_wait = true);
+    let called = call();
+    Host::with(|host| host.may_wait = false);
+    called
 }
 
 /// The exchange's end, if this hook was it.

@@ -53,6 +53,11 @@ pub struct PluginLimitsConfig {
     /// if it is changed there.
     #[schemars(range(max = 4_194_304))]
     pub body_bytes_max: usize,
+
+    /// Instances on each worker of a plugin that sends requests of its own: so many requests can wait
+    /// in it at a time, and others for them. Other plugins have one instance.
+    #[schemars(range(min = 1, max = 1024))]
+    pub instances_max: usize,
 }
 
 impl Default for PluginLimitsConfig {
@@ -61,6 +66,7 @@ impl Default for PluginLimitsConfig {
             memory_bytes_max: 16 * 1024 * 1024,
             time_ms_max: 10,
             body_bytes_max: 4 * 1024 * 1024,
+            instances_max: 32,
         }
     }
 }

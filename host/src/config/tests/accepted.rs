@@ -260,6 +260,7 @@ fn a_chain_takes_its_own_config_before_the_plugins() {
         memory_bytes_max: 65536,
         time_max: Duration::from_millis(3),
         body_bytes_max: 4 << 20,
+        instances_max: 32,
     };
     assert_eq!(settings.plugins[0].limits, limits);
     let chain: Vec<_> = settings.routes[0]

@@ -9,6 +9,7 @@
 
 mod body;
 mod cache;
+mod callout;
 mod clock;
 mod context;
 mod counters;
@@ -90,6 +91,8 @@ pub(super) struct State {
     pub(super) reply: reply::Reply,
     /// What `body` was asked for during this call.
     pub(super) body: body::BodyCalls,
+    /// How this call may wait.
+    pub(super) waits: callout::Waits,
     /// CPU time of the thread when this call had used up its time by the clock.
     pub(super) overran_at: Option<std::time::Duration>,
     /// The first rule that was broken during this call.
@@ -125,6 +128,7 @@ impl State {
             mark: None,
             reply: reply::Reply::default(),
             body: body::BodyCalls::new(limits.body_bytes_max),
+            waits: callout::Waits::default(),
             overran_at: None,
             violation: None,
             limiter: Limiter::new(limits.memory_bytes_max),
@@ -183,6 +187,7 @@ fn lock(journal: &Mutex<Journal>) -> MutexGuard<'_, Journal> {
 /// Puts everything that plugins may import into `linker`.
 pub(super) fn link(linker: &mut Linker<State>) -> wasmtime::Result<()> {
     bindings::Host_::add_to_linker::<State, HasSelf<State>>(linker, |state| state)?;
+    callout::link(linker)?;
     wasi::link(linker)
 }
 

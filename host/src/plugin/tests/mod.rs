@@ -28,6 +28,7 @@ const LIMITS: PluginLimits = PluginLimits {
     memory_bytes_max: 2 * 1024 * 1024,
     time_max: Duration::from_millis(20),
     body_bytes_max: 1 << 20,
+    instances_max: 4,
 };
 
 fn load(guest: &Guest) -> Arc<Plugin> {

@@ -16,6 +16,8 @@
 //! Not here: what plugins are (`load`), how they are called (`instance`), and the gateway's own
 //! answers (`proxy`).
 
+mod link;
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::rc::Rc;
@@ -26,27 +28,23 @@ use std::time::Instant;
 use super::body::BodyFilter;
 use super::body::BodyStop;
 use super::body::ChunkFlow;
-use super::body::Halt;
 use super::body::Showing;
-use super::body::Stage;
-use super::body::Wish;
+use super::callout::Scope;
 use super::exchange::Exchange;
 use super::exchange::Flow;
 use super::exchange::Summary;
 use super::exports::Hooks;
-use super::instance::Failure;
 use super::instance::FailureKind;
 use super::instance::Hook;
 use super::instance::Instance;
 use super::instance::Warm;
 use super::load::Plugin;
 use super::middleware::Middleware;
-use super::native;
 use super::native::make_native;
 use super::stats::Meter;
-use super::stats::Outcome;
 use super::stats::PluginStats;
 use crate::config::OnError;
+use link::PUT_BACK;
 
 /// Makes native middleware from its configuration. Called once per worker and configuration.
 pub type NativeFactory =
@@ -184,10 +182,7 @@ impl Instances {
     /// Calls `on-tick` of every instance that has it. Takes up to the time limit of each.
     pub fn tick(&self) {
         for instance in self.wasm.iter().filter_map(Weak::upgrade) {
-            if instance.plugin().hooks().has(Hook::Tick) {
-                let ticked = instance.call(clock(), |live, now| live.on_time(Hook::Tick, now));
-                instance.report(Hook::Tick, ticked);
-            }
+            instance.tick(clock());
         }
     }
 
@@ -224,7 +219,8 @@ impl Instances {
                 (Runner::Native(native), hooks, bodies)
             }
         };
-        Ok(Link { runner, hooks, bodies, on_error: plan.on_error, meter })
+        let waits = matches!(&plan.plugin, PlanSource::Wasm(plugin) if plugin.waits);
+        Ok(Link { runner, hooks, bodies, waits, on_error: plan.on_error, meter })
     }
 
     fn meter(&mut self, plugin: &Arc<str>) -> Rc<Meter> {
@@ -294,6 +290,8 @@ pub(super) struct Link {
     hooks: Hooks,
     /// It may have a say in bodies.
     bodies: bool,
+    /// Its head hooks may wait, and are not called from here.
+    waits: bool,
     on_error: OnError,
     meter: Rc<Meter>,
 }
@@ -330,6 +328,10 @@ impl Chain {
         let mut passed = Passed { outcome: Ok(Flow::Next), entered: self.links.len() };
         for (index, link) in self.links.iter().enumerate().skip(from) {
             if link.hooks.has(Hook::Request) {
+                if link.waits && link.waits_at(index, &mut place) {
+                    passed.entered = index;
+                    break;
+                }
                 let now = now.take().unwrap_or_else(clock);
                 let outcome = link.on_head(Hook::Request, &mut place, now);
                 if !matches!(outcome, Ok(Flow::Next)) {
@@ -362,6 +364,9 @@ impl Chain {
         let mut flow = Ok(Flow::Next);
         for (index, link) in self.links.iter().enumerate().take(entered).rev() {
             if link.hooks.has(Hook::Response) {
+                if link.waits && link.waits_at(index, &mut place) {
+                    break;
+                }
                 let now = now.take().unwrap_or_else(clock);
                 match link.on_head(Hook::Response, &mut place, now) {
                     Ok(Flow::Next) => {}
@@ -396,16 +401,53 @@ impl Chain {
         BodyFilter::new(&self.links, Hook::ResponseBody, stages)
     }
 
+    /// Calls the head hook of a link that may wait, for which the chain has stopped. It may have stopped
+    /// again then, for what this link asks for the body.
+    ///
+    /// Cancel safety: dropping the future gives the instance up.
+    pub async fn call_waiting(
+        &self,
+        index: usize,
+        hook: Hook,
+        place: &mut Option<Box<Exchange>>,
+        scope: &mut Scope<'_>,
+    ) -> Result<Flow, Box<HookFailure>> {
+        let Some(link) = self.links.get(index) else { return Ok(Flow::Next) };
+        let Runner::Wasm(instance) = &link.runner else { return Ok(Flow::Next) };
+        let called = instance
+            .wait(scope, async |live, asks, now| live.on_head_waiting(hook, place, now, asks).await)
+            .await;
+        let flow = link.judge(hook, place, called)?;
+        let bodies = if hook == Hook::Request { Hook::RequestBody } else { Hook::ResponseBody };
+        if flow == Flow::Next && link.bodies {
+            link.halts(index, bodies, place);
+        }
+        Ok(flow)
+    }
+
     /// Shows a link all of a body, which it has asked for; what goes on in its place.
-    pub fn show_whole(
+    ///
+    /// Cancel safety: dropping the future gives the instance up, if it is one that waits.
+    pub async fn show_whole(
         &self,
         link: usize,
         hook: Hook,
         place: &mut Option<Box<Exchange>>,
         body: Vec<u8>,
+        scope: &mut Scope<'_>,
     ) -> Result<Vec<u8>, BodyStop> {
         let Some(link) = self.links.get(link) else { return Ok(body) };
-        match link.show(hook, place, (&body, true), Showing::Whole)? {
+        let flow = match &link.runner {
+            Runner::Wasm(instance) if link.waits => {
+                let shown = instance.wait(scope, async |live, asks, now| {
+                    live.on_whole_waiting(hook, place, now, &body, asks).await
+                });
+                let shown = shown.await;
+                link.judge_chunk(hook, place, shown)?
+            }
+            _ => link.show(hook, place, (&body, true), Showing::Whole)?,
+        };
+        match flow {
             ChunkFlow::Pass | ChunkFlow::Detach => Ok(body),
             ChunkFlow::Replace(other) => Ok(other),
             ChunkFlow::Drop => Ok(Vec::new()),
@@ -425,143 +467,6 @@ impl Chain {
             link.on_log(&mut place, summary);
         }
         place.expect(PUT_BACK)
-    }
-}
-
-/// Why there is an exchange after a call.
-const PUT_BACK: &str = "a hook's exchange is put back before its call returns";
-
-impl Link {
-    /// Calls a head hook with the exchange in `place`.
-    fn on_head(
-        &self,
-        hook: Hook,
-        place: &mut Option<Box<Exchange>>,
-        now: Instant,
-    ) -> Result<Flow, Box<HookFailure>> {
-        let called = self.timed(hook, place, |link, place| match &link.runner {
-            Runner::Wasm(instance) => {
-                instance.call(now, |live, now| live.on_head(hook, place, now))
-            }
-            Runner::Native(middleware) => native::on_head(&**middleware, hook, place),
-        });
-        match called {
-            Ok(flow) => {
-                self.meter.record(hook, Outcome::from(flow));
-                Ok(flow)
-            }
-            Err(failure) => self.failed(hook, place, *failure).map(|()| Flow::Next),
-        }
-    }
-
-    /// Shows a chunk of a body. One that fails and is overlooked is shown no more of it.
-    pub(super) fn show(
-        &self,
-        hook: Hook,
-        place: &mut Option<Box<Exchange>>,
-        chunk: (&[u8], bool),
-        showing: Showing,
-    ) -> Result<ChunkFlow, BodyStop> {
-        let shown = self.timed(hook, place, |link, place| match &link.runner {
-            Runner::Wasm(instance) => {
-                instance.call(clock(), |live, now| live.on_chunk(hook, place, now, chunk, showing))
-            }
-            Runner::Native(middleware) => {
-                native::on_chunk(&**middleware, hook, place, chunk, showing)
-            }
-        });
-        match shown {
-            Ok(flow) => {
-                self.meter.record(hook, Outcome::from(&flow));
-                Ok(flow)
-            }
-            Err(failure) => match self.failed(hook, place, *failure) {
-                Ok(()) => Ok(ChunkFlow::Detach),
-                Err(_) => Err(BodyStop::Failed),
-            },
-        }
-    }
-
-    fn on_log(&self, place: &mut Option<Box<Exchange>>, summary: &Summary) {
-        let called = self.timed(Hook::Log, place, |link, place| match &link.runner {
-            Runner::Wasm(instance) => {
-                instance.call(clock(), |live, now| live.on_log(place, now, summary))
-            }
-            Runner::Native(middleware) => native::on_log(&**middleware, place, summary),
-        });
-        match called {
-            Ok(()) => self.meter.record(Hook::Log, Outcome::Next),
-            // The exchange is over; there is nobody left to be told.
-            Err(failure) => self.meter.fail(Hook::Log, &failure),
-        }
-    }
-
-    /// One call in some is timed.
-    fn timed<R>(
-        &self,
-        hook: Hook,
-        place: &mut Option<Box<Exchange>>,
-        call: impl FnOnce(&Self, &mut Option<Box<Exchange>>) -> R,
-    ) -> R {
-        let began = self.meter.is_timed(hook).then(clock);
-        let result = call(self, place);
-        if let Some(began) = began {
-            let took = began.elapsed();
-            self.meter.record_time(hook, took);
-            if let Some(exchange) = place {
-                exchange.add_time(&self.meter.plugin, took);
-            }
-        }
-        result
-    }
-
-    /// Takes note of what the link has asked for the body, the default being to see all of it. True:
-    /// the chain has to stop for that.
-    fn halts(&self, index: usize, hook: Hook, place: &mut Option<Box<Exchange>>) -> bool {
-        let Some(exchange) = place.as_deref_mut() else { return false };
-        let wish = exchange.wish.take();
-        let showing = match wish {
-            Some(wish @ Wish::Replace(_)) => {
-                exchange.halt = Some(Halt { link: index, wish });
-                return true;
-            }
-            _ if !self.hooks.has(hook) => return false,
-            Some(wish @ Wish::Hold(_)) => {
-                exchange.halt = Some(Halt { link: index, wish });
-                return true;
-            }
-            Some(Wish::Skip) => return false,
-            Some(Wish::Observe) => Showing::Glance,
-            None => Showing::Chunks,
-        };
-        exchange.stages(hook).push(Stage { link: index, showing, detached: false });
-        false
-    }
-
-    /// Counts and logs a failure, and decides what it does to the message.
-    #[cold]
-    fn failed(
-        &self,
-        hook: Hook,
-        place: &mut Option<Box<Exchange>>,
-        failure: Failure,
-    ) -> Result<(), Box<HookFailure>> {
-        self.meter.fail(hook, &failure);
-        if let Some(exchange) = place {
-            exchange.wish = None;
-            exchange.failed.push((Arc::clone(&self.meter.plugin), failure.kind));
-        }
-        // Native middleware that replaced the response and then panicked has left nothing to go on
-        // with.
-        if self.on_error == OnError::Open && failure.undone {
-            return Ok(());
-        }
-        Err(Box::new(HookFailure {
-            plugin: Arc::clone(&self.meter.plugin),
-            hook,
-            kind: failure.kind,
-            message: failure.message,
-        }))
     }
 }
 

@@ -1,0 +1,89 @@
+//! Which route a request takes, and whether it may.
+//!
+//! Not here: what becomes of it then (`proxy`).
+
+use std::borrow::Cow;
+use std::sync::Arc;
+
+use super::client;
+use super::headers::{self, Stamp};
+use super::{Client, Context, Progress, RoutePlan};
+use crate::error::RequestError;
+use crate::http::parse::{Framing, RequestFacts};
+use crate::plugin::{Exchange, RouteParams};
+use crate::route::rewrite::Redirect;
+use crate::route::{Found, path};
+
+pub(super) fn find_route(
+    context: &Context,
+    exchange: &mut Exchange,
+    progress: &mut Progress,
+) -> Result<usize, RequestError> {
+    let normal = match path::normalize(exchange.request.target()) {
+        Ok(Cow::Borrowed(_)) => None,
+        Ok(Cow::Owned(normal)) => Some(normal),
+        Err(_) if exchange.request.target() == "*" => None,
+        Err(_) => return Err(RequestError::Malformed("path")),
+    };
+    if let Some(normal) = normal {
+        exchange.request.set_target(&normal).map_err(|_| RequestError::Malformed("path"))?;
+    }
+    let head = &exchange.request;
+    match context.snapshot.router.find(head.authority(), head.path(), head.method_name()) {
+        Found::Route { index, params } => {
+            progress.route = Some(index);
+            progress.params = params;
+            let plan = &context.snapshot.plans[index];
+            if plan.rewrite.reads_parameters()
+                || plan.redirect.as_ref().is_some_and(Redirect::reads_parameters)
+            {
+                progress.routed = Some(head.path().into());
+            }
+            exchange.route = context.route_names.get(index).cloned();
+            if !context.chains[index].is_empty() {
+                exchange.upstreams = Some(Arc::clone(&context.upstream_names));
+                let names = &context.parameters[index];
+                if !names.is_empty() {
+                    let path = exchange.request.path_at();
+                    exchange.params = Some(RouteParams { names: Arc::clone(names), params, path });
+                }
+            }
+            Ok(index)
+        }
+        Found::MethodNotAllowed { allow } => {
+            progress.allow = Some(allow);
+            Err(RequestError::MethodNotAllowed)
+        }
+        Found::None => Err(RequestError::NoRoute),
+    }
+}
+
+/// Checks what can be checked before anything happens, and makes the head fit to be forwarded.
+pub(super) fn admit(
+    client: &Client,
+    exchange: &mut Exchange,
+    facts: &RequestFacts,
+    plan: &RoutePlan,
+    context: &Context,
+    progress: &mut Progress,
+) -> Result<(), RequestError> {
+    debug_assert!(progress.route.is_some(), "only a routed request is admitted");
+    if matches!(facts.framing, Framing::Length(length) if length > plan.body_bytes_max) {
+        return Err(RequestError::BodyTooLarge);
+    }
+    exchange.scheme = client.facts.scheme;
+    exchange.client_ip = client.facts.peer.map(|peer| {
+        let trusted = &context.settings().trusted_proxies;
+        client::client_ip(peer, trusted, &exchange.request)
+    });
+    let mut random = context.random.borrow_mut();
+    let stamp = Stamp {
+        unix_ms: context.clock.wall_ms(),
+        random: std::array::from_fn(|_| random.u64(..)),
+        // Upstreams record a trace unless its parent says no; nobody has said so.
+        sampled: true,
+    };
+    let trace = headers::request_to_upstream(&mut exchange.request, &client.facts, &stamp)?;
+    progress.trace = Some(trace);
+    Ok(())
+}
