@@ -71,7 +71,7 @@ struct Wasteful;
 
 impl Middleware for Wasteful {
     fn on_request(&self, exchange: &mut Exchange) -> Flow {
-        let _ = exchange.request.fields.set("x-waste", &[b'x'; 10]);
+        let _ = exchange.request.fields.set("x-waste", &String::from("wasted").into_bytes());
         Flow::Next
     }
 }
