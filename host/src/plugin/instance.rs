@@ -306,18 +306,13 @@ impl Instance {
             lent.is_sound = false;
             self.slot.borrow_mut().charge(failure, began);
         }
-        Ok(result?)
+        result
     }
 
     /// An instance that nobody waits in.
     async fn lend(&self, scope: &Scope<'_>) -> Result<Lent<'_>, Box<Failure>> {
         loop {
-            let mut slot = self.slot.borrow_mut();
-            let mut live = slot.live.take().or_else(|| self.idle.borrow_mut().pop());
-            if live.is_none() && self.out.get() < self.plugin.limits().instances_max {
-                live = Some(slot.make(&self.plugin, &self.config, Instant::now())?);
-            }
-            drop(slot);
+            let live = self.free_or_new()?;
             if live.is_some() {
                 self.out.set(self.out.get() + 1);
                 return Ok(Lent { home: self, live, is_sound: false });
@@ -331,6 +326,16 @@ impl Instance {
             let _ = tokio::time::timeout(left, self.freed.notified()).await;
             drop(place);
         }
+    }
+
+    /// An instance that nobody waits in, if there is one or may be one more.
+    fn free_or_new(&self) -> Result<Option<Live>, Box<Failure>> {
+        let mut slot = self.slot.borrow_mut();
+        let live = slot.live.take().or_else(|| self.idle.borrow_mut().pop());
+        if live.is_none() && self.out.get() < self.plugin.limits().instances_max {
+            return slot.make(&self.plugin, &self.config, Instant::now()).map(Some);
+        }
+        Ok(live)
     }
 
     #[cold]

@@ -115,7 +115,7 @@ fn check(url: &str, allow: &Allow, upstreams: &[&str]) -> Result<Target, Callout
     let path = target.split_once('?').map_or(&*target, |(path, _)| path);
     if scheme == "upstream" {
         let index = upstreams.iter().position(|name| *name == authority).ok_or_else(denied)?;
-        let granted = allow.http.iter().any(|one| *one == Destination::Upstream(index));
+        let granted = allow.http.contains(&Destination::Upstream(index));
         return match granted {
             true => Ok(Target::Upstream { index, path: target.into_owned() }),
             false => Err(denied()),
