@@ -16,7 +16,7 @@ use crate::{Flow, Middleware, Problem, Request, Response, Summary, config, log};
 /// Makes a component of a [`Middleware`].
 ///
 /// `export!(Type: on_request, on_log)` exports the hooks that it names, which are methods of
-/// [`Middleware`](crate::Middleware): `on_request`, `on_response`, `on_request_body`,
+/// [`Middleware`]: `on_request`, `on_response`, `on_request_body`,
 /// `on_response_body`, `on_log`, `on_tick`, `shutdown` and `validate`. The gateway never calls
 /// the others, which then cost nothing. `export!(Type)` is short for `on_request` and
 /// `on_response`. Once in a crate of type `cdylib`; outside of wasm it does nothing but check that

@@ -1,7 +1,7 @@
 //! `zproxy doctor`: what limits the gateway on this host, and how to lift it.
 //!
 //! [`Facts`] are what the host says, gathered in one place and never guessed: what is not visible, as in
-//! a sandbox, is not judged. [`judge`] is a pure function from facts to findings, [`render`] and
+//! a sandbox, is not judged. [`judge()`] is a pure function from facts to findings, [`render`] and
 //! [`describe`] show them to people and programs.
 //!
 //! Not here: changing anything. What costs root's word is root's to decide.

@@ -14,7 +14,7 @@
 //! itself asks for.
 //!
 //! A plugin that imports callouts is of another kind: its head hooks are called on a fiber and may wait
-//! ([`Instance::wait`]), so that it has as many instances as requests wait in it, up to a limit.
+//! (`Instance::wait`), so that it has as many instances as requests wait in it, up to a limit.
 //!
 //! Not here: which instances exist, and what a failure does to a request (`chain`).
 

@@ -56,7 +56,7 @@ pub(in crate::io) struct Driver {
 #[derive(Debug)]
 pub(in crate::io) struct Guard(());
 
-/// Makes a ring for the calling thread, which is to [`drive`] it.
+/// Makes a ring for the calling thread, which is to drive it.
 pub(in crate::io) fn install() -> io::Result<Guard> {
     let mut ring = Ring::new(ENTRIES)?;
     let flags = rustix::event::EventfdFlags::CLOEXEC | rustix::event::EventfdFlags::NONBLOCK;

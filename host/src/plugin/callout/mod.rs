@@ -51,7 +51,7 @@ pub struct CalloutRequest {
     pub headers: Vec<(String, Vec<u8>)>,
     /// The body.
     pub body: Vec<u8>,
-    /// For all of it; zero: [`TIMEOUT`].
+    /// For all of it; zero: 1 second.
     pub timeout: Duration,
 }
 
