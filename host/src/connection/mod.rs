@@ -1,14 +1,19 @@
 //! One client connection: HTTP/1, request after request, until done.
 //!
 //! ```text
-//!            ┌──────────── keep-alive ───────────┐
-//!   accept ─► idle ─ first byte ─► head ─► handle ┴─► linger ─► closed
+//!                   ┌──────────── keep-alive ───────────┐
+//!   accept ─► open ─► idle ─ first byte ─► head ─► handle ┴─► linger ─► closed
 //! ```
+//!
+//! `open` is what comes before the first request, where a listener asks for it: PROXY headers and TLS.
 //!
 //! While a connection is idle it holds no buffer and no exchange, and its future is small: what an
 //! active request needs is in a box of its own, which outlives the request by a moment.
 //!
 //! Not here: accepting (`worker::accept`), the life of a request (`proxy`).
+
+pub mod open;
+mod proxy_protocol;
 
 use std::future::poll_fn;
 use std::task::Poll;
@@ -49,13 +54,19 @@ pub async fn turn_away(home: &Home, client: &mut Client) {
 pub async fn serve(home: &Home, client: &mut Client) {
     bind(client).await;
     client.timer.arm(home.current().idle_timeout());
-    while let Woken::Bytes = idle(home, client).await {
+    // Something may have come behind a PROXY header.
+    while client.connection.inbox.is_some() || matches!(idle(home, client).await, Woken::Bytes) {
         match Box::pin(serve_requests(home, client)).await {
             After::KeepAlive => {
                 client.timer.arm(home.current().idle_timeout().saturating_sub(WARM));
             }
             After::Abort => return,
-            After::Close if !has_sent_more(home, &client.connection) => return,
+            After::Close if !has_sent_more(home, &client.connection) => {
+                if client.connection.stream.tls().is_some() {
+                    Box::pin(client.connection.finish(&client.timer)).await;
+                }
+                return;
+            }
             After::Close | After::Linger => {
                 return Box::pin(client.connection.linger(&home.pool, &client.timer)).await;
             }

@@ -170,6 +170,19 @@ impl Connection {
         Ok(())
     }
 
+    /// Says that nothing follows, and waits until that is on its way.
+    pub async fn finish(&mut self, timer: &Timer) {
+        const FINISH: Duration = Duration::from_secs(2);
+        timer.limit(Some(FINISH));
+        timer.disarm();
+        poll_fn(|cx| match timer.is_due() {
+            true => Poll::Ready(()),
+            // A peer that has gone does not hear it.
+            false => self.stream.poll_shutdown(cx).map(drop),
+        })
+        .await;
+    }
+
     /// Ends the connection so that the peer gets what was written last.
     ///
     /// Closing with unread bytes makes the kernel send a reset, which can destroy a response that the

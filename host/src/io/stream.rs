@@ -1,60 +1,47 @@
-//! A connected stream socket: TCP or Unix, driven by epoll through tokio, or by a worker's ring
-//! (`ring`).
+//! A connected stream: a socket, with or without TLS over it.
 //!
-//! With epoll, reading goes through `poll_read`, which sees from a short read that the socket is empty and saves
-//! the `recv` that would only say so (`ARCHITECTURE.md`, "Reading"). Writing is tried at once; only
-//! what does not fit waits.
+//! Whoever reads and writes does not see which it is, but for splicing, which needs bytes as they are
+//! ([`Reader::splices`]).
+//!
+//! Not here: the kernel's side (`socket`), TLS itself (`secure`).
 
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
-use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
-use tokio::net::{TcpStream, UnixStream, tcp, unix};
+use rustls::pki_types::ServerName;
+use rustls::{ClientConfig, ServerConfig};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::Pipe;
-use super::ring::{self, RingStream};
+use super::secure::{HandshakeError, Secure, TlsFacts};
+use super::socket::{ReadHalf, Socket, WriteHalf};
 
-/// A connected stream socket.
+/// A connected stream.
 #[derive(Debug)]
 pub struct Stream {
     socket: Socket,
+    secure: Option<Box<Secure>>,
     received: u64,
-}
-
-#[derive(Debug)]
-enum Socket {
-    Tcp(TcpStream),
-    Unix(UnixStream),
-    Ring(RingStream),
 }
 
 /// The receiving side of a [`Stream`].
 #[derive(Debug)]
 pub struct Reader<'a> {
     half: ReadHalf<'a>,
+    secure: Option<&'a Secure>,
     received: &'a mut u64,
-}
-
-#[derive(Debug)]
-enum ReadHalf<'a> {
-    Tcp(tcp::ReadHalf<'a>),
-    Unix(unix::ReadHalf<'a>),
-    Ring(&'a RingStream),
 }
 
 /// The sending side of a [`Stream`].
 #[derive(Debug)]
-pub struct Writer<'a>(WriteHalf<'a>);
-
-#[derive(Debug)]
-enum WriteHalf<'a> {
-    Tcp(tcp::WriteHalf<'a>),
-    Unix(unix::WriteHalf<'a>),
-    Ring(&'a RingStream),
+pub struct Writer<'a> {
+    half: WriteHalf<'a>,
+    secure: Option<&'a Secure>,
 }
 
 impl Stream {
@@ -65,12 +52,7 @@ impl Stream {
     ///
     /// It cannot be registered with the runtime.
     pub fn new(socket: OwnedFd, tcp: bool) -> io::Result<Self> {
-        let socket = match ring::current() {
-            Some(ring) => Socket::Ring(ring.stream(socket)),
-            None if tcp => Socket::Tcp(TcpStream::from_std(socket.into())?),
-            None => Socket::Unix(UnixStream::from_std(socket.into())?),
-        };
-        Ok(Self { socket, received: 0 })
+        Socket::new(socket, tcp).map(Self::over)
     }
 
     /// Connects over TCP. Dropping the future closes the socket.
@@ -79,15 +61,7 @@ impl Stream {
     ///
     /// Those of `connect(2)`.
     pub async fn connect_tcp(address: SocketAddr) -> io::Result<Self> {
-        let socket = match ring::current() {
-            Some(ring) => Socket::Ring(ring.connect(address).await?),
-            None => {
-                let stream = TcpStream::connect(address).await?;
-                stream.set_nodelay(true)?;
-                Socket::Tcp(stream)
-            }
-        };
-        Ok(Self { socket, received: 0 })
+        Socket::connect_tcp(address).await.map(Self::over)
     }
 
     /// Connects to a Unix socket.
@@ -96,41 +70,87 @@ impl Stream {
     ///
     /// Those of `connect(2)`.
     pub async fn connect_unix(path: &Path) -> io::Result<Self> {
-        let stream = UnixStream::connect(path).await?;
-        if ring::current().is_none() {
-            return Ok(Self { socket: Socket::Unix(stream), received: 0 });
+        Socket::connect_unix(path).await.map(Self::over)
+    }
+
+    fn over(socket: Socket) -> Self {
+        Self { socket, secure: None, received: 0 }
+    }
+
+    /// Begins TLS as a server; [`poll_handshake`](Self::poll_handshake) goes on. `received` has been
+    /// read from the stream already.
+    ///
+    /// # Errors
+    ///
+    /// The configuration cannot be used.
+    pub fn begin_server(
+        &mut self,
+        config: Arc<ServerConfig>,
+        received: &[u8],
+    ) -> Result<(), HandshakeError> {
+        self.secure = Some(Box::new(Secure::server(config, received)?));
+        Ok(())
+    }
+
+    /// Begins TLS as a client of the server of this name.
+    ///
+    /// # Errors
+    ///
+    /// The configuration cannot be used.
+    pub fn begin_client(
+        &mut self,
+        config: Arc<ClientConfig>,
+        name: ServerName<'static>,
+    ) -> Result<(), HandshakeError> {
+        self.secure = Some(Box::new(Secure::client(config, name)?));
+        Ok(())
+    }
+
+    /// Goes on with a handshake until it is done. Nothing else may be done with the stream before.
+    ///
+    /// After an error the peer has been told, and the stream is one without TLS again: good for an answer
+    /// to a client that does not speak it, and else for nothing.
+    pub fn poll_handshake(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), HandshakeError>> {
+        let Some(secure) = &mut self.secure else { return Poll::Ready(Ok(())) };
+        let (mut reader, mut writer) = self.socket.split();
+        let done = ready!(secure.poll_handshake(cx, &mut reader, &mut writer));
+        if done.is_err() {
+            self.secure = None;
         }
-        Self::new(stream.into_std()?.into(), false)
+        Poll::Ready(done)
+    }
+
+    /// What the handshake came to; [`None`] without TLS.
+    pub fn tls(&self) -> Option<&Arc<TlsFacts>> {
+        self.secure.as_ref()?.facts()
+    }
+
+    /// The protocol that was agreed on by ALPN (RFC 7301), such as `h2`.
+    pub fn alpn(&self) -> Option<&[u8]> {
+        self.tls()?.alpn.as_deref()
     }
 
     /// Both sides, to be used at the same time.
     pub fn split(&mut self) -> (Reader<'_>, Writer<'_>) {
-        let received = &mut self.received;
-        let (reader, writer) = match &mut self.socket {
-            Socket::Tcp(stream) => {
-                let (reader, writer) = stream.split();
-                (ReadHalf::Tcp(reader), WriteHalf::Tcp(writer))
-            }
-            Socket::Unix(stream) => {
-                let (reader, writer) = stream.split();
-                (ReadHalf::Unix(reader), WriteHalf::Unix(writer))
-            }
-            Socket::Ring(stream) => (ReadHalf::Ring(stream), WriteHalf::Ring(stream)),
-        };
-        (Reader { half: reader, received }, Writer(writer))
+        let (reader, writer) = self.socket.split();
+        let secure = self.secure.as_deref();
+        let reader = Reader { half: reader, secure, received: &mut self.received };
+        (reader, Writer { half: writer, secure })
     }
 
-    /// Bytes read so far.
+    /// Bytes read so far, as the reader got them.
     pub fn received(&self) -> u64 {
         self.received
     }
 
-    /// Reads what is there; 0 bytes mean that the peer has finished sending.
+    /// Reads what is there; 0 bytes mean that the peer has finished sending. With TLS, an end without its
+    /// goodbye is an error: somebody may have cut the connection.
     pub fn poll_read(&mut self, cx: &mut Context<'_>, bytes: &mut [u8]) -> Poll<io::Result<usize>> {
         self.split().0.poll_read(cx, bytes)
     }
 
-    /// Writes what fits.
+    /// Writes what fits. Once this was pending, the next write must begin with the same bytes: with TLS,
+    /// some of them may be on their way already.
     pub fn poll_write(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         self.split().1.poll_write(cx, bytes)
     }
@@ -145,81 +165,70 @@ impl Stream {
     ///
     /// Costs no system call where nothing was heard of since the last read that found nothing.
     pub fn is_readable(&self) -> bool {
-        let cx = &mut Context::from_waker(std::task::Waker::noop());
-        let heard = match &self.socket {
-            Socket::Tcp(stream) => stream.poll_read_ready(cx).is_ready(),
-            Socket::Unix(stream) => stream.poll_read_ready(cx).is_ready(),
-            Socket::Ring(stream) => return stream.event().is_ready(),
-        };
-        if !heard {
-            return false;
-        }
-        // It may have been the last bytes that were taken. Looking makes the runtime forget them.
-        let mut byte = [std::mem::MaybeUninit::uninit()];
-        let mut look = || socket2::SockRef::from(self).peek(&mut byte);
-        let looked = match &self.socket {
-            Socket::Tcp(stream) => stream.try_io(Interest::READABLE, look),
-            Socket::Unix(stream) => stream.try_io(Interest::READABLE, look),
-            Socket::Ring(_) => look(),
-        };
-        !matches!(looked, Err(error) if error.kind() == io::ErrorKind::WouldBlock)
-    }
-
-    /// Looks whether the peer has gone, without taking bytes. One system call.
-    pub fn is_dead(&self) -> bool {
-        !matches!(self.look(), Err(error) if error.kind() == io::ErrorKind::WouldBlock)
-    }
-
-    /// Whether bytes have been received that nobody has read. One system call.
-    pub fn holds_bytes(&self) -> bool {
-        matches!(self.look(), Ok(1..))
-    }
-
-    /// How many bytes there are at least; 0 means that the peer has finished sending.
-    fn look(&self) -> io::Result<usize> {
-        match &self.socket {
-            Socket::Ring(stream) => stream.look(),
-            Socket::Tcp(_) | Socket::Unix(_) => {
-                socket2::SockRef::from(self).peek(&mut [std::mem::MaybeUninit::uninit()])
+        match &self.secure {
+            None => self.socket.is_readable(),
+            Some(secure) => {
+                secure.has_news() || self.socket.is_readable() && secure.hears(&self.socket)
             }
         }
     }
 
+    /// Looks whether the peer has gone, without taking bytes. One system call.
+    pub fn is_dead(&self) -> bool {
+        let silent = |looked: io::Result<usize>| matches!(looked, Err(error) if error.kind() == io::ErrorKind::WouldBlock);
+        match &self.secure {
+            None => !silent(self.socket.look()),
+            Some(secure) => {
+                secure.has_news() || !silent(self.socket.look()) && secure.hears(&self.socket)
+            }
+        }
+    }
+
+    /// Whether the kernel has bytes that nobody has read, which make closing a reset. One system call.
+    pub fn holds_bytes(&self) -> bool {
+        matches!(self.socket.look(), Ok(1..))
+    }
+
     /// Makes the end of the connection a reset, which the peer cannot take for an orderly end.
     pub fn reset_at_end(&self) {
+        if let Some(secure) = &self.secure {
+            secure.say_no_goodbye();
+        }
         // Fails only on a socket that has ended already.
         let linger = Some(std::time::Duration::ZERO);
         let _ = socket2::SockRef::from(self).set_linger(linger);
     }
 }
 
+impl Drop for Stream {
+    /// RFC 8446 §6.1: who closes says so, or the peer cannot tell it from being cut off.
+    fn drop(&mut self) {
+        if let Some(secure) = &self.secure {
+            secure.say_goodbye(&self.socket);
+        }
+    }
+}
+
 impl AsFd for Stream {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        match &self.socket {
-            Socket::Tcp(stream) => stream.as_fd(),
-            Socket::Unix(stream) => stream.as_fd(),
-            Socket::Ring(stream) => stream.as_fd(),
-        }
+        self.socket.as_fd()
     }
 }
 
 impl Reader<'_> {
     /// As [`Stream::poll_read`].
     pub fn poll_read(&mut self, cx: &mut Context<'_>, bytes: &mut [u8]) -> Poll<io::Result<usize>> {
-        let mut buffer = ReadBuf::new(bytes);
-        let count = match &mut self.half {
-            ReadHalf::Tcp(half) => {
-                ready!(Pin::new(half).poll_read(cx, &mut buffer))?;
-                buffer.filled().len()
-            }
-            ReadHalf::Unix(half) => {
-                ready!(Pin::new(half).poll_read(cx, &mut buffer))?;
-                buffer.filled().len()
-            }
-            ReadHalf::Ring(stream) => ready!(stream.poll_read(cx, bytes))?,
+        let count = match self.secure {
+            None => ready!(self.half.poll_read(cx, bytes))?,
+            Some(secure) => ready!(secure.poll_read(cx, &mut self.half, bytes))?,
         };
         *self.received += count as u64;
         Poll::Ready(Ok(count))
+    }
+
+    /// Whether bytes can be spliced: not what TLS has to work on.
+    pub fn splices(&self) -> bool {
+        self.secure.is_none()
     }
 
     /// Moves up to `max` bytes that are there into an empty pipe. 0 means that the peer has finished
@@ -230,72 +239,37 @@ impl Reader<'_> {
         pipe: &mut Pipe,
         max: usize,
     ) -> Poll<io::Result<usize>> {
-        loop {
-            let moved = match &self.half {
-                ReadHalf::Tcp(half) => {
-                    let stream = half.as_ref();
-                    ready!(stream.poll_read_ready(cx))?;
-                    stream.try_io(Interest::READABLE, || pipe.fill(stream, max))
-                }
-                ReadHalf::Unix(half) => {
-                    let stream = half.as_ref();
-                    ready!(stream.poll_read_ready(cx))?;
-                    stream.try_io(Interest::READABLE, || pipe.fill(stream, max))
-                }
-                ReadHalf::Ring(stream) => ready!(stream.poll_splice_from(cx, pipe, max)),
-            };
-            // The readiness was old; asking again waits for a new one.
-            if !matches!(&moved, Err(error) if error.kind() == io::ErrorKind::WouldBlock) {
-                *self.received += *moved.as_ref().unwrap_or(&0) as u64;
-                return Poll::Ready(moved);
-            }
-        }
+        let moved = ready!(self.half.poll_splice(cx, pipe, max))?;
+        *self.received += moved as u64;
+        Poll::Ready(Ok(moved))
     }
 
     /// Waits until something happens on the receiving side: bytes, an end, an error. Takes no bytes.
-    pub fn poll_event(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let mut byte = [std::mem::MaybeUninit::uninit()];
-        loop {
-            let looked = match &self.half {
-                ReadHalf::Tcp(half) => {
-                    let stream = half.as_ref();
-                    ready!(stream.poll_read_ready(cx))?;
-                    let look = || socket2::SockRef::from(stream).peek(&mut byte);
-                    stream.try_io(Interest::READABLE, look)
-                }
-                ReadHalf::Unix(half) => {
-                    let stream = half.as_ref();
-                    ready!(stream.poll_read_ready(cx))?;
-                    let look = || socket2::SockRef::from(stream).peek(&mut byte);
-                    stream.try_io(Interest::READABLE, look)
-                }
-                ReadHalf::Ring(stream) => return stream.poll_event(cx),
-            };
-            // The readiness was old, left behind by splicing; asking again waits for a new one.
-            if !matches!(&looked, Err(error) if error.kind() == io::ErrorKind::WouldBlock) {
-                return Poll::Ready(looked.map(drop));
-            }
+    pub fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.secure {
+            None => self.half.poll_event(cx),
+            Some(secure) => secure.poll_event(cx, &mut self.half),
         }
     }
 
     /// The error that the socket has met, such as a reset.
     pub fn error(&self) -> Option<io::Error> {
-        match &self.half {
-            ReadHalf::Tcp(half) => half.as_ref().take_error().ok().flatten(),
-            ReadHalf::Unix(half) => half.as_ref().take_error().ok().flatten(),
-            ReadHalf::Ring(stream) => stream.error(),
-        }
+        self.half.error()
     }
 }
 
 impl Writer<'_> {
     /// As [`Stream::poll_write`].
     pub fn poll_write(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        match &mut self.0 {
-            WriteHalf::Tcp(half) => Pin::new(half).poll_write(cx, bytes),
-            WriteHalf::Unix(half) => Pin::new(half).poll_write(cx, bytes),
-            WriteHalf::Ring(stream) => stream.poll_write(cx, bytes),
+        match self.secure {
+            None => self.half.poll_write(cx, bytes),
+            Some(secure) => secure.poll_write(cx, &mut self.half, bytes),
         }
+    }
+
+    /// As [`Reader::splices`].
+    pub fn splices(&self) -> bool {
+        self.secure.is_none()
     }
 
     /// Moves what is in the pipe, as far as it fits.
@@ -304,35 +278,46 @@ impl Writer<'_> {
         cx: &mut Context<'_>,
         pipe: &mut Pipe,
     ) -> Poll<io::Result<usize>> {
-        loop {
-            let moved = match &self.0 {
-                WriteHalf::Tcp(half) => {
-                    let stream = half.as_ref();
-                    ready!(stream.poll_write_ready(cx))?;
-                    stream.try_io(Interest::WRITABLE, || pipe.empty(stream))
-                }
-                WriteHalf::Unix(half) => {
-                    let stream = half.as_ref();
-                    ready!(stream.poll_write_ready(cx))?;
-                    stream.try_io(Interest::WRITABLE, || pipe.empty(stream))
-                }
-                WriteHalf::Ring(stream) => return stream.poll_splice_to(cx, pipe),
-            };
-            if !matches!(&moved, Err(error) if error.kind() == io::ErrorKind::WouldBlock) {
-                return Poll::Ready(moved);
-            }
-        }
+        self.half.poll_splice(cx, pipe)
     }
 
     /// As [`Stream::poll_shutdown`].
     pub fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match &mut self.0 {
-            WriteHalf::Tcp(half) => Pin::new(half).poll_shutdown(cx),
-            WriteHalf::Unix(half) => Pin::new(half).poll_shutdown(cx),
-            WriteHalf::Ring(stream) => {
-                stream.shutdown();
-                Poll::Ready(Ok(()))
-            }
+        if let Some(secure) = self.secure {
+            ready!(secure.poll_goodbye(cx, &mut self.half))?;
         }
+        self.half.poll_shutdown(cx)
+    }
+}
+
+/// For libraries that bring their own protocol.
+impl AsyncRead for Stream {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let count = ready!(Stream::poll_read(self.get_mut(), cx, buffer.initialize_unfilled()))?;
+        buffer.advance(count);
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Stream {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Stream::poll_write(self.get_mut(), cx, bytes)
+    }
+
+    /// What was written is with the kernel.
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Stream::poll_shutdown(self.get_mut(), cx)
     }
 }

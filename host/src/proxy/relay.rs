@@ -352,7 +352,7 @@ impl Pump {
             if self.finished {
                 return Poll::Ready(Ok(()));
             }
-            if inbox.is_none() && self.splices() {
+            if inbox.is_none() && self.splices() && from.splices() && to.splices() {
                 ready!(self.poll_splice(cx, from, lanes))?;
                 continue;
             }

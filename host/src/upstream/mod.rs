@@ -22,8 +22,9 @@ use crate::config;
 use crate::error::RequestError;
 use crate::http::Connection;
 use crate::io::Timer;
+use crate::tls::{self, UpstreamTls};
 use balance::Balancer;
-use connect::Dialer;
+use connect::{DialError, Dialer, Secure};
 
 /// One upstream, as a worker sees it.
 #[derive(Debug)]
@@ -34,6 +35,7 @@ pub struct Upstream {
     pub index: usize,
     servers: Vec<Rc<Server>>,
     balancer: Balancer,
+    tls: Option<Arc<UpstreamTls>>,
 }
 
 /// One server, as a worker sees it.
@@ -102,6 +104,7 @@ impl Upstream {
     pub fn new(
         index: usize,
         settings: &config::Upstream,
+        tls: Option<Arc<UpstreamTls>>,
         worker: usize,
         former: Option<&Self>,
     ) -> Self {
@@ -120,16 +123,21 @@ impl Upstream {
             config::UpstreamKind::Servers(list) => list
                 .iter()
                 .map(|one| {
-                    let dialer = Dialer::new(one.address.clone());
+                    let dialer = Dialer::new(one.address.clone(), secure(settings, &tls, one));
                     (server(one.address.to_string().into(), Target::Dial(dialer)), one.weight)
                 })
                 .unzip(),
         };
-        if let Some(former) = former.filter(|former| former.settings == *settings) {
+        // Connections were made by the roots and the certificate of then.
+        let same = |former: &&Self| {
+            let pointer = |tls: &Option<Arc<UpstreamTls>>| tls.as_ref().map(Arc::as_ptr);
+            former.settings == *settings && pointer(&former.tls) == pointer(&tls)
+        };
+        if let Some(former) = former.filter(same) {
             servers.clone_from(&former.servers);
         }
         let balancer = Balancer::new(settings.balance, &weights, worker);
-        Self { settings: settings.clone(), index, servers, balancer }
+        Self { settings: settings.clone(), index, servers, balancer, tls }
     }
 
     /// Indexes of the servers: the one whose turn it is, and then the others, to be asked when it
@@ -157,7 +165,8 @@ impl Upstream {
         }
         match self.dial(server, timer).await {
             Ok(connection) => Ok(Lease::new(connection, false, server)),
-            Err(error) => {
+            Err(failure) => {
+                let DialError { error, ref detail } = failure;
                 if let Some(unsaid) = server.complaints.next(now) {
                     let (upstream, name) = (&self.settings.name, &server.name);
                     let more = if unsaid == 0 {
@@ -165,17 +174,19 @@ impl Upstream {
                     } else {
                         format!(", {unsaid} times before")
                     };
-                    log::warn!(target: "upstream", "{upstream}: server {name}: {error}{more}");
+                    let why = detail.as_ref().map_or(String::new(), |why| format!(": {why}"));
+                    log::warn!(target: "upstream", "{upstream}: server {name}: {error}{why}{more}");
                 }
                 Err(error)
             }
         }
     }
 
-    async fn dial(&self, server: &Server, timer: &Timer) -> Result<Connection, RequestError> {
+    async fn dial(&self, server: &Server, timer: &Timer) -> Result<Connection, DialError> {
         let dialer = match &server.target {
             Target::Echo => {
-                return echo::connect().map(Connection::new).map_err(|_| RequestError::Connect);
+                let connected = echo::connect().map(Connection::new);
+                return connected.map_err(|_| RequestError::Connect.into());
             }
             Target::Dial(dialer) => dialer,
         };
@@ -183,12 +194,20 @@ impl Upstream {
         let mut connecting = pin!(dialer.connect());
         let stream = poll_fn(|cx| {
             if timer.is_due() {
-                return Poll::Ready(Err(RequestError::ConnectTimeout));
+                return Poll::Ready(Err(RequestError::ConnectTimeout.into()));
             }
             connecting.as_mut().poll(cx)
         })
         .await?;
         Ok(Connection::new(stream))
+    }
+
+    /// How to speak TLS with the server of this index.
+    pub fn secure(&self, index: usize) -> Option<Secure> {
+        match &self.servers.get(index)?.target {
+            Target::Dial(dialer) => dialer.secure().cloned(),
+            Target::Echo => None,
+        }
     }
 
     /// Closes connections that have been idle for too long, or that the server has closed.
@@ -227,6 +246,16 @@ impl Upstream {
             .iter()
             .map(|server| (&server.name, server.active.get(), server.idle.borrow().len()))
     }
+}
+
+/// What is needed to speak TLS with a server.
+fn secure(
+    settings: &config::Upstream,
+    tls: &Option<Arc<UpstreamTls>>,
+    server: &config::Server,
+) -> Option<Secure> {
+    let name = tls::server_name(settings.tls.as_ref()?, &server.address);
+    Some(Secure { config: Arc::clone(&tls.as_ref()?.config), name: name? })
 }
 
 impl Server {

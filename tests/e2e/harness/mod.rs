@@ -15,6 +15,7 @@ mod admin;
 mod gateway;
 mod guests;
 mod message;
+pub mod tls;
 mod upstream;
 mod wire;
 
@@ -23,7 +24,7 @@ pub use gateway::{
 };
 pub use guests::{JWT_SAMPLE, guest, plugins_dir, version};
 pub use message::{Body, Message};
-pub use upstream::{Upstream, full_backlog};
+pub use upstream::{Connection, Upstream, full_backlog};
 pub use wire::{Wire, WireError};
 
 use std::time::{Duration, Instant};

@@ -5,7 +5,7 @@
 use std::collections::{BTreeMap, HashSet};
 
 use super::address::{self, json};
-use super::milliseconds;
+use super::{milliseconds, tls};
 use crate::config::file::{BalanceConfig, ServerConfig, UpstreamConfig};
 use crate::config::problem::{At, Refusal, Report, quote};
 use crate::config::settings::{Balance, Server, Upstream, UpstreamKind};
@@ -51,12 +51,14 @@ impl Upstreams {
             return Some(self.add(with_defaults(ECHO, UpstreamKind::Echo)));
         }
         if text.contains("://") {
-            let (address, url) = report.take(at, address::url(text, route))?;
+            let (address, url, tls) = report.take(at, address::url(text, route))?;
             if let Some(index) = self.by_name.get(&url) {
                 return Some(*index);
             }
             let servers = vec![Server { address, weight: 1 }];
-            return Some(self.add(with_defaults(&url, UpstreamKind::Servers(servers))));
+            let mut upstream = with_defaults(&url, UpstreamKind::Servers(servers));
+            upstream.tls = tls.then(|| tls::of_url(at));
+            return Some(self.add(upstream));
         }
         let (message, cure) = self.unknown(text, report);
         report.problem(at, message, cure);
@@ -135,10 +137,12 @@ fn check_one(name: &str, written: &UpstreamConfig, at: &At, report: &mut Report)
         }
         (Some(BalanceConfig::RoundRobin), Some(_)) => Balance::RoundRobin,
     };
+    let tls = written.tls.as_ref().and_then(|tls| tls::upstream(tls, &servers, at, report));
     Upstream {
         name: name.into(),
         kind: UpstreamKind::Servers(servers),
         balance,
+        tls,
         connect_timeout: milliseconds(written.timeouts.connect_ms),
         response_timeout: milliseconds(written.timeouts.response_ms),
         idle_timeout: milliseconds(written.timeouts.idle_ms),
@@ -154,6 +158,7 @@ fn with_defaults(name: &str, kind: UpstreamKind) -> Upstream {
         name: name.into(),
         kind,
         balance: Balance::RoundRobin,
+        tls: None,
         connect_timeout: milliseconds(defaults.timeouts.connect_ms),
         response_timeout: milliseconds(defaults.timeouts.response_ms),
         idle_timeout: milliseconds(defaults.timeouts.idle_ms),

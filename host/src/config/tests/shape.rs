@@ -229,14 +229,11 @@ fn what_comes_later_is_refused_by_name() {
             "limits.connections_per_ip_max",
             "per client",
         ),
-        (r#"{"listeners": [{"address": "::1:1", "tls": {}}]}"#, "listeners[0].tls", "TLS"),
         (r#"{"listeners": [{"protocols": ["h2"]}]}"#, "listeners[0].protocols", "HTTP/2"),
-        (r#"{"listeners": [{"proxy_protocol": true}]}"#, "listeners[0].proxy_protocol", "PROXY"),
         (r#"{"upstreams": {"a": {"retries": 1}}}"#, "upstreams.a.retries", "retries"),
         (r#"{"upstreams": {"a": {"outlier": 1}}}"#, "upstreams.a.outlier", "ejection"),
         (r#"{"upstreams": {"a": {"hash_on": 1}}}"#, "upstreams.a.hash_on", "hash"),
         (r#"{"upstreams": {"a": {"protocol": "h2"}}}"#, "upstreams.a.protocol", "HTTP/2"),
-        (r#"{"upstreams": {"a": {"tls": {}}}}"#, "upstreams.a.tls", "TLS"),
         (r#"{"upstreams": {"a": {"limits": {}}}}"#, "upstreams.a.limits", "limits per upstream"),
         (
             r#"{"upstreams": {"a": {"servers": [{"address": "h:1", "backup": true}]}}}"#,
@@ -259,24 +256,17 @@ fn what_comes_later_is_refused_by_name() {
     }
     refused(&[
         (
-            r#"{"tls": {"enabled": true, "cert_path": "c"}}"#,
-            &[
-                "1:21: tls.enabled: `tls.enabled: true` is not supported by this version: TLS comes \
-                 later; write false",
-            ],
-        ),
-        (
             r#"{"upstreams": {"a": {"servers": ["h:1"], "balance": "maglev"}}}"#,
             &["1:53: upstreams.a.balance: `maglev` is not supported by this version: this \
                  balancing comes later; write \"round-robin\" or \"weighted\""],
         ),
         (
-            r#"{"routes": [{"path": "/", "match": "regex", "upstream": "https://h"}]}"#,
+            r#"{"routes": [{"path": "/", "match": "regex", "upstream": "ftp://h"}]}"#,
             &[
                 "1:36: routes[0].match: `regex` is not supported by this version: matching by regular \
                  expression comes later; write \"prefix\" or \"exact\"",
-                "1:57: routes[0].upstream: `https://h` is not supported by this version: TLS to \
-                 servers comes later; write an `http://` URL",
+                "1:57: routes[0].upstream: `ftp://h` has a scheme that is not served; write \
+                 `http://host:port`",
             ],
         ),
     ]);
