@@ -80,7 +80,7 @@ async fn handshake(context: &Context, tls: &ListenerTls, client: &mut Client) ->
     };
     match done {
         Ok(()) => {
-            client.facts.scheme = "https";
+            client.facts.secure = true;
             let facts = client.connection.stream.tls();
             let v13 = facts.is_some_and(|facts| facts.version == "TLSv1.3");
             Handshake::Done { v13, resumed: facts.is_some_and(|facts| facts.resumed) }
@@ -110,7 +110,7 @@ async fn proxy_header(context: &Context, client: &mut Client) -> Result<(), &'st
             let trusted = &context.settings().trusted_proxies;
             match header {
                 proxy_protocol::Header::Client(peer) => {
-                    client.facts = ClientFacts::new(peer, client.facts.scheme, trusted);
+                    client.facts = ClientFacts::new(peer, "http", trusted);
                 }
                 proxy_protocol::Header::Itself => {}
             }

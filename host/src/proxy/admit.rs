@@ -82,7 +82,7 @@ pub(super) fn admit(
     if matches!(facts.framing, Framing::Length(length) if length > plan.body_bytes_max) {
         return Err(RequestError::BodyTooLarge);
     }
-    exchange.scheme = client.facts.scheme;
+    exchange.scheme = client.facts.scheme();
     exchange.client_ip = client.facts.peer.map(|peer| {
         let trusted = &context.settings().trusted_proxies;
         client::client_ip(peer, trusted, &exchange.request)

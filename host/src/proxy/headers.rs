@@ -72,7 +72,7 @@ pub fn request_to_upstream(
         fields.extend_list("X-Forwarded-For", client.peer_text());
     }
     if !kept.forwarded_proto {
-        fields.push("X-Forwarded-Proto", client.scheme.as_bytes());
+        fields.push("X-Forwarded-Proto", client.scheme().as_bytes());
     }
     if !kept.forwarded_host && kept.host {
         fields.push_copy("X-Forwarded-Host", Name::Host);
@@ -282,7 +282,7 @@ fn extend_forwarded(fields: &mut Fields, client: &ClientFacts) {
         Some(_) => (b"for=", b""),
         None => (b"for=unknown", b""),
     };
-    let parts = [open, client.peer_text(), close, b";proto=", client.scheme.as_bytes()];
+    let parts = [open, client.peer_text(), close, b";proto=", client.scheme().as_bytes()];
     let mut length = 0;
     for part in parts {
         let Some(room) = member.get_mut(length..length + part.len()) else { return };

@@ -132,7 +132,8 @@ fn wrong_kinds_say_what_to_write() {
             r#"{"limits": 5}"#,
             &["1:12: limits: must be an object, not a number; write { … } with the keys \
                  `connections_max`, `header_bytes_max`, `headers_max`, `uri_bytes_max`, \
-                 `body_bytes_max`, `header_timeout_ms`, `idle_timeout_ms`, `request_timeout_ms`"],
+                 `body_bytes_max`, `header_timeout_ms`, `handshake_timeout_ms`, `handshakes_max`, \
+                 `idle_timeout_ms`, `request_timeout_ms`"],
         ),
         (
             r#"{"upstreams": []}"#,
@@ -212,7 +213,7 @@ fn wrong_kinds_say_what_to_write() {
                 "1:36: upstreams[\"a b\"].servers[0]: the key `address` is missing; write \
                  `\"address\": \"127.0.0.1:3000\"`",
                 "1:41: upstreams[\"a b\"].foo: `foo` is not a key here; remove it; the keys here are \
-                 `servers`, `balance`, `timeouts`, `keepalive`",
+                 `servers`, `balance`, `tls`, `timeouts`, `keepalive`",
             ],
         ),
     ]);
@@ -363,7 +364,7 @@ fn wrong_flags_are_named_in_place_of_the_file() {
          whole value as JSON\n\
          --set upstreams.a.servers: upstreams.a.servers[0]: `h` has no port; write \"h:80\"\n\
          --set upstreams.a.nope: upstreams.a.nope: `nope` is not a key here; remove it; the keys here \
-         are `servers`, `balance`, `timeouts`, `keepalive`\n\
+         are `servers`, `balance`, `tls`, `timeouts`, `keepalive`\n\
          --set routes[0].respond.body: routes[0].respond.body: the environment variable `NONE` is not \
          set; set it, or give a default: `${env:NONE:-default}`"
     );
