@@ -2,13 +2,15 @@
 //!
 //! Everything here belongs to one worker and is never shared between threads.
 //!
-//! Layout: `stream` is what everybody uses, over epoll or over `ring`; `backend` chooses.
+//! Layout: `stream` is what everybody uses, over epoll, over `ring`, or over one stream of an HTTP/2
+//! connection (`multiplexed`); `backend` chooses.
 //!
 //! Not here: what the bytes mean (`http`).
 
 mod backend;
 mod buffer;
 mod deadline;
+mod multiplexed;
 mod pipe;
 #[cfg(target_os = "linux")]
 mod ring;
@@ -20,5 +22,6 @@ mod stream;
 pub use backend::{Attached, Backend, RingCounts, choose, ring_counts, tick};
 pub use buffer::{Buffer, BufferPool};
 pub use deadline::{Deadlines, TICK, Timer};
+pub use multiplexed::Multiplexed;
 pub use pipe::{Pipe, PipePool};
 pub use stream::{Reader, Stream, Writer};

@@ -1,5 +1,5 @@
 //! A connected stream socket: TCP or Unix, driven by epoll through tokio, or by a worker's ring
-//! (`ring`).
+//! (`ring`). A stream of an HTTP/2 connection (`multiplexed`) passes for one.
 //!
 //! With epoll, reading goes through `poll_read`, which sees from a short read that the socket is empty and saves
 //! the `recv` that would only say so (`ARCHITECTURE.md`, "Reading"). Writing is tried at once; only
@@ -7,15 +7,18 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
+use http::HeaderMap;
+use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::{TcpStream, UnixStream, tcp, unix};
 
 use super::Pipe;
+use super::multiplexed::Multiplexed;
 use super::ring::{self, RingStream};
 
 /// A connected stream socket.
@@ -30,6 +33,7 @@ enum Socket {
     Tcp(TcpStream),
     Unix(UnixStream),
     Ring(RingStream),
+    Multiplexed(Box<Multiplexed>),
 }
 
 /// The receiving side of a [`Stream`].
@@ -44,6 +48,7 @@ enum ReadHalf<'a> {
     Tcp(tcp::ReadHalf<'a>),
     Unix(unix::ReadHalf<'a>),
     Ring(&'a RingStream),
+    Multiplexed(&'a Multiplexed),
 }
 
 /// The sending side of a [`Stream`].
@@ -55,6 +60,7 @@ enum WriteHalf<'a> {
     Tcp(tcp::WriteHalf<'a>),
     Unix(unix::WriteHalf<'a>),
     Ring(&'a RingStream),
+    Multiplexed(&'a Multiplexed),
 }
 
 impl Stream {
@@ -71,6 +77,24 @@ impl Stream {
             None => Socket::Unix(UnixStream::from_std(socket.into())?),
         };
         Ok(Self { socket, received: 0 })
+    }
+
+    /// A stream of an HTTP/2 connection, on which so many bytes have been received already.
+    pub fn multiplexed(stream: Multiplexed, received: u64) -> Self {
+        Self { socket: Socket::Multiplexed(Box::new(stream)), received }
+    }
+
+    /// This, if it is a stream of an HTTP/2 connection.
+    pub fn as_multiplexed(&self) -> Option<&Multiplexed> {
+        match &self.socket {
+            Socket::Multiplexed(stream) => Some(stream),
+            Socket::Tcp(_) | Socket::Unix(_) | Socket::Ring(_) => None,
+        }
+    }
+
+    /// Whether messages end by themselves here, and say so beside their content.
+    pub fn is_multiplexed(&self) -> bool {
+        self.as_multiplexed().is_some()
     }
 
     /// Connects over TCP. Dropping the future closes the socket.
@@ -116,6 +140,9 @@ impl Stream {
                 (ReadHalf::Unix(reader), WriteHalf::Unix(writer))
             }
             Socket::Ring(stream) => (ReadHalf::Ring(stream), WriteHalf::Ring(stream)),
+            Socket::Multiplexed(stream) => {
+                (ReadHalf::Multiplexed(stream), WriteHalf::Multiplexed(stream))
+            }
         };
         (Reader { half: reader, received }, Writer(writer))
     }
@@ -150,17 +177,21 @@ impl Stream {
             Socket::Tcp(stream) => stream.poll_read_ready(cx).is_ready(),
             Socket::Unix(stream) => stream.poll_read_ready(cx).is_ready(),
             Socket::Ring(stream) => return stream.event().is_ready(),
+            Socket::Multiplexed(_) => false,
         };
         if !heard {
             return false;
         }
         // It may have been the last bytes that were taken. Looking makes the runtime forget them.
         let mut byte = [std::mem::MaybeUninit::uninit()];
-        let mut look = || socket2::SockRef::from(self).peek(&mut byte);
         let looked = match &self.socket {
-            Socket::Tcp(stream) => stream.try_io(Interest::READABLE, look),
-            Socket::Unix(stream) => stream.try_io(Interest::READABLE, look),
-            Socket::Ring(_) => look(),
+            Socket::Tcp(stream) => {
+                stream.try_io(Interest::READABLE, || SockRef::from(stream).peek(&mut byte))
+            }
+            Socket::Unix(stream) => {
+                stream.try_io(Interest::READABLE, || SockRef::from(stream).peek(&mut byte))
+            }
+            Socket::Ring(_) | Socket::Multiplexed(_) => return false,
         };
         !matches!(looked, Err(error) if error.kind() == io::ErrorKind::WouldBlock)
     }
@@ -179,27 +210,26 @@ impl Stream {
     fn look(&self) -> io::Result<usize> {
         match &self.socket {
             Socket::Ring(stream) => stream.look(),
-            Socket::Tcp(_) | Socket::Unix(_) => {
-                socket2::SockRef::from(self).peek(&mut [std::mem::MaybeUninit::uninit()])
+            Socket::Tcp(stream) => {
+                SockRef::from(stream).peek(&mut [std::mem::MaybeUninit::uninit()])
             }
+            Socket::Unix(stream) => {
+                SockRef::from(stream).peek(&mut [std::mem::MaybeUninit::uninit()])
+            }
+            Socket::Multiplexed(_) => Err(io::ErrorKind::WouldBlock.into()),
         }
     }
 
     /// Makes the end of the connection a reset, which the peer cannot take for an orderly end.
     pub fn reset_at_end(&self) {
+        let socket = match &self.socket {
+            Socket::Tcp(stream) => SockRef::from(stream),
+            Socket::Unix(stream) => SockRef::from(stream),
+            Socket::Ring(stream) => SockRef::from(stream),
+            Socket::Multiplexed(stream) => return stream.reset(h2::Reason::INTERNAL_ERROR),
+        };
         // Fails only on a socket that has ended already.
-        let linger = Some(std::time::Duration::ZERO);
-        let _ = socket2::SockRef::from(self).set_linger(linger);
-    }
-}
-
-impl AsFd for Stream {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        match &self.socket {
-            Socket::Tcp(stream) => stream.as_fd(),
-            Socket::Unix(stream) => stream.as_fd(),
-            Socket::Ring(stream) => stream.as_fd(),
-        }
+        let _ = socket.set_linger(Some(std::time::Duration::ZERO));
     }
 }
 
@@ -217,6 +247,7 @@ impl Reader<'_> {
                 buffer.filled().len()
             }
             ReadHalf::Ring(stream) => ready!(stream.poll_read(cx, bytes))?,
+            ReadHalf::Multiplexed(stream) => ready!(stream.poll_read(cx, bytes))?,
         };
         *self.received += count as u64;
         Poll::Ready(Ok(count))
@@ -243,6 +274,7 @@ impl Reader<'_> {
                     stream.try_io(Interest::READABLE, || pipe.fill(stream, max))
                 }
                 ReadHalf::Ring(stream) => ready!(stream.poll_splice_from(cx, pipe, max)),
+                ReadHalf::Multiplexed(_) => Err(io::ErrorKind::InvalidInput.into()),
             };
             // The readiness was old; asking again waits for a new one.
             if !matches!(&moved, Err(error) if error.kind() == io::ErrorKind::WouldBlock) {
@@ -260,16 +292,20 @@ impl Reader<'_> {
                 ReadHalf::Tcp(half) => {
                     let stream = half.as_ref();
                     ready!(stream.poll_read_ready(cx))?;
-                    let look = || socket2::SockRef::from(stream).peek(&mut byte);
+                    let look = || SockRef::from(stream).peek(&mut byte);
                     stream.try_io(Interest::READABLE, look)
                 }
                 ReadHalf::Unix(half) => {
                     let stream = half.as_ref();
                     ready!(stream.poll_read_ready(cx))?;
-                    let look = || socket2::SockRef::from(stream).peek(&mut byte);
+                    let look = || SockRef::from(stream).peek(&mut byte);
                     stream.try_io(Interest::READABLE, look)
                 }
                 ReadHalf::Ring(stream) => return stream.poll_event(cx),
+                ReadHalf::Multiplexed(stream) => {
+                    ready!(stream.poll_gone(cx));
+                    return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()));
+                }
             };
             // The readiness was old, left behind by splicing; asking again waits for a new one.
             if !matches!(&looked, Err(error) if error.kind() == io::ErrorKind::WouldBlock) {
@@ -284,6 +320,35 @@ impl Reader<'_> {
             ReadHalf::Tcp(half) => half.as_ref().take_error().ok().flatten(),
             ReadHalf::Unix(half) => half.as_ref().take_error().ok().flatten(),
             ReadHalf::Ring(stream) => stream.error(),
+            ReadHalf::Multiplexed(_) => None,
+        }
+    }
+
+    /// As [`Writer::poll_gone`].
+    pub fn poll_gone(&self, cx: &mut Context<'_>) -> Poll<()> {
+        match &self.half {
+            ReadHalf::Multiplexed(stream) => stream.poll_gone(cx),
+            ReadHalf::Tcp(_) | ReadHalf::Unix(_) | ReadHalf::Ring(_) => Poll::Pending,
+        }
+    }
+
+    /// Waits for the trailers of a message that ends by itself, once its content has been read.
+    pub fn poll_trailers(&self, cx: &mut Context<'_>) -> Poll<io::Result<Option<HeaderMap>>> {
+        match &self.half {
+            ReadHalf::Multiplexed(stream) => stream.poll_trailers(cx),
+            ReadHalf::Tcp(_) | ReadHalf::Unix(_) | ReadHalf::Ring(_) => Poll::Ready(Ok(None)),
+        }
+    }
+
+    /// Waits for the head of a response, where that is not made of bytes; and says whether nothing
+    /// follows it.
+    pub fn poll_head(
+        &self,
+        cx: &mut Context<'_>,
+    ) -> Option<Poll<Result<(http::Response<()>, bool), h2::Error>>> {
+        match &self.half {
+            ReadHalf::Multiplexed(stream) => Some(stream.poll_head(cx)),
+            ReadHalf::Tcp(_) | ReadHalf::Unix(_) | ReadHalf::Ring(_) => None,
         }
     }
 }
@@ -295,6 +360,37 @@ impl Writer<'_> {
             WriteHalf::Tcp(half) => Pin::new(half).poll_write(cx, bytes),
             WriteHalf::Unix(half) => Pin::new(half).poll_write(cx, bytes),
             WriteHalf::Ring(stream) => stream.poll_write(cx, bytes),
+            WriteHalf::Multiplexed(stream) => stream.poll_write(cx, bytes, false),
+        }
+    }
+
+    /// As [`poll_write`](Self::poll_write). `last`: the message ends with these bytes.
+    pub fn poll_write_part(
+        &mut self,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+        last: bool,
+    ) -> Poll<io::Result<usize>> {
+        match &self.0 {
+            WriteHalf::Multiplexed(stream) => stream.poll_write(cx, bytes, last),
+            _ => self.poll_write(cx, bytes),
+        }
+    }
+
+    /// Ends the message, where that is not done by its bytes.
+    pub fn end(&self, trailers: impl FnOnce() -> Option<HeaderMap>) -> io::Result<()> {
+        match &self.0 {
+            WriteHalf::Multiplexed(stream) => stream.end(trailers()),
+            WriteHalf::Tcp(_) | WriteHalf::Unix(_) | WriteHalf::Ring(_) => Ok(()),
+        }
+    }
+
+    /// Waits until the receiver has given up one message of many. Whoever leaves as a whole is noticed
+    /// by writing.
+    pub fn poll_gone(&self, cx: &mut Context<'_>) -> Poll<()> {
+        match &self.0 {
+            WriteHalf::Multiplexed(stream) => stream.poll_gone(cx),
+            WriteHalf::Tcp(_) | WriteHalf::Unix(_) | WriteHalf::Ring(_) => Poll::Pending,
         }
     }
 
@@ -317,6 +413,7 @@ impl Writer<'_> {
                     stream.try_io(Interest::WRITABLE, || pipe.empty(stream))
                 }
                 WriteHalf::Ring(stream) => return stream.poll_splice_to(cx, pipe),
+                WriteHalf::Multiplexed(_) => Err(io::ErrorKind::InvalidInput.into()),
             };
             if !matches!(&moved, Err(error) if error.kind() == io::ErrorKind::WouldBlock) {
                 return Poll::Ready(moved);
@@ -333,6 +430,7 @@ impl Writer<'_> {
                 stream.shutdown();
                 Poll::Ready(Ok(()))
             }
+            WriteHalf::Multiplexed(stream) => Poll::Ready(stream.end(None)),
         }
     }
 }

@@ -25,7 +25,7 @@ use crate::error::RequestError;
 use crate::http::body::{BodyReader, Form};
 use crate::http::connection::{consume, poll_fill};
 use crate::http::parse::{self, Framing, RequestFacts, ResponseFacts};
-use crate::http::{Connection, Name, ResponseHead, Version, write};
+use crate::http::{Connection, Name, ResponseHead, Version};
 use crate::io::{Buffer, BufferPool, Reader, Timer, Writer};
 use crate::plugin::{BodyFilter, Exchange};
 use crate::upstream::{Lease, Upstream};
@@ -132,16 +132,21 @@ impl Forward<'_> {
             {
                 let mut out = context.out.borrow_mut();
                 out.clear();
-                write::request(&mut out, &mut here(place)?.request, framing_out, self.upgrade);
+                let server = &mut lease.connection;
+                let head = &mut here(place)?.request;
+                let opening =
+                    server.prepare_request(&mut out, head, framing_out, self.upgrade, "")?;
                 let Client { connection, timer, .. } = &mut *client;
                 let lanes = context.lanes(timer, self.times.idle);
                 upload.begin(&out, &mut connection.inbox, &lanes, place)?;
+                let sent = server.open_request(opening, upload.is_nothing());
+                sent.map_err(|_| RequestError::Closed)?;
             }
             let mut heard = false;
             let answered = self.converse(place, client, &mut lease, &mut upload, &mut heard).await;
             match answered {
                 Ok(facts) => {
-                    let done = upload.is_finished() && !upload.waits_for_receiver();
+                    let done = upload.is_done();
                     return Ok(Answered { lease, facts, upload: (!done).then_some(upload) });
                 }
                 Err(RequestError::Closed)
@@ -299,10 +304,9 @@ impl Forward<'_> {
             return Ok(());
         }
         super::headers::interim_to_client(&mut exchange.response)?;
-        let mut head = Vec::new();
-        write::interim(&mut head, &exchange.response);
         let Client { connection, timer, .. } = client;
-        connection.write_all(&head, timer).await.map_err(|_| RequestError::ClientGone)
+        let sent = connection.inform(&exchange.response, timer).await;
+        sent.map_err(|_| RequestError::ClientGone)
     }
 }
 
@@ -342,6 +346,9 @@ impl Talk<'_> {
         let Ways { client, client_inbox, upstream, upstream_inbox, upstream_writer } = ways;
         if lanes.timer.is_due() {
             return Poll::Ready(Err(self.timed_out(upload)));
+        }
+        if client.poll_gone(cx).is_ready() {
+            return Poll::Ready(Err(RequestError::ClientGone));
         }
         if self.uploading {
             match upload.poll(cx, client, client_inbox, upstream_writer, lanes, place) {
