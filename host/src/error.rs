@@ -62,6 +62,9 @@ pub enum RequestError {
     /// No response head in time.
     #[error("response timed out")]
     ResponseTimeout,
+    /// The server has not begun with the request, and says so.
+    #[error("the server did not take the request")]
+    Unprocessed,
     /// The connection ended before a response.
     #[error("connection ended before a response")]
     Closed,
@@ -92,6 +95,7 @@ impl RequestError {
             | Self::Refused
             | Self::Connect
             | Self::Closed
+            | Self::Unprocessed
             | Self::Aborted
             | Self::BadResponse(_)
             | Self::ResponseHeadTooLarge => 502,
@@ -124,7 +128,7 @@ impl RequestError {
             Self::Connect => "destination_ip_unroutable",
             Self::ConnectTimeout => "connection_timeout",
             Self::ResponseTimeout => "http_response_timeout",
-            Self::Closed => "connection_terminated",
+            Self::Closed | Self::Unprocessed => "connection_terminated",
             Self::BadResponse(_) => "http_protocol_error",
             Self::ResponseHeadTooLarge => "http_response_header_section_size",
         }

@@ -11,8 +11,9 @@
 //!
 //! Not here: the connection that carries it (`connection`, `upstream`), what heads mean (`http::h2`).
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::io;
+use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes};
@@ -21,11 +22,16 @@ use h2::server::SendResponse;
 use h2::{Reason, RecvStream, SendStream};
 use http::{HeaderMap, Request, Response};
 
+/// A piece of content that is worth a frame though it is not all that there is.
+const PIECE_BYTES_MIN: usize = 512;
+
 /// One stream of an HTTP/2 connection, from either side.
 #[derive(Debug)]
 pub struct Multiplexed {
     receiving: RefCell<Receiving>,
     sending: RefCell<Sending>,
+    /// Pieces of content that its connection has carried, on all of its streams.
+    work: Rc<Cell<u64>>,
 }
 
 /// ```text
@@ -59,16 +65,18 @@ enum Sending {
 
 impl Multiplexed {
     /// A request that a client has sent.
-    pub fn asked(stream: RecvStream, respond: SendResponse<Bytes>) -> Self {
+    pub fn asked(stream: RecvStream, respond: SendResponse<Bytes>, work: Rc<Cell<u64>>) -> Self {
         Self {
+            work,
             receiving: RefCell::new(Receiving::Content { stream, rest: Bytes::new() }),
             sending: RefCell::new(Sending::Respond(respond)),
         }
     }
 
     /// A request to be sent to a server.
-    pub fn asking(connection: SendRequest<Bytes>) -> Self {
+    pub fn asking(connection: SendRequest<Bytes>, work: Rc<Cell<u64>>) -> Self {
         Self {
+            work,
             receiving: RefCell::new(Receiving::Nothing),
             sending: RefCell::new(Sending::Ask(connection)),
         }
@@ -137,7 +145,10 @@ impl Multiplexed {
         while count < bytes.len() {
             if rest.is_empty() {
                 match stream.poll_data(cx) {
-                    Poll::Ready(Some(Ok(data))) => *rest = data,
+                    Poll::Ready(Some(Ok(data))) => {
+                        self.work.set(self.work.get() + 1);
+                        *rest = data;
+                    }
                     Poll::Ready(Some(Err(error))) if count == 0 => {
                         return Poll::Ready(Err(io::Error::other(error)));
                     }
@@ -183,6 +194,10 @@ impl Multiplexed {
             }
         }
         let count = bytes.len().min(stream.capacity());
+        // A receiver that opens its window byte by byte does no work.
+        if count == bytes.len() || count >= PIECE_BYTES_MIN {
+            self.work.set(self.work.get() + 1);
+        }
         let ends = last && count == bytes.len();
         let part = Bytes::copy_from_slice(&bytes[..count]);
         stream.send_data(part, ends).map_err(io::Error::other)?;

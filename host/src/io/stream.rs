@@ -162,6 +162,27 @@ impl Stream {
         self.split().1.poll_write(cx, bytes)
     }
 
+    /// Writes what fits of several parts, together where the socket can.
+    pub fn poll_write_vectored(
+        &mut self,
+        cx: &mut Context<'_>,
+        parts: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        match &mut self.socket {
+            Socket::Tcp(stream) => Pin::new(stream).poll_write_vectored(cx, parts),
+            Socket::Unix(stream) => Pin::new(stream).poll_write_vectored(cx, parts),
+            Socket::Ring(_) | Socket::Multiplexed(_) => {
+                let first = parts.iter().find(|part| !part.is_empty());
+                first.map_or(Poll::Ready(Ok(0)), |first| self.poll_write(cx, first))
+            }
+        }
+    }
+
+    /// Whether several parts are written by one call.
+    pub fn is_write_vectored(&self) -> bool {
+        matches!(self.socket, Socket::Tcp(_) | Socket::Unix(_))
+    }
+
     /// Finishes sending; the peer sees the end and can still be read from.
     pub fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.split().1.poll_shutdown(cx)

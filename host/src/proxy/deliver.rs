@@ -293,7 +293,7 @@ pub async fn upstream(
             BodyReader::new(answer.framing, Form::Content, u64::MAX, &context.response_limits);
         download.keep(std::mem::take(&mut exchange.captures), content);
     }
-    client.timer.limit(None);
+    client.timer.limit(times.left(&context.clock));
     let (head, opened) = {
         let lanes = context.lanes(&client.timer, times.idle);
         let mut out = context.out.borrow_mut();

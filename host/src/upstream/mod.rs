@@ -3,11 +3,15 @@
 //! Everything here belongs to one worker: connections are pooled per worker and server, the one
 //! used last first, so that the warm ones stay warm and the rest time out.
 //!
+//! A connection of HTTP/1 is lent to one request at a time; one of HTTP/2 (`http2`) to many, each of
+//! which gets a stream.
+//!
 //! Not here: what is sent on a connection (`proxy`).
 
 pub mod balance;
 pub mod connect;
 pub mod echo;
+mod http2;
 pub mod names;
 
 use std::cell::{Cell, RefCell};
@@ -24,6 +28,7 @@ use crate::http::Connection;
 use crate::io::Timer;
 use balance::Balancer;
 use connect::Dialer;
+use http2::{Sessions, Slot};
 
 /// One upstream, as a worker sees it.
 #[derive(Debug)]
@@ -44,6 +49,8 @@ pub struct Server {
     target: Target,
     idle: RefCell<Vec<Idle>>,
     idle_max: usize,
+    /// Connections of HTTP/2.
+    sessions: Sessions,
     active: Cell<usize>,
     complaints: Complaints,
 }
@@ -76,7 +83,16 @@ pub struct Lease {
     pub connection: Connection,
     /// It has carried a request before, so the server may have closed it in the meantime.
     pub reused: bool,
-    home: Active,
+    home: Held,
+}
+
+/// What a lease keeps as long as it lasts.
+#[derive(Debug)]
+enum Held {
+    /// A connection that nobody else uses.
+    Alone(Active),
+    /// A place on one that is shared.
+    Place(Slot),
 }
 
 /// Counts a server's connections in use.
@@ -111,6 +127,7 @@ impl Upstream {
                 target,
                 idle: RefCell::default(),
                 idle_max: settings.keepalive_connections_max,
+                sessions: Sessions::default(),
                 active: Cell::new(0),
                 complaints: Complaints::default(),
             })
@@ -152,24 +169,40 @@ impl Upstream {
         now: Instant,
     ) -> Result<Lease, RequestError> {
         let server = self.servers.get(index).ok_or(RequestError::Connect)?;
+        if self.settings.protocol == config::UpstreamProtocol::H2 {
+            return self.lend_place(server, fresh, timer, now).await;
+        }
         if !fresh && let Some(connection) = server.take_idle(sure) {
             return Ok(Lease::new(connection, true, server));
         }
         match self.dial(server, timer).await {
             Ok(connection) => Ok(Lease::new(connection, false, server)),
-            Err(error) => {
-                if let Some(unsaid) = server.complaints.next(now) {
-                    let (upstream, name) = (&self.settings.name, &server.name);
-                    let more = if unsaid == 0 {
-                        String::new()
-                    } else {
-                        format!(", {unsaid} times before")
-                    };
-                    log::warn!(target: "upstream", "{upstream}: server {name}: {error}{more}");
-                }
-                Err(error)
-            }
+            Err(error) => Err(self.complain(server, error, now)),
         }
+    }
+
+    /// Lends a place on a connection of HTTP/2.
+    async fn lend_place(
+        &self,
+        server: &Rc<Server>,
+        fresh: bool,
+        timer: &Timer,
+        now: Instant,
+    ) -> Result<Lease, RequestError> {
+        let dial = async || Ok(self.dial(server, timer).await?.stream);
+        let taken = server.sessions.take(fresh, self.settings.connect_timeout, timer, dial).await;
+        let (slot, reused) = taken.map_err(|error| self.complain(server, error, now))?;
+        let stream = slot.stream().ok_or(RequestError::Unprocessed)?;
+        Ok(Lease { connection: Connection::new(stream), reused, home: Held::Place(slot) })
+    }
+
+    fn complain(&self, server: &Server, error: RequestError, now: Instant) -> RequestError {
+        if let Some(unsaid) = server.complaints.next(now) {
+            let (upstream, name) = (&self.settings.name, &server.name);
+            let more = if unsaid == 0 { String::new() } else { format!(", {unsaid} times before") };
+            log::warn!(target: "upstream", "{upstream}: server {name}: {error}{more}");
+        }
+        error
     }
 
     async fn dial(&self, server: &Server, timer: &Timer) -> Result<Connection, RequestError> {
@@ -195,6 +228,7 @@ impl Upstream {
     pub fn sweep(&self, now: Instant) {
         let limit: Duration = self.settings.keepalive_idle;
         for server in &self.servers {
+            server.sessions.sweep(now, limit);
             server.idle.borrow_mut().retain(|idle| {
                 !idle.connection.stream.is_readable()
                     && now.saturating_duration_since(idle.since) < limit
@@ -205,14 +239,14 @@ impl Upstream {
     /// Closes every idle connection.
     pub fn close_idle(&self) {
         for server in &self.servers {
-            server.idle.borrow_mut().clear();
+            server.close_idle();
         }
     }
 
     /// Closes every idle connection that no other generation has taken over.
     pub fn close_idle_unless_shared(&self) {
         for server in self.servers.iter().filter(|server| Rc::strong_count(server) == 1) {
-            server.idle.borrow_mut().clear();
+            server.close_idle();
         }
     }
 
@@ -223,13 +257,19 @@ impl Upstream {
 
     /// Name, active and idle connections of each server.
     pub fn connections(&self) -> impl Iterator<Item = (&Arc<str>, usize, usize)> {
-        self.servers
-            .iter()
-            .map(|server| (&server.name, server.active.get(), server.idle.borrow().len()))
+        self.servers.iter().map(|server| {
+            let (active, idle) = server.sessions.count();
+            (&server.name, server.active.get() + active, server.idle.borrow().len() + idle)
+        })
     }
 }
 
 impl Server {
+    fn close_idle(&self) {
+        self.idle.borrow_mut().clear();
+        self.sessions.close();
+    }
+
     fn take_idle(&self, sure: bool) -> Option<Connection> {
         loop {
             let Idle { connection, doubtful, .. } = self.idle.borrow_mut().pop()?;
@@ -258,14 +298,22 @@ impl Complaints {
 
 impl Lease {
     fn new(connection: Connection, reused: bool, home: &Rc<Server>) -> Self {
-        Self { connection, reused, home: Active::new(home) }
+        Self { connection, reused, home: Held::Alone(Active::new(home)) }
+    }
+
+    /// The server takes too long. Others that share the connection may have the same in store, so no more
+    /// are put on it.
+    pub fn suspect(&self) {
+        if let Held::Place(slot) = &self.home {
+            slot.suspect();
+        }
     }
 
     /// Gives the connection back for the next request. To be called only when the response has been
     /// read to its end and the server keeps the connection open. `doubtful`: the response had no body by
     /// rule.
     pub fn give_back(self, doubtful: bool, now: Instant) {
-        let Self { connection, home, .. } = self;
+        let Self { connection, home: Held::Alone(home), .. } = self else { return };
         // More than was asked for: it cannot be told whose answer that would be.
         if connection.inbox.is_some() {
             return;

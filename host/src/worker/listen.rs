@@ -145,7 +145,8 @@ mod tests {
     #[test]
     fn a_backlog_that_is_cut_is_warned_about_with_the_cure() {
         let address = Address::Tcp("127.0.0.1:8080".parse().unwrap());
-        let listener = Listener { address, backlog: 4096, only_v6: false };
+        let protocols = crate::config::Protocols::default();
+        let listener = Listener { address, protocols, backlog: 4096, only_v6: false };
 
         assert_eq!(warning(&listener, Some(4096)), None);
         assert_eq!(warning(&listener, None), None);

@@ -14,12 +14,14 @@ use ipnet::IpNet;
 
 use super::environment::Environment;
 use super::file::{
-    AcceptorsConfig, Config, IoConfig, LimitsConfig, PlacedWorkersConfig, WorkerCountConfig,
-    WorkersConfig,
+    AcceptorsConfig, Config, IoConfig, LimitsConfig, PlacedWorkersConfig, ProtocolConfig,
+    WorkerCountConfig, WorkersConfig,
 };
 use super::later;
 use super::problem::{At, Refusal, Report, quote};
-use super::settings::{Acceptors, Address, Admin, Io, Limits, Listener, Settings, Workers};
+use super::settings::{
+    Acceptors, Address, Admin, Io, Limits, Listener, Protocols, Settings, Workers,
+};
 
 mod address;
 mod allow;
@@ -74,7 +76,12 @@ fn listeners(config: &Config, report: &mut Report) -> Vec<(Listener, At)> {
     for (index, listener) in config.listeners.iter().enumerate() {
         let at = root.key("listeners").index(index).key("address");
         if let Some(address) = report.take(&at, address::listen(&listener.address)) {
-            listeners.push((Listener { address, backlog: listener.backlog, only_v6: false }, at));
+            let protocols = Protocols {
+                h1: listener.protocols.contains(&ProtocolConfig::H1),
+                h2: listener.protocols.contains(&ProtocolConfig::H2),
+            };
+            let backlog = listener.backlog;
+            listeners.push((Listener { address, protocols, backlog, only_v6: false }, at));
         }
     }
     if let Some(tls) = &config.tls
@@ -91,7 +98,8 @@ fn listeners(config: &Config, report: &mut Report) -> Vec<(Listener, At)> {
         let at = root.key(key);
         if let Some(ip) = report.take(&at, address::listen_ip(written)) {
             let address = Address::Tcp((ip, port).into());
-            listeners.push((Listener { address, backlog, only_v6: false }, at));
+            let protocols = Protocols::default();
+            listeners.push((Listener { address, protocols, backlog, only_v6: false }, at));
         }
     }
     listeners
@@ -233,6 +241,7 @@ fn limits(limits: &LimitsConfig, report: &mut Report) -> Limits {
         header_timeout: milliseconds(limits.header_timeout_ms),
         idle_timeout: milliseconds(limits.idle_timeout_ms),
         request_timeout: milliseconds(limits.request_timeout_ms),
+        h2_streams_max: limits.h2_streams_max,
     }
 }
 

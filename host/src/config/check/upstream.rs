@@ -6,9 +6,9 @@ use std::collections::{BTreeMap, HashSet};
 
 use super::address::{self, json};
 use super::milliseconds;
-use crate::config::file::{BalanceConfig, ServerConfig, UpstreamConfig};
+use crate::config::file::{BalanceConfig, ServerConfig, UpstreamConfig, UpstreamProtocolConfig};
 use crate::config::problem::{At, Refusal, Report, quote};
-use crate::config::settings::{Balance, Server, Upstream, UpstreamKind};
+use crate::config::settings::{Balance, Server, Upstream, UpstreamKind, UpstreamProtocol};
 
 /// The built-in upstream.
 const ECHO: &str = "echo";
@@ -138,6 +138,11 @@ fn check_one(name: &str, written: &UpstreamConfig, at: &At, report: &mut Report)
     Upstream {
         name: name.into(),
         kind: UpstreamKind::Servers(servers),
+        protocol: match written.protocol {
+            UpstreamProtocolConfig::Auto => UpstreamProtocol::Auto,
+            UpstreamProtocolConfig::H1 => UpstreamProtocol::H1,
+            UpstreamProtocolConfig::H2 => UpstreamProtocol::H2,
+        },
         balance,
         connect_timeout: milliseconds(written.timeouts.connect_ms),
         response_timeout: milliseconds(written.timeouts.response_ms),
@@ -153,6 +158,7 @@ fn with_defaults(name: &str, kind: UpstreamKind) -> Upstream {
     Upstream {
         name: name.into(),
         kind,
+        protocol: UpstreamProtocol::Auto,
         balance: Balance::RoundRobin,
         connect_timeout: milliseconds(defaults.timeouts.connect_ms),
         response_timeout: milliseconds(defaults.timeouts.response_ms),

@@ -132,7 +132,8 @@ fn wrong_kinds_say_what_to_write() {
             r#"{"limits": 5}"#,
             &["1:12: limits: must be an object, not a number; write { … } with the keys \
                  `connections_max`, `header_bytes_max`, `headers_max`, `uri_bytes_max`, \
-                 `body_bytes_max`, `header_timeout_ms`, `idle_timeout_ms`, `request_timeout_ms`"],
+                 `body_bytes_max`, `header_timeout_ms`, `idle_timeout_ms`, `request_timeout_ms`, \
+                 `h2_streams_max`"],
         ),
         (
             r#"{"upstreams": []}"#,
@@ -212,7 +213,7 @@ fn wrong_kinds_say_what_to_write() {
                 "1:36: upstreams[\"a b\"].servers[0]: the key `address` is missing; write \
                  `\"address\": \"127.0.0.1:3000\"`",
                 "1:41: upstreams[\"a b\"].foo: `foo` is not a key here; remove it; the keys here are \
-                 `servers`, `balance`, `timeouts`, `keepalive`",
+                 `servers`, `protocol`, `balance`, `timeouts`, `keepalive`",
             ],
         ),
     ]);
@@ -223,19 +224,17 @@ fn what_comes_later_is_refused_by_name() {
     for (text, path, comes) in [
         (r#"{"telemetry": {}}"#, "telemetry", "OpenTelemetry"),
         (r#"{"state": {}}"#, "state", "shared state"),
-        (r#"{"limits": {"h2_streams_max": 1}}"#, "limits.h2_streams_max", "HTTP/2"),
         (
             r#"{"limits": {"connections_per_ip_max": 1}}"#,
             "limits.connections_per_ip_max",
             "per client",
         ),
         (r#"{"listeners": [{"address": "::1:1", "tls": {}}]}"#, "listeners[0].tls", "TLS"),
-        (r#"{"listeners": [{"protocols": ["h2"]}]}"#, "listeners[0].protocols", "HTTP/2"),
+        (r#"{"listeners": [{"protocols": ["h3"]}]}"#, "listeners[0].protocols[0]", "HTTP/3"),
         (r#"{"listeners": [{"proxy_protocol": true}]}"#, "listeners[0].proxy_protocol", "PROXY"),
         (r#"{"upstreams": {"a": {"retries": 1}}}"#, "upstreams.a.retries", "retries"),
         (r#"{"upstreams": {"a": {"outlier": 1}}}"#, "upstreams.a.outlier", "ejection"),
         (r#"{"upstreams": {"a": {"hash_on": 1}}}"#, "upstreams.a.hash_on", "hash"),
-        (r#"{"upstreams": {"a": {"protocol": "h2"}}}"#, "upstreams.a.protocol", "HTTP/2"),
         (r#"{"upstreams": {"a": {"tls": {}}}}"#, "upstreams.a.tls", "TLS"),
         (r#"{"upstreams": {"a": {"limits": {}}}}"#, "upstreams.a.limits", "limits per upstream"),
         (
@@ -373,7 +372,7 @@ fn wrong_flags_are_named_in_place_of_the_file() {
          whole value as JSON\n\
          --set upstreams.a.servers: upstreams.a.servers[0]: `h` has no port; write \"h:80\"\n\
          --set upstreams.a.nope: upstreams.a.nope: `nope` is not a key here; remove it; the keys here \
-         are `servers`, `balance`, `timeouts`, `keepalive`\n\
+         are `servers`, `protocol`, `balance`, `timeouts`, `keepalive`\n\
          --set routes[0].respond.body: routes[0].respond.body: the environment variable `NONE` is not \
          set; set it, or give a default: `${env:NONE:-default}`"
     );

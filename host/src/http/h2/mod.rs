@@ -4,10 +4,18 @@
 //! values hold no control characters, pseudo-fields are known, come first and once, there are no fields
 //! about connections, `te` is `trailers`, and `content-length` is as long as the content.
 //!
+//! Layout: `wire` is the socket below a connection, `watch` looks at what passes there.
+//!
 //! Not here: frames and streams (crate `h2`, by way of `io::Multiplexed`).
+
+mod watch;
+mod wire;
 
 use http::header::{CONNECTION, COOKIE, HOST, TE, TRANSFER_ENCODING, UPGRADE};
 use http::{HeaderMap, HeaderName, HeaderValue, request, response};
+
+pub use watch::{PREFACE, Watch};
+pub use wire::{Account, Wire};
 
 use super::fields::{Fields, Name, is_token, is_value};
 use super::head::{Method, RequestHead, ResponseHead, Version};
@@ -23,7 +31,9 @@ pub fn request(
 ) -> Result<RequestFacts, RequestError> {
     let target = parts.uri.path_and_query().map_or("", |target| target.as_str());
     let connect = parts.method == http::Method::CONNECT;
-    let method = parts.method.as_str();
+    let extended = connect && parts.extensions.get::<::h2::ext::Protocol>().is_some();
+    // RFC 8441 §5: what is a CONNECT here is a GET that asks for an upgrade in HTTP/1.
+    let method = if extended { "GET" } else { parts.method.as_str() };
     if target.len() > limits.target_bytes_max {
         head.assign(method, "", Version::Http2);
         return Err(RequestError::TargetTooLong);
@@ -37,7 +47,9 @@ pub fn request(
         head.fields.push("host", named);
         head.received.authority_at = head.fields.first_at(Name::Host).unwrap_or_default();
     }
-    if connect {
+    let protocol = parts.extensions.get::<::h2::ext::Protocol>().map(|protocol| protocol.as_str());
+    let tunnel = connect && protocol.is_some_and(|it| it.eq_ignore_ascii_case("websocket"));
+    if connect && !tunnel {
         return Err(RequestError::NotImplemented("CONNECT"));
     }
     // RFC 9113 §8.3.1: an authority that two recipients could read differently is malformed.
@@ -61,6 +73,19 @@ pub fn request(
         return Err(RequestError::HeadTooLarge);
     }
     take_fields(&parts.headers, &mut head.fields)?;
+    if tunnel {
+        if head.fields.has(Name::ContentLength) {
+            return Err(RequestError::Malformed("Content-Length"));
+        }
+        head.fields.push("upgrade", b"websocket");
+        return Ok(RequestFacts {
+            framing: Framing::None,
+            keep_alive: true,
+            expects_continue: false,
+            wants_upgrade: true,
+            names_fields: false,
+        });
+    }
     let framing = match parse::framing(&head.fields, Version::Http2)? {
         Some(Framing::Length(_)) if ended => return Err(RequestError::Malformed("Content-Length")),
         _ if ended => Framing::None,
