@@ -14,6 +14,8 @@
 const decoder = new TextDecoder();
 const encoder = new TextEncoder();
 
+const CHUNK_ACTIONS = ['replaced', 'drop', 'detach', 'abort'];
+
 /** Bytes as text. Bytes that are not UTF-8 become U+FFFD. `undefined` stays what it is. */
 export const text = (bytes) => (bytes === undefined ? undefined : decoder.decode(bytes));
 
@@ -51,15 +53,25 @@ export function onlyKeys(config, known) {
 /**
  * The interfaces of a plugin, ready to be exported.
  *
- * - `requestFields`, `responseFields`: names of fields that the hooks are handed, in that order.
+ * - `requestFields`, `responseFields`: names of fields that the hooks are handed, in that order; or a
+ *   function of what `init` returned that gives them.
  * - `init(config)`: takes the configuration; what it returns is handed to the hooks. What it throws is
  *   what the operator reads.
  * - `onRequest(fields, state)`, `onResponse(status, fields, state)`: `fields` are texts, `undefined`
  *   for what is not there. `'respond'` after a call of `reply.send`; anything else goes on.
+ * - `onRequestBody(chunk, end, state)`, `onResponseBody(chunk, end, state)`: `'replaced'` after a call of
+ *   `body.replace`, `'drop'`, `'detach'` or `'abort'`; anything else passes the chunk.
+ * - `onLog(summary, state)`, `onTick(state)`, `shutdown(state)`.
+ *
+ * Export what the world exports: `export const { lifecycle, requestFilter, requestBodyFilter } = plugin(…)`;
+ * the others are `responseFilter`, `responseBodyFilter`, `completion`, `ticker` and `retirement`.
  */
-export function plugin({ requestFields = [], responseFields = [], init, onRequest, onResponse }) {
+export function plugin({ requestFields = [], responseFields = [], init, ...hooks }) {
+  const { onRequest, onResponse, onRequestBody, onResponseBody, onLog, onTick, shutdown } = hooks;
   let state;
   const action = (answer) => (answer === 'respond' ? 'respond' : 'next');
+  const chunkAction = (answer) => (CHUNK_ACTIONS.includes(answer) ? answer : 'pass');
+  const names = (given) => (typeof given === 'function' ? given(state) : given);
   const lifecycle = {
     init(config) {
       try {
@@ -68,7 +80,7 @@ export function plugin({ requestFields = [], responseFields = [], init, onReques
         // A string becomes the error of `init`; anything else would be a trap.
         throw String(error?.message ?? error);
       }
-      return { requestFields, responseFields };
+      return { requestFields: names(requestFields), responseFields: names(responseFields) };
     },
   };
   const interfaces = { lifecycle };
@@ -80,5 +92,18 @@ export function plugin({ requestFields = [], responseFields = [], init, onReques
       onResponse: (status, values) => action(onResponse(status, values.map(text), state)),
     };
   }
+  if (onRequestBody) {
+    interfaces.requestBodyFilter = {
+      onRequestBody: (chunk, end) => chunkAction(onRequestBody(chunk, end, state)),
+    };
+  }
+  if (onResponseBody) {
+    interfaces.responseBodyFilter = {
+      onResponseBody: (chunk, end) => chunkAction(onResponseBody(chunk, end, state)),
+    };
+  }
+  if (onLog) interfaces.completion = { onLog: (summary) => void onLog(summary, state) };
+  if (onTick) interfaces.ticker = { onTick: () => void onTick(state) };
+  if (shutdown) interfaces.retirement = { shutdown: () => void shutdown(state) };
   return interfaces;
 }

@@ -10,18 +10,42 @@ import json
 from typing import Iterator, List, Optional, Tuple
 
 from componentize_py_types import Err
-from wit_world.imports.types import Action, Registration
+from wit_world.imports.types import Action, ChunkAction, Registration
 
-__all__ = ["NEXT", "RESPOND", "Action", "Plugin", "cookie", "export", "fields", "only_keys", "text"]
+__all__ = [
+    "ABORT",
+    "DETACH",
+    "DROP",
+    "NEXT",
+    "PASS",
+    "REPLACED",
+    "RESPOND",
+    "Action",
+    "ChunkAction",
+    "Plugin",
+    "cookie",
+    "export",
+    "export_bodies",
+    "export_others",
+    "fields",
+    "only_keys",
+    "text",
+]
 
 NEXT = Action.NEXT
 RESPOND = Action.RESPOND
+
+PASS = ChunkAction.PASS
+REPLACED = ChunkAction.REPLACED
+DROP = ChunkAction.DROP
+DETACH = ChunkAction.DETACH
+ABORT = ChunkAction.ABORT
 
 
 class Plugin:
     """A plugin. Override what it needs; one object is made of it per instance."""
 
-    #: Names of fields that the hooks are handed, in that order.
+    #: Names of fields that the hooks are handed, in that order; `__init__` may set others.
     request_fields: List[str] = []
     response_fields: List[str] = []
 
@@ -33,6 +57,21 @@ class Plugin:
 
     def on_response(self, status: int, fields: List[Optional[str]]) -> Optional[Action]:
         """`RESPOND` after a call of `reply.send` replaces the answer."""
+
+    def on_request_body(self, chunk: bytes, end: bool) -> Optional[ChunkAction]:
+        """`REPLACED` after a call of `body.replace`, `DROP`, `DETACH` or `ABORT`; anything else passes it."""
+
+    def on_response_body(self, chunk: bytes, end: bool) -> Optional[ChunkAction]:
+        """The same for the answer's body."""
+
+    def on_log(self, summary) -> None:
+        """After the exchange, when nobody waits."""
+
+    def on_tick(self) -> None:
+        """About once a second."""
+
+    def shutdown(self) -> None:
+        """Before the instance is retired."""
 
 
 def only_keys(config: dict, known: List[str]) -> None:
@@ -79,10 +118,10 @@ def export(plugin: type) -> Tuple[type, type, type]:
     class Lifecycle:
         def init(self, config: str) -> Registration:
             try:
-                _Running.plugin = plugin(json.loads(config))
+                running = _Running.plugin = plugin(json.loads(config))
             except ValueError as error:
                 raise Err(str(error))
-            return Registration(plugin.request_fields, plugin.response_fields)
+            return Registration(running.request_fields, running.response_fields)
 
     class RequestFilter:
         def on_request(self, fields: List[Optional[bytes]]) -> Action:
@@ -93,3 +132,35 @@ def export(plugin: type) -> Tuple[type, type, type]:
             return _Running.plugin.on_response(status, [text(value) for value in fields]) or NEXT
 
     return Lifecycle, RequestFilter, ResponseFilter
+
+
+def export_bodies(plugin: type) -> Tuple[type, type]:
+    """`RequestBodyFilter, ResponseBodyFilter = export_bodies(Mine)`; leave out what the world does not export."""
+
+    class RequestBodyFilter:
+        def on_request_body(self, chunk: bytes, end: bool) -> ChunkAction:
+            return _Running.plugin.on_request_body(chunk, end) or PASS
+
+    class ResponseBodyFilter:
+        def on_response_body(self, chunk: bytes, end: bool) -> ChunkAction:
+            return _Running.plugin.on_response_body(chunk, end) or PASS
+
+    return RequestBodyFilter, ResponseBodyFilter
+
+
+def export_others(plugin: type) -> Tuple[type, type, type]:
+    """`Completion, Ticker, Retirement = export_others(Mine)`; leave out what the world does not export."""
+
+    class Completion:
+        def on_log(self, summary) -> None:
+            _Running.plugin.on_log(summary)
+
+    class Ticker:
+        def on_tick(self) -> None:
+            _Running.plugin.on_tick()
+
+    class Retirement:
+        def shutdown(self) -> None:
+            _Running.plugin.shutdown()
+
+    return Completion, Ticker, Retirement

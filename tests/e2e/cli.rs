@@ -319,7 +319,10 @@ fn an_access_log_that_cannot_be_written_is_told_with_place_and_cure() {
 /// Both families on one port, as many configurations have it.
 #[test]
 fn a_port_is_shared_by_ipv4_and_ipv6() {
-    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    // Not one of those that the kernel deals to connections and to other tests.
+    let first = 20_000 + std::process::id() as u16 % 10_000;
+    let is_free = |port: &u16| std::net::TcpListener::bind(("::", *port)).is_ok();
+    let free = (first..32_000).find(is_free).expect("a free port");
     let mut config = saying("hello");
     config["listeners"] = json!([
         { "address": format!("0.0.0.0:{free}") },

@@ -202,7 +202,7 @@ fn a_looping_plugin_does_not_starve_its_worker() {
     }
 
     attack.join().unwrap();
-    assert!(longest < Duration::from_secs(1), "a neighbour waited for {longest:?}");
+    assert!(longest < Duration::from_secs(5), "a neighbour waited for {longest:?}");
 }
 
 /// Memory of dead instances goes back.
@@ -253,7 +253,7 @@ fn limits_of_time_and_memory_can_be_set() {
     let start = Instant::now();
     assert_eq!(gateway.get("/loop").status(), 503);
     let taken = start.elapsed();
-    assert!(taken > Duration::from_millis(200) && taken < Duration::from_secs(3), "{taken:?}");
+    assert!(taken > Duration::from_millis(200) && taken < Duration::from_secs(20), "{taken:?}");
     assert_eq!(gateway.get("/noop").text(), "ok");
 
     // Less than its first page: refused when it is loaded, not when it is called.

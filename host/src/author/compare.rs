@@ -5,8 +5,9 @@
 //!
 //! Not here: where both come from (`case`, `play`).
 
-use super::case::{Case, Forwarded, Message, Pattern, Verdict};
+use super::case::{Callout, Case, Forwarded, Message, Pattern, Verdict};
 use super::play::Outcome;
+use crate::plugin::callout::CalloutError;
 
 /// Everything in which an outcome differs from what its case expects; nothing when it does not.
 pub(super) fn compare(case: &Case, outcome: &Outcome) -> Vec<String> {
@@ -31,6 +32,14 @@ pub(super) fn compare(case: &Case, outcome: &Outcome) -> Vec<String> {
         let came = outcome.verdict.map(name).filter(|_| outcome.failed.is_none());
         differ(&mut lines, "verdict", Some(name(verdict)), came);
     }
+    if let Some(wanted) = &expected.upstream {
+        let came = outcome.upstream.as_deref().unwrap_or_default();
+        let shown = |name: &str| if name.is_empty() { "as routed" } else { name }.to_owned();
+        if wanted != came {
+            differ(&mut lines, "upstream", Some(&shown(wanted)), Some(&shown(came)));
+        }
+    }
+    callouts(&mut lines, case, outcome);
     match (&expected.forwarded, &outcome.forwarded) {
         (None, _) | (Some(Forwarded::Nothing), None) => {}
         (Some(Forwarded::Nothing), Some(request)) => {
@@ -54,8 +63,41 @@ pub(super) fn compare(case: &Case, outcome: &Outcome) -> Vec<String> {
             None => differ(&mut lines, "response", Some(&pattern.message.start.join(" ")), None),
         }
     }
+    // Whoever expects a failure expects what it does to a response that is on its way.
+    if expected.cut != outcome.cut && expected.fails.is_none() {
+        let told = |cut| if cut { "broken off in the middle" } else { "sent to its end" };
+        differ(&mut lines, "response", Some(told(expected.cut)), Some(told(outcome.cut)));
+    }
     log(&mut lines, &expected.log, &outcome.log);
     lines
+}
+
+/// Each callout must be made, in this order, and no other.
+fn callouts(lines: &mut Vec<String>, case: &Case, outcome: &Outcome) {
+    for (index, made) in outcome.callouts.iter().enumerate() {
+        let message = &made.message;
+        let wanted = case.callouts.get(index);
+        let denied = |callout: &Callout| matches!(callout.answer, Err(CalloutError::Denied(_)));
+        match (&made.refused, wanted) {
+            // A refusal is what it is there to show.
+            (Some(_), Some(callout)) if denied(callout) => {}
+            (Some(refused), _) => {
+                let wanted = wanted.map(|callout| callout.asked.message.start.join(" "));
+                let came = format!("{} is not sent: {refused}", message.start.join(" "));
+                differ(lines, "callout", wanted.as_deref(), Some(&came));
+                continue;
+            }
+            (None, _) => {}
+        }
+        match wanted {
+            Some(callout) => messages(lines, "callout", &callout.asked, message),
+            None => differ(lines, "callout", Some("none"), Some(&message.start.join(" "))),
+        }
+    }
+    for callout in case.callouts.iter().skip(outcome.callouts.len()) {
+        let wanted = callout.asked.message.start.join(" ");
+        differ(lines, "callout", Some(&wanted), Some("none"));
+    }
 }
 
 fn name(verdict: Verdict) -> &'static str {
@@ -206,6 +248,7 @@ fn log(lines: &mut Vec<String>, wanted: &[String], came: &[String]) {
 #[cfg(test)]
 mod tests {
     use super::super::case::parse;
+    use super::super::play::Made;
     use super::*;
 
     fn told(expected: &str, outcome: &Outcome) -> String {
@@ -278,6 +321,46 @@ mod tests {
         let refused = Outcome { refused: Some("no key".to_owned()), ..Outcome::default() };
         assert_eq!(told("--- verdict: next\n", &refused), "what init says\n+ no key");
         assert_eq!(told("--- refuses: key\n", &refused), "");
+    }
+
+    #[test]
+    fn each_callout_must_be_made_and_no_other() {
+        let made = |url: &str, refused: Option<&str>| Made {
+            message: Message {
+                start: vec!["GET".to_owned(), url.to_owned()],
+                ..Message::default()
+            },
+            refused: refused.map(str::to_owned),
+        };
+        let mut came = response("200", &[], "");
+        assert_eq!(told("--- callout\nGET http://a/\n", &came), "callout\n- GET http://a/\n+ none");
+
+        came.callouts = vec![made("http://a/1", None), made("http://b/", None)];
+        assert_eq!(told("--- callout\nGET http://a/*\n--- callout\nGET http://b/\n", &came), "");
+        assert_eq!(
+            told("--- callout\nGET http://a/*\n", &came),
+            "callout\n- none\n+ GET http://b/"
+        );
+
+        came.callouts = vec![made("http://a/", Some("not granted"))];
+        let denied = "--- callout\nGET http://a/\n--- answers: denied\n";
+        assert_eq!(told(denied, &came), "");
+        assert_eq!(
+            told("--- callout\nGET http://a/\n", &came),
+            "callout\n- GET http://a/\n+ GET http://a/ is not sent: not granted"
+        );
+    }
+
+    #[test]
+    fn the_chosen_upstream_and_the_end_of_a_response_are_compared() {
+        let mut came = response("200", &[], "");
+        assert_eq!(told("--- upstream: as routed\n", &came), "");
+        assert_eq!(told("--- upstream: b\n", &came), "upstream\n- b\n+ as routed");
+
+        came.cut = true;
+        assert_eq!(told("--- cut\n", &came), "");
+        let told = told("--- response\n200\n", &came);
+        assert!(told.ends_with("+ broken off in the middle"), "{told}");
     }
 
     #[test]

@@ -21,6 +21,8 @@ use crate::plugin::{ChainPlan, LinkPlan, PlanSource, Plugin, PluginEngine};
 pub(super) struct Subject {
     pub(super) engine: Arc<PluginEngine>,
     pub(super) plugin: Arc<Plugin>,
+    /// The upstreams of its project, by name.
+    pub(super) upstreams: Vec<Arc<str>>,
     pub(super) bytes: usize,
     /// How long compiling took.
     pub(super) compile: Duration,
@@ -31,7 +33,7 @@ impl Subject {
     pub(super) fn load(file: &Path, limits: &Limits) -> Result<Self, Error> {
         let bytes = read(file)?;
         let name = name_of(file);
-        let (configured, allow) = match &limits.allow {
+        let Terms { limits: configured, allow, upstreams } = match &limits.allow {
             Some(allow) => granted(file, &name, allow)?,
             None => configured(file, &name)?,
         };
@@ -43,7 +45,7 @@ impl Subject {
         let compile = began.elapsed();
         let plugin =
             plugin.map_err(|error| Error::plugin(format!("{}: {error}", file.display())))?;
-        Ok(Self { engine, plugin, bytes: bytes.len(), compile })
+        Ok(Self { engine, plugin, upstreams, bytes: bytes.len(), compile })
     }
 }
 
@@ -102,13 +104,13 @@ pub(super) fn object(config: &str) -> Result<String, Error> {
 
 /// The plugin's limits and grants in the `zproxy.json` of its project: beside the component, or above the
 /// `plugins` that it lies in, where `plugin build` puts it. What they are by default where there is none.
-fn configured(file: &Path, name: &str) -> Result<(PluginLimits, Arc<Allow>), Error> {
+fn configured(file: &Path, name: &str) -> Result<Terms, Error> {
     let file = file.canonicalize().unwrap_or_else(|_| file.to_owned());
     let beside = file.parent().unwrap_or(&file);
     let folders = if beside.ends_with("plugins") { 2 } else { 1 };
     let mut folders = file.ancestors().skip(1).take(folders);
     let Some(folder) = folders.find(|folder| folder.join("zproxy.json").is_file()) else {
-        return Ok(default());
+        return Ok(Terms::default());
     };
     let path = folder.join("zproxy.json");
     let shown = path.display().to_string();
@@ -117,7 +119,7 @@ fn configured(file: &Path, name: &str) -> Result<(PluginLimits, Arc<Allow>), Err
 }
 
 /// The same with grants of the command line, as `plugins.NAME.allow` has them.
-fn granted(file: &Path, name: &str, allow: &str) -> Result<(PluginLimits, Arc<Allow>), Error> {
+fn granted(file: &Path, name: &str, allow: &str) -> Result<Terms, Error> {
     let allow: serde_json::Value = serde_json::from_str(allow)
         .map_err(|error| Error::usage(format!("--allow: not a JSON object: {error}")))?;
     let plugin = serde_json::json!({ "path": file, "allow": allow });
@@ -126,28 +128,39 @@ fn granted(file: &Path, name: &str, allow: &str) -> Result<(PluginLimits, Arc<Al
 }
 
 /// What a configuration says about the plugin, seen from a folder.
-fn find_in(
-    text: &[u8],
-    shown: &str,
-    folder: &Path,
-    name: &str,
-) -> Result<(PluginLimits, Arc<Allow>), Error> {
+fn find_in(text: &[u8], shown: &str, folder: &Path, name: &str) -> Result<Terms, Error> {
     let place = Place(folder.to_owned());
     let (_, settings) = config::load(text, shown, &Overrides::default(), &place, &[])?;
+    let upstreams = settings.upstreams.iter().map(|upstream| Arc::clone(&upstream.name)).collect();
     let plugin = settings.plugins.iter().find(|plugin| *plugin.name == *name);
-    Ok(plugin.map_or_else(default, |plugin| (plugin.limits, Arc::clone(&plugin.allow))))
+    let default = Terms::default();
+    Ok(match plugin {
+        Some(plugin) => {
+            Terms { limits: plugin.limits, allow: Arc::clone(&plugin.allow), upstreams }
+        }
+        None => Terms { upstreams, ..default },
+    })
 }
 
-/// What a plugin may use that no configuration mentions.
-fn default() -> (PluginLimits, Arc<Allow>) {
-    let default = PluginLimitsConfig::default();
-    let limits = PluginLimits {
-        memory_bytes_max: default.memory_bytes_max,
-        time_max: Duration::from_millis(default.time_ms_max.into()),
-        body_bytes_max: default.body_bytes_max,
-        instances_max: default.instances_max,
-    };
-    (limits, Arc::default())
+/// What a plugin runs with.
+struct Terms {
+    limits: PluginLimits,
+    allow: Arc<Allow>,
+    upstreams: Vec<Arc<str>>,
+}
+
+impl Default for Terms {
+    /// For one that no configuration mentions.
+    fn default() -> Self {
+        let default = PluginLimitsConfig::default();
+        let limits = PluginLimits {
+            memory_bytes_max: default.memory_bytes_max,
+            time_max: Duration::from_millis(default.time_ms_max.into()),
+            body_bytes_max: default.body_bytes_max,
+            instances_max: default.instances_max,
+        };
+        Self { limits, allow: Arc::default(), upstreams: Vec::new() }
+    }
 }
 
 /// The system as the gateway would see it if it were started in a project's folder.

@@ -10,6 +10,7 @@
 mod backend;
 mod buffer;
 mod deadline;
+mod free;
 mod multiplexed;
 mod pipe;
 #[cfg(target_os = "linux")]
@@ -22,6 +23,7 @@ mod stream;
 pub use backend::{Attached, Backend, RingCounts, choose, ring_counts, tick};
 pub use buffer::{Buffer, BufferPool};
 pub use deadline::{Deadlines, TICK, Timer};
+pub use free::FreeList;
 pub use multiplexed::Multiplexed;
 pub use pipe::{Pipe, PipePool};
 pub use stream::{Reader, Stream, Writer};

@@ -77,12 +77,12 @@ pub struct Halt {
 }
 
 /// Why a body goes no further.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum BodyStop {
     /// A plugin says so. Its answer is in the exchange, if it has made one in time.
     Aborted,
-    /// A plugin failed whose failures are not overlooked.
-    Failed,
+    /// A plugin failed whose failures are not overlooked: how, for those who test it.
+    Failed(String),
 }
 
 /// A link that is shown a body.
@@ -149,16 +149,18 @@ impl BodyFilter {
     ) -> Result<(), BodyStop> {
         let Some(stage) = self.stages.get(at).copied() else {
             if out.len() + chunk.len() > room {
-                log::warn!(
-                    target: "plugin",
+                let told = format!(
                     "plugins made more than {GROWN_BYTES_MAX} bytes of one chunk of a body"
                 );
-                return Err(BodyStop::Failed);
+                log::warn!(target: "plugin", "{told}");
+                return Err(BodyStop::Failed(told));
             }
             out.extend_from_slice(chunk);
             return Ok(());
         };
-        let Some(link) = self.links.get(stage.link) else { return Err(BodyStop::Failed) };
+        let Some(link) = self.links.get(stage.link) else {
+            return Err(BodyStop::Failed("its chain is another one".to_owned()));
+        };
         // One that has detached keeps its place until the chunk is through.
         let flow = match stage.detached {
             true => ChunkFlow::Pass,

@@ -22,7 +22,7 @@ use crate::http::parse::{Framing, RequestFacts};
 use crate::http::{Name, ResponseHead};
 use crate::io::{Buffer, Reader};
 use crate::plugin::body::CHUNK_BYTES_MAX;
-use crate::plugin::callout::Scope;
+use crate::plugin::callout::{Outside, Scope};
 use crate::plugin::{BodyFilter, BodyStop, Chain, Exchange, Flow, Halt, Hook, Wish};
 
 /// Chunks in one go before other connections get their turn.
@@ -263,7 +263,8 @@ fn scope<'a>(
     gone: &'a mut dyn FnMut(&mut TaskContext<'_>) -> Poll<()>,
     until: Instant,
 ) -> Scope<'a> {
-    Scope { callouts: &context.callouts, upstreams: &context.upstreams, until, gone }
+    let outside = Outside::World { callouts: &context.callouts, upstreams: &context.upstreams };
+    Scope { outside, until, gone }
 }
 
 /// Tells when the client has left: a reset says so, an end alone does not.

@@ -136,7 +136,7 @@ impl Shown {
 pub fn stopped(stop: BodyStop) -> RequestError {
     match stop {
         BodyStop::Aborted => RequestError::Aborted,
-        BodyStop::Failed => RequestError::Plugin,
+        BodyStop::Failed(_) => RequestError::Plugin,
     }
 }
 

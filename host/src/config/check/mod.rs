@@ -25,6 +25,7 @@ use super::settings::{
 
 mod address;
 mod allow;
+mod built_in;
 mod log;
 mod pattern;
 mod plugin;
@@ -33,6 +34,7 @@ mod route;
 mod upstream;
 
 pub(super) use address::listen;
+pub use built_in::built_in_names;
 pub(super) use plugin::{files_in, names_in, normal, unmentioned};
 
 /// Checks `config` and turns it into settings, which are whole only if nothing was reported.

@@ -13,6 +13,7 @@ use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::pin::pin;
+use std::sync::Arc;
 use std::task::{Context as TaskContext, Poll};
 use std::time::{Duration, Instant};
 
@@ -71,12 +72,31 @@ pub struct Callouts {
     turn: RefCell<HashMap<usize, usize>>,
 }
 
+/// Where callouts go.
+pub enum Outside<'a> {
+    /// To other servers.
+    World {
+        /// The worker's connections.
+        callouts: &'a Callouts,
+        /// The upstreams that there are.
+        upstreams: &'a [Upstream],
+    },
+    /// Nowhere: a test of a plugin answers in their place.
+    Stage {
+        /// Names of the upstreams that there are.
+        upstreams: &'a [Arc<str>],
+        /// Says what comes of a request, given why it would not have been sent.
+        answer: &'a mut dyn FnMut(CalloutRequest, Option<CalloutError>) -> Answer,
+    },
+}
+
+/// What comes of a callout.
+pub type Answer = Result<CalloutResponse, CalloutError>;
+
 /// What the callouts of one request of a client have to go by.
 pub struct Scope<'a> {
-    /// The worker's connections.
-    pub callouts: &'a Callouts,
-    /// The upstreams that there are.
-    pub upstreams: &'a [Upstream],
+    /// Where they go.
+    pub outside: Outside<'a>,
     /// When the request's time is up.
     pub until: Instant,
     /// Whether the client has left.
@@ -90,8 +110,17 @@ impl Scope<'_> {
         &mut self,
         request: CalloutRequest,
         allow: &Allow,
-    ) -> Option<Result<CalloutResponse, CalloutError>> {
-        let names: Vec<&str> = self.upstreams.iter().map(|one| &*one.settings.name).collect();
+    ) -> Option<Answer> {
+        let (callouts, upstreams) = match &mut self.outside {
+            Outside::World { callouts, upstreams } => (*callouts, *upstreams),
+            Outside::Stage { upstreams, answer } => {
+                let names: Vec<&str> = upstreams.iter().map(|name| &**name).collect();
+                let checked = check(&request.url, allow, &names);
+                let sound = checked.and_then(|_| message(&request, "localhost", "/"));
+                return Some(answer(request, sound.err()));
+            }
+        };
+        let names: Vec<&str> = upstreams.iter().map(|one| &*one.settings.name).collect();
         let target = match check(&request.url, allow, &names) {
             Ok(target) => target,
             Err(error) => return Some(Err(error)),
@@ -99,7 +128,7 @@ impl Scope<'_> {
         let asked = if request.timeout.is_zero() { TIMEOUT } else { request.timeout };
         let left = self.until.saturating_duration_since(now());
         let limit = asked.min(TIMEOUT_MAX).min(left);
-        let sending = self.callouts.send(request, target, self.upstreams);
+        let sending = callouts.send(request, target, upstreams);
         let mut sending = pin!(tokio::time::timeout(limit, sending));
         let gone = &mut *self.gone;
         let answer = poll_fn(|cx| {

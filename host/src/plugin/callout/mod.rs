@@ -26,7 +26,7 @@ use tokio::sync::oneshot;
 
 use crate::config::{Allow, Destination, HostPattern};
 use crate::route::path;
-pub use client::{Callouts, Scope};
+pub use client::{Answer, Callouts, Outside, Scope};
 
 /// Callouts of one request of a client, all its plugins together. Real ones make one or two.
 pub const CALLOUTS_MAX: u32 = 16;

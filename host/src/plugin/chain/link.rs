@@ -89,7 +89,7 @@ impl Link {
             }
             Err(failure) => match self.failed(hook, place, *failure) {
                 Ok(()) => Ok(ChunkFlow::Detach),
-                Err(_) => Err(BodyStop::Failed),
+                Err(failure) => Err(BodyStop::Failed(failure.to_string())),
             },
         }
     }

@@ -18,17 +18,23 @@
 //! no
 //! ```
 //!
-//! Given: `config`, `client-ip`, `scheme`, `route`, `request` (from the client) and `answer` (of the
-//! upstream, a 200 when left out). Expected: `verdict`, `forwarded` (what the upstream is sent),
-//! `response` (what the client is sent), `log`, `fails`, `refuses`. `sdk/README.md` is the manual.
+//! Given: `config`, `client-ip`, `scheme`, `route`, `upstreams`, `request` (from the client), `answer` (of
+//! the upstream, a 200 when left out), `chunks` (in which bodies come) and `answers` (of others to
+//! callouts). Expected: `verdict`, `upstream`, `forwarded` (what the upstream is sent), `callout` (what
+//! others are asked), `response` (what the client is sent), `cut`, `log`, `fails`, `refuses`.
+//! `sdk/README.md` is the manual.
 //!
-//! Not here: playing a case (`play`) and comparing (`compare`).
+//! Not here: messages (`message`), playing a case (`play`) and comparing (`compare`).
+
+mod message;
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use serde_json::{Map, Value};
 
-use crate::http::fields::{is_token, is_value};
+use crate::plugin::body::CHUNK_BYTES_MAX;
+use crate::plugin::callout::CalloutError;
 
 /// One golden request.
 #[derive(Clone, Debug)]
@@ -41,8 +47,14 @@ pub(super) struct Case {
     pub(super) client_ip: Option<IpAddr>,
     pub(super) scheme: &'static str,
     pub(super) route: Option<String>,
+    /// Names of upstreams that it may choose from; the project's when none are given.
+    pub(super) upstreams: Option<Vec<Arc<str>>>,
     pub(super) request: Message,
     pub(super) answer: Message,
+    /// Sizes of the pieces in which bodies come, the last one for all that follow.
+    pub(super) chunks: Vec<usize>,
+    /// In the order in which they are to be made.
+    pub(super) callouts: Vec<Callout>,
     pub(super) expected: Expected,
 }
 
@@ -57,10 +69,21 @@ pub(super) struct Message {
     pub(super) body: Option<String>,
 }
 
+/// A request that the plugin has to send, and what comes of it.
+#[derive(Clone, Debug)]
+pub(super) struct Callout {
+    pub(super) asked: Pattern,
+    pub(super) answer: Result<Message, CalloutError>,
+}
+
 /// What has to come of a case.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Expected {
     pub(super) verdict: Option<Verdict>,
+    /// The upstream that it chooses; empty: none.
+    pub(super) upstream: Option<String>,
+    /// The response is broken off in the middle.
+    pub(super) cut: bool,
     pub(super) forwarded: Option<Forwarded>,
     pub(super) response: Option<Pattern>,
     /// Text of log lines, in this order.
@@ -110,8 +133,8 @@ struct Section<'a> {
     lines: Vec<(usize, &'a str)>,
 }
 
-const SECTIONS: &str = "config, client-ip, scheme, route, request, answer, verdict, forwarded, \
-                        response, log, fails and refuses";
+const SECTIONS: &str = "config, client-ip, scheme, route, upstreams, request, answer, chunks, answers, \
+                        verdict, upstream, forwarded, callout, response, cut, log, fails and refuses";
 
 /// Reads a file of cases.
 pub(super) fn parse(text: &str) -> Result<Vec<Case>, Mistake> {
@@ -132,7 +155,8 @@ pub(super) fn parse(text: &str) -> Result<Vec<Case>, Mistake> {
                 None => (header, None),
             };
             let name = name.trim();
-            if sections.iter().any(|section| first_word(section.name) == first_word(name)) {
+            let again = |section: &Section<'_>| kind(section.name) == kind(name);
+            if kind(name) != CALLOUTS && sections.iter().any(again) {
                 return Err(mistake(number, format!("`{name}` is there twice")));
             }
             sections.push(Section { line: number, name, value, lines: Vec::new() });
@@ -151,8 +175,15 @@ pub(super) fn parse(text: &str) -> Result<Vec<Case>, Mistake> {
     cases.into_iter().map(|(line, name, own)| case(line, name, &common, own)).collect()
 }
 
-fn first_word(name: &str) -> &str {
-    name.split(' ').next().unwrap_or(name)
+/// Those that a case may have several of: questions, each with its answer.
+const CALLOUTS: &str = "callout";
+
+/// What a section is about, however it is written.
+fn kind(name: &str) -> &str {
+    match name.split(' ').next().unwrap_or(name) {
+        "answers" => CALLOUTS,
+        first => first,
+    }
 }
 
 /// An empty line or a comment.
@@ -170,9 +201,9 @@ fn case(
     common: &[Section<'_>],
     own: Vec<Section<'_>>,
 ) -> Result<Case, Mistake> {
-    let inherited = common.iter().filter(|section| {
-        !own.iter().any(|other| first_word(other.name) == first_word(section.name))
-    });
+    let inherited = common
+        .iter()
+        .filter(|section| !own.iter().any(|other| kind(other.name) == kind(section.name)));
     let mut case = Case {
         name: name.to_owned(),
         line,
@@ -180,8 +211,11 @@ fn case(
         client_ip: None,
         scheme: "http",
         route: None,
+        upstreams: None,
         request: Message::default(),
         answer: Message { start: vec!["200".to_owned()], ..Message::default() },
+        chunks: vec![CHUNK_BYTES_MAX],
+        callouts: Vec::new(),
         expected: Expected::default(),
     };
     for section in inherited.cloned().chain(own.iter().cloned()) {
@@ -192,6 +226,9 @@ fn case(
         return Err(mistake(line, format!("`{name}` has no `--- request`")));
     }
     let nothing = expected.verdict.is_none()
+        && expected.upstream.is_none()
+        && case.callouts.is_empty()
+        && !expected.cut
         && expected.forwarded.is_none()
         && expected.response.is_none()
         && expected.log.is_empty()
@@ -226,8 +263,32 @@ fn take(case: &mut Case, section: &Section<'_>) -> Result<(), Mistake> {
             }
         }
         "route" => case.route = Some(value(section)?.to_owned()),
-        "request" => case.request = request(section)?,
-        "answer" => case.answer = response(section)?,
+        "upstreams" => {
+            let names = value(section)?.split(',').map(|name| name.trim().into());
+            case.upstreams = Some(names.collect());
+        }
+        "request" => case.request = message::request(section)?,
+        "answer" => case.answer = message::response(section)?,
+        "chunks" => case.chunks = chunks(section)?,
+        name @ ("callout" | "callout exactly") => {
+            let exactly = name != "callout";
+            let asked = Pattern { message: message::callout(section)?, exactly };
+            let answer = Message { start: vec!["200".to_owned()], ..Message::default() };
+            case.callouts.push(Callout { asked, answer: Ok(answer) });
+        }
+        "answers" => {
+            let answer = answers(section)?;
+            let before =
+                mistake(section.line, "what is answered? Write the `--- callout` before it");
+            case.callouts.last_mut().ok_or(before)?.answer = answer;
+        }
+        "upstream" => {
+            expected.upstream = Some(match value(section)? {
+                "as routed" => String::new(),
+                name => name.to_owned(),
+            });
+        }
+        "cut" => expected.cut = true,
         "verdict" => {
             expected.verdict = Some(match value(section)? {
                 "next" => Verdict::Next,
@@ -243,12 +304,12 @@ fn take(case: &mut Case, section: &Section<'_>) -> Result<(), Mistake> {
         }
         name @ ("forwarded" | "forwarded exactly") => {
             let exactly = name != "forwarded";
-            let pattern = Pattern { message: request(section)?, exactly };
+            let pattern = Pattern { message: message::request(section)?, exactly };
             expected.forwarded = Some(Forwarded::Request(pattern));
         }
         name @ ("response" | "response exactly") => {
             let exactly = name != "response";
-            expected.response = Some(Pattern { message: response(section)?, exactly });
+            expected.response = Some(Pattern { message: message::response(section)?, exactly });
         }
         "log" => {
             let lines = section.lines.iter().filter(|(_, line)| !is_nothing(line));
@@ -280,70 +341,35 @@ fn config(section: &Section<'_>) -> Result<String, Mistake> {
     Ok(Value::Object(object).to_string())
 }
 
-fn request(section: &Section<'_>) -> Result<Message, Mistake> {
-    let message = message(section)?;
-    let wrong = || mistake(section.line, "begin with a request line: `GET /path HTTP/1.1`");
-    let [method, target, ..] = &message.start[..] else { return Err(wrong()) };
-    // A pattern may leave both open.
-    let is_target = (target.starts_with('/') || target == "*") && !target.contains('#');
-    if !is_token(method.as_bytes()) || !is_target {
-        return Err(wrong());
+/// Sizes of pieces.
+fn chunks(section: &Section<'_>) -> Result<Vec<usize>, Mistake> {
+    let sizes = value(section)?.split_whitespace().map(str::parse);
+    let sizes: Vec<usize> = sizes.collect::<Result<_, _>>().unwrap_or_default();
+    if sizes.is_empty() || sizes.iter().any(|size| !(1..=CHUNK_BYTES_MAX).contains(size)) {
+        let message = format!("write sizes of 1 to {CHUNK_BYTES_MAX} bytes: `--- chunks: 3 1 100`");
+        return Err(mistake(section.line, message));
     }
-    Ok(message)
+    Ok(sizes)
 }
 
-fn response(section: &Section<'_>) -> Result<Message, Mistake> {
-    let mut message = message(section)?;
-    if message.start.first().is_some_and(|word| word.starts_with("HTTP/")) {
-        message.start.remove(0);
-    }
-    // What the status is called is nobody's business.
-    message.start.truncate(1);
-    match message.start.first().map(|status| status.parse()) {
-        Some(Ok(200..=599_u16)) => Ok(message),
-        _ => Err(mistake(section.line, "begin with a status line: `HTTP/1.1 200`")),
-    }
-}
-
-/// A start line, fields, and after an empty line the body.
-fn message(section: &Section<'_>) -> Result<Message, Mistake> {
-    let mut message = Message::default();
-    let mut lines = section.lines.iter();
-    for (number, line) in lines.by_ref() {
-        if line.starts_with('#') {
-            continue;
+/// What comes of a callout: a response, or why there is none.
+fn answers(section: &Section<'_>) -> Result<Result<Message, CalloutError>, Mistake> {
+    let Some(value) = section.value else { return message::response(section).map(Ok) };
+    let told = || "by the test".to_owned();
+    Ok(Err(match value {
+        "denied" => CalloutError::Denied(told()),
+        "unreachable" => CalloutError::Unreachable(told()),
+        "timeout" => CalloutError::Timeout,
+        "too-large" => CalloutError::TooLarge,
+        "busy" => CalloutError::Busy,
+        other => {
+            let message = format!(
+                "`{other}` is none of denied, unreachable, timeout, too-large and busy; a response \
+                 is written below"
+            );
+            return Err(mistake(section.line, message));
         }
-        if line.trim().is_empty() {
-            let rest: Vec<&str> = lines.map(|(_, line)| *line).collect();
-            message.body = Some(rest.join("\n").trim_end_matches('\n').to_owned());
-            break;
-        }
-        if message.start.is_empty() {
-            message.start = line.split_whitespace().map(str::to_owned).collect();
-            continue;
-        }
-        message.fields.push(field(*number, line)?);
-    }
-    // The empty lines that set a section apart are no body.
-    message.body = message.body.filter(|body| !body.is_empty());
-    Ok(message)
-}
-
-fn field(number: usize, line: &str) -> Result<(String, String), Mistake> {
-    let (name, value) = match (line.strip_prefix('!'), line.split_once(':')) {
-        (Some(_), _) => (line.trim(), ""),
-        (None, Some((name, value))) => (name, value.trim()),
-        (None, None) => {
-            return Err(mistake(
-                number,
-                "a field is `name: value`, one that must not be there `!name`",
-            ));
-        }
-    };
-    if !is_token(name.trim_start_matches('!').as_bytes()) || !is_value(value.as_bytes()) {
-        return Err(mistake(number, format!("`{line}` is no field (RFC 9110 5)")));
-    }
-    Ok((name.to_owned(), value.to_owned()))
+    }))
 }
 
 #[cfg(test)]
@@ -379,6 +405,29 @@ mod tests {
     }
 
     #[test]
+    fn a_case_may_have_several_callouts_with_their_answers() {
+        let cases = parse(
+            "--- callout\nGET http://all/\n--- answers: timeout\n--- upstreams: a, b\n--- chunks: 3 1\n\
+             === inherits\n--- request\nGET /\n=== own\n--- request\nGET /\n--- upstream: as routed\n\
+             --- callout exactly\nPOST http://a/x\nx-a: 1\n\nbody\n--- answers\nHTTP/1.1 204\n\
+             --- callout\nGET upstream://b/\n--- cut\n",
+        )
+        .unwrap();
+
+        let [inherits, own] = &cases[..] else { panic!("{cases:?}") };
+        assert_eq!(inherits.callouts.len(), 1);
+        assert_eq!(inherits.callouts[0].answer, Err(CalloutError::Timeout));
+        assert_eq!(inherits.upstreams.as_deref(), Some(&["a".into(), "b".into()][..]));
+        assert_eq!(inherits.chunks, [3, 1]);
+        let [first, second] = &own.callouts[..] else { panic!("{own:?}") };
+        assert!(first.asked.exactly && first.asked.message.start == ["POST", "http://a/x"]);
+        assert_eq!(first.asked.message.body.as_deref(), Some("body"));
+        assert_eq!(first.answer.as_ref().unwrap().start, ["204"]);
+        assert_eq!(second.answer.as_ref().unwrap().start, ["200"]);
+        assert_eq!((own.expected.upstream.as_deref(), own.expected.cut), (Some(""), true));
+    }
+
+    #[test]
     fn mistakes_are_named_with_their_lines() {
         for (text, line, words) in [
             ("hello\n", 1, "begin a section"),
@@ -393,6 +442,11 @@ mod tests {
             ("=== a\n--- verdict: next\n", 1, "no `--- request`"),
             ("=== a\n--- log: x\n--- log\n", 3, "twice"),
             ("=== a\n--- response\nHTTP/1.1 99\n", 2, "status line"),
+            ("=== a\n--- chunks: 0\n", 2, "write sizes"),
+            ("=== a\n--- chunks: many\n", 2, "write sizes"),
+            ("=== a\n--- answers: timeout\n", 2, "what is answered?"),
+            ("=== a\n--- callout\nGET /path\n", 2, "method and URL"),
+            ("=== a\n--- callout\nGET http://a/\n--- answers: maybe\n", 4, "none of denied"),
         ] {
             let mistake = parse(text).unwrap_err();
             assert_eq!(mistake.line, line, "{text:?}: {mistake:?}");
