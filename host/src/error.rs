@@ -77,6 +77,9 @@ pub enum RequestError {
     /// No response head in time.
     #[error("response timed out")]
     ResponseTimeout,
+    /// The server has not begun with the request, and says so.
+    #[error("the server did not take the request")]
+    Unprocessed,
     /// The connection ended before a response.
     #[error("connection ended before a response")]
     Closed,
@@ -111,6 +114,7 @@ impl RequestError {
             | Self::TlsAlert
             | Self::TlsProtocol
             | Self::Closed
+            | Self::Unprocessed
             | Self::Aborted
             | Self::BadResponse(_)
             | Self::ResponseHeadTooLarge => 502,
@@ -148,7 +152,7 @@ impl RequestError {
             Self::TlsProtocol => "tls_protocol_error",
             Self::ConnectTimeout => "connection_timeout",
             Self::ResponseTimeout => "http_response_timeout",
-            Self::Closed => "connection_terminated",
+            Self::Closed | Self::Unprocessed => "connection_terminated",
             Self::BadResponse(_) => "http_protocol_error",
             Self::ResponseHeadTooLarge => "http_response_header_section_size",
         }

@@ -469,7 +469,7 @@ fn other_protocols_and_noise_are_turned_away() {
         (0..4096_u32).map(|at| at.wrapping_mul(2_654_435_761).to_be_bytes()[1]).collect();
     let rows = [
         tls,
-        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0".to_vec(),
+        b"PRI * HTTP/2.0\r\n\r\nMS\r\n\r\n\0\0\0\x04\0\0\0\0\0".to_vec(),
         b"SSH-2.0-OpenSSH_9.2\r\n\r\n".to_vec(),
         b"PROXY TCP4 1.2.3.4 5.6.7.8 1 2\r\nGET / HTTP/1.1\r\nHost: a\r\n\r\n".to_vec(),
         vec![0; 10_000],

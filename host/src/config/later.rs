@@ -7,13 +7,11 @@
 const KEYS: &[(&str, &str, &str)] = &[
     ("Config", "telemetry", "OpenTelemetry export comes later"),
     ("Config", "state", "a choice of where shared state lives comes later"),
-    ("Listener", "protocols", "HTTP/2 and HTTP/3 come later"),
     ("Upstream", "health", "active health checks come later"),
     ("Upstream", "outlier", "ejection of failing servers comes later"),
     ("Upstream", "retries", "configurable retries come later"),
     ("Upstream", "limits", "limits per upstream come later"),
     ("Upstream", "hash_on", "balancing by hash comes later"),
-    ("Upstream", "protocol", "HTTP/2 to servers comes later"),
     ("WeightedServer", "backup", "backup servers come later"),
     ("Route", "headers", "conditions on header fields come later"),
     ("Route", "query", "conditions on the query come later"),
@@ -22,12 +20,11 @@ const KEYS: &[(&str, &str, &str)] = &[
     ("Route", "compression", "compression comes later"),
     ("PluginLimits", "fuel_max", "limits by fuel come later"),
     ("Limits", "connections_per_ip_max", "limits per client address come later"),
-    ("Limits", "h2_streams_max", "HTTP/2 comes later"),
 ];
 
 /// Values, by the schema's name of their type: (type, value, what comes later).
 const VALUES: &[(&str, &str, &str)] = &[
-    ("Alpn", "h2", "HTTP/2 comes later"),
+    ("Protocol", "h3", "HTTP/3 comes later"),
     ("Match", "regex", "matching by regular expression comes later"),
     ("Balance", "least-requests", "this balancing comes later"),
     ("Balance", "p2c", "this balancing comes later"),

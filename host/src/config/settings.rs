@@ -58,6 +58,8 @@ pub enum Address {
 pub struct Listener {
     /// Where it listens.
     pub address: Address,
+    /// What clients may speak.
+    pub protocols: Protocols,
     /// Connections that the kernel holds before they are accepted.
     pub backlog: u32,
     /// Whether `[::]` leaves IPv4 alone, since another listener has the port there.
@@ -127,8 +129,36 @@ pub struct UpstreamTls {
     pub verify: bool,
     /// What the gateway shows.
     pub identity: Option<CertificateFiles>,
+    /// What they are offered by ALPN.
+    pub alpn: &'static [&'static str],
     /// JSON path of it, for messages.
     pub at: Arc<str>,
+}
+
+/// What the servers of an upstream speak.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum UpstreamProtocol {
+    /// What they choose, where TLS lets them; else HTTP/1.1.
+    Auto,
+    /// HTTP/1.1.
+    H1,
+    /// HTTP/2.
+    H2,
+}
+
+/// What clients of a listener may speak.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Protocols {
+    /// HTTP/1.0 and 1.1.
+    pub h1: bool,
+    /// HTTP/2.
+    pub h2: bool,
+}
+
+impl Default for Protocols {
+    fn default() -> Self {
+        Self { h1: true, h2: true }
+    }
 }
 
 /// How many workers, and where.
@@ -171,6 +201,8 @@ pub struct Upstream {
     pub name: Arc<str>,
     /// What it consists of.
     pub kind: UpstreamKind,
+    /// What they speak.
+    pub protocol: UpstreamProtocol,
     /// How to choose among the servers.
     pub balance: Balance,
     /// TLS to them.
@@ -493,6 +525,8 @@ pub struct Limits {
     pub idle_timeout: Duration,
     /// A whole exchange without a tunnel, until the response head.
     pub request_timeout: Duration,
+    /// Requests at a time on a connection of HTTP/2.
+    pub h2_streams_max: u32,
 }
 
 /// The admin listener.

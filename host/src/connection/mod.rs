@@ -1,8 +1,9 @@
-//! One client connection: HTTP/1, request after request, until done.
+//! One client connection, until done: HTTP/1, request after request, or HTTP/2 (`http2`).
 //!
 //! ```text
 //!                   ┌──────────── keep-alive ───────────┐
 //!   accept ─► open ─► idle ─ first byte ─► head ─► handle ┴─► linger ─► closed
+//!                       └── preface of HTTP/2 ─► http2
 //! ```
 //!
 //! `open` is what comes before the first request, where a listener asks for it: PROXY headers and TLS.
@@ -12,12 +13,16 @@
 //!
 //! Not here: accepting (`worker::accept`), the life of a request (`proxy`).
 
+mod http2;
 pub mod open;
 mod proxy_protocol;
 
 use std::future::poll_fn;
+use std::rc::Rc;
 use std::task::Poll;
 use std::time::Duration;
+
+use crate::config::Protocols;
 
 use crate::error::RequestError;
 use crate::http::Connection;
@@ -51,11 +56,19 @@ pub async fn turn_away(home: &Home, client: &mut Client) {
 }
 
 /// Serves a connection until it is done.
-pub async fn serve(home: &Home, client: &mut Client) {
+pub async fn serve(home: &Rc<Home>, client: &mut Client) {
     bind(client).await;
     client.timer.arm(home.current().idle_timeout());
+    let mut undecided = true;
     // Something may have come behind a PROXY header.
     while client.connection.inbox.is_some() || matches!(idle(home, client).await, Woken::Bytes) {
+        if std::mem::take(&mut undecided) && !begins_http1(home, client) {
+            match Box::pin(protocol(home, client)).await {
+                Some(Protocol::Http1) => {}
+                Some(Protocol::Http2) => return Box::pin(http2::serve(home, client)).await,
+                None => return,
+            }
+        }
         match Box::pin(serve_requests(home, client)).await {
             After::KeepAlive => {
                 client.timer.arm(home.current().idle_timeout().saturating_sub(WARM));
@@ -71,6 +84,61 @@ pub async fn serve(home: &Home, client: &mut Client) {
                 return Box::pin(client.connection.linger(&home.pool, &client.timer)).await;
             }
         }
+    }
+}
+
+/// What a client speaks.
+enum Protocol {
+    Http1,
+    Http2,
+}
+
+/// What the client's listener speaks, unless TLS has agreed on one of it.
+fn spoken(home: &Home, client: &Client) -> Protocols {
+    match client.connection.stream.alpn() {
+        Some(b"h2") => return Protocols { h1: false, h2: true },
+        Some(_) => return Protocols { h1: true, h2: false },
+        None => {}
+    }
+    let context = home.current();
+    let listener = context.settings().listeners.get(client.listener);
+    listener.map_or(Protocols::default(), |listener| listener.protocols)
+}
+
+/// Whether the client has begun with the preface of HTTP/2; `None` as long as it may have.
+fn begins_http2(client: &Client) -> Option<bool> {
+    let inbox = client.connection.inbox.as_ref();
+    http2::is_preface(inbox.map_or(&[][..], |inbox| inbox.filled()))
+}
+
+/// The usual case, for which nothing has to be waited.
+fn begins_http1(home: &Home, client: &Client) -> bool {
+    begins_http2(client) == Some(false) && spoken(home, client).h1
+}
+
+/// Finds out what the client speaks, whose first bytes have come. A client that knows beforehand that
+/// HTTP/2 is spoken here begins with a preface which is no request (RFC 9113 §3.3, §3.4).
+///
+/// `None`: it cannot be served, and has been told.
+async fn protocol(home: &Home, client: &mut Client) -> Option<Protocol> {
+    let context = home.current();
+    let spoken = spoken(home, client);
+    client.timer.arm(context.limits().header_timeout);
+    loop {
+        match begins_http2(client) {
+            Some(true) if spoken.h2 => return Some(Protocol::Http2),
+            None if spoken.h2 => {}
+            _ if spoken.h1 => return Some(Protocol::Http1),
+            _ => {
+                let exchange = home.take_exchange();
+                proxy::refuse(&context, client, exchange, RequestError::Version).await;
+                client.connection.linger(&home.pool, &client.timer).await;
+                return None;
+            }
+        }
+        let read = client.connection.fill(&home.pool, &client.timer).await;
+        // Whoever has sent a part of the preface and no more has no request.
+        read.ok()?;
     }
 }
 

@@ -15,6 +15,7 @@
 
 use std::ops::Range;
 
+use http::HeaderMap;
 use memchr::memmem;
 
 use super::parse::{self, Framing, HeadLimits};
@@ -107,6 +108,16 @@ impl BodyReader {
     pub fn without_trailers(mut self, names_fields: bool) -> Self {
         self.drops_trailers = names_fields;
         self
+    }
+
+    /// Checks the trailers of a body that does not have them among its bytes, and writes to `out` the
+    /// lines that may be forwarded.
+    pub fn take_trailers(
+        &self,
+        trailers: &HeaderMap,
+        out: &mut Vec<u8>,
+    ) -> Result<(), RequestError> {
+        super::h2::read_trailers(trailers, &self.trailer_limits, out)
     }
 
     /// Whether the body has ended.

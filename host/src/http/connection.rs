@@ -1,4 +1,7 @@
-//! A connection that speaks HTTP/1, from either side: a socket and the bytes received too early.
+//! A connection that carries messages, from either side: a socket and the bytes received too early.
+//!
+//! It speaks HTTP/1, or is one stream of HTTP/2, which carries one message each way. Heads differ then,
+//! and are prepared here for whichever it is; bodies do not.
 //!
 //! Not here: what the messages mean (`proxy`), which connections there are (`upstream`).
 
@@ -8,8 +11,10 @@ use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use super::head::RequestHead;
-use super::parse::{self, HeadLimits, RequestFacts};
+use super::head::{RequestHead, ResponseHead};
+use super::parse::{self, Framing, HeadLimits, RequestFacts};
+use super::write::{self, ConnectionField};
+use super::{Name, h2};
 use crate::error::RequestError;
 use crate::io::{Buffer, BufferPool, Reader, Stream, Timer};
 
@@ -35,6 +40,15 @@ pub enum ReadError {
     Io(io::Error),
     /// The bytes are no message.
     Bad(RequestError),
+}
+
+/// A head that is ready to be sent: as bytes, which are somewhere else, or as a message of HTTP/2.
+#[derive(Debug)]
+#[must_use]
+pub struct Opening<T> {
+    message: Option<T>,
+    /// Bytes that it takes up, or those of its fields.
+    pub bytes: u64,
 }
 
 /// Reads what is there into `inbox`. 0 means that the peer has finished sending.
@@ -152,14 +166,123 @@ impl Connection {
         }
     }
 
+    /// Prepares the head of a request; `out` receives its bytes. `server` is who is asked where the head
+    /// does not say.
+    pub fn prepare_request(
+        &self,
+        out: &mut Vec<u8>,
+        head: &mut RequestHead,
+        framing: Framing,
+        upgrade: Option<&[u8]>,
+        server: &str,
+    ) -> Result<Opening<::http::Request<()>>, RequestError> {
+        if self.stream.is_multiplexed() {
+            write::frame(&mut head.fields, framing);
+            let message = h2::write_request(head, "http", server)?;
+            return Ok(Opening { bytes: h2::size(message.headers()), message: Some(message) });
+        }
+        write::request(out, head, framing, upgrade);
+        Ok(Opening { message: None, bytes: out.len() as u64 })
+    }
+
+    /// Sends the head of a request, unless it is sent with the bytes that were prepared. `ends`: nothing
+    /// follows.
+    ///
+    /// # Errors
+    ///
+    /// The server has closed the connection to new requests.
+    pub fn open_request(
+        &self,
+        opening: Opening<::http::Request<()>>,
+        ends: bool,
+    ) -> Result<(), ::h2::Error> {
+        match (self.stream.as_multiplexed(), opening.message) {
+            (Some(stream), Some(message)) => stream.ask(message, ends),
+            _ => Ok(()),
+        }
+    }
+
+    /// Prepares the head of a response; `out` receives its bytes.
+    pub fn prepare_response(
+        &self,
+        out: &mut Vec<u8>,
+        head: &mut ResponseHead,
+        framing: Framing,
+        field: ConnectionField,
+    ) -> Opening<::http::Response<()>> {
+        if self.stream.is_multiplexed() {
+            write::frame(&mut head.fields, framing);
+            let message = h2::write_response(head);
+            return Opening { bytes: h2::size(message.headers()), message: Some(message) };
+        }
+        write::response(out, head, framing, field);
+        Opening { message: None, bytes: out.len() as u64 }
+    }
+
+    /// Prepares the head of the response with which a tunnel begins.
+    pub fn prepare_tunnel(
+        &self,
+        out: &mut Vec<u8>,
+        head: &mut ResponseHead,
+        protocol: &[u8],
+    ) -> Opening<::http::Response<()>> {
+        if self.stream.is_multiplexed() {
+            // RFC 8441 §5: what proves a switch in HTTP/1 has no meaning here.
+            head.status = 200;
+            head.fields.remove_if(|name, _| name.eq_ignore_ascii_case(b"sec-websocket-accept"));
+            head.fields.remove_known(Name::ContentLength);
+            let message = h2::write_response(head);
+            return Opening { bytes: h2::size(message.headers()), message: Some(message) };
+        }
+        write::switching_protocols(out, head, protocol);
+        Opening { message: None, bytes: out.len() as u64 }
+    }
+
+    /// Sends the head of a response, unless it is sent with the bytes that were prepared. `ends`: nothing
+    /// follows.
+    ///
+    /// # Errors
+    ///
+    /// The client has left.
+    pub fn open_response(
+        &self,
+        opening: Opening<::http::Response<()>>,
+        ends: bool,
+    ) -> io::Result<()> {
+        match (self.stream.as_multiplexed(), opening.message) {
+            (Some(stream), Some(message)) => stream.respond(message, ends),
+            _ => Ok(()),
+        }
+    }
+
+    /// Sends an interim response.
+    pub async fn inform(&mut self, head: &ResponseHead, timer: &Timer) -> io::Result<()> {
+        if let Some(stream) = self.stream.as_multiplexed() {
+            return stream.inform(h2::write_response(head));
+        }
+        let mut bytes = Vec::new();
+        write::interim(&mut bytes, head);
+        self.write_all(&bytes, timer).await
+    }
+
     /// Writes everything, or fails.
-    pub async fn write_all(&mut self, mut bytes: &[u8], timer: &Timer) -> io::Result<()> {
+    pub async fn write_all(&mut self, bytes: &[u8], timer: &Timer) -> io::Result<()> {
+        self.write(bytes, false, timer).await
+    }
+
+    /// Writes the end of a message, or fails.
+    pub async fn write_end(&mut self, bytes: &[u8], timer: &Timer) -> io::Result<()> {
+        self.write(bytes, true, timer).await?;
+        self.stream.split().1.end(|| None)
+    }
+
+    async fn write(&mut self, mut bytes: &[u8], last: bool, timer: &Timer) -> io::Result<()> {
         while !bytes.is_empty() {
             let count = poll_fn(|cx| {
                 if timer.is_due() {
                     return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
                 }
-                self.stream.poll_write(cx, bytes)
+                self.stream.split().1.poll_write_part(cx, bytes, last)
             })
             .await?;
             if count == 0 {

@@ -14,6 +14,8 @@ pub enum Version {
     /// RFC 9112.
     #[default]
     Http11,
+    /// RFC 9113.
+    Http2,
 }
 
 impl Version {
@@ -22,6 +24,7 @@ impl Version {
         match self {
             Self::Http10 => "HTTP/1.0",
             Self::Http11 => "HTTP/1.1",
+            Self::Http2 => "HTTP/2",
         }
     }
 }

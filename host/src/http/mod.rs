@@ -1,10 +1,12 @@
-//! Messages: one head for every protocol version, and HTTP/1.
+//! Messages: one head for every protocol version, HTTP/1, and how HTTP/2 is translated.
 //!
-//! `parse`, `body` and `write` are functions over bytes and do no I/O; `connection` feeds them.
+//! `parse`, `body` and `write` are functions over bytes and do no I/O; `connection` feeds them. `h2` does
+//! for HTTP/2 what they do for HTTP/1.
 
 pub mod body;
 pub mod connection;
 pub mod fields;
+pub mod h2;
 pub mod head;
 pub mod parse;
 pub mod write;

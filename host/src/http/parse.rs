@@ -33,7 +33,7 @@ pub enum Framing {
     Length(u64),
     /// In chunks, with trailers perhaps.
     Chunked,
-    /// Until the sender closes: responses only.
+    /// Until the sender closes: responses of HTTP/1, and what HTTP/2 ends without having said when.
     UntilClose,
 }
 
@@ -396,25 +396,34 @@ fn request_facts(head: &mut RequestHead) -> Result<RequestFacts, RequestError> {
         upgrade |= token.eq_ignore_ascii_case(b"upgrade");
     }
     let framing = framing(fields, head.version)?.unwrap_or(Framing::None);
+    Ok(RequestFacts {
+        framing,
+        keep_alive: keep && !close,
+        wants_upgrade: upgrade && http11 && framing == Framing::None && can_tunnel(fields),
+        expects_continue: expects(&mut head.fields, framing, http11)?,
+        names_fields,
+    })
+}
+
+/// Whether the client waits to be told to go on. An `Expect` that cannot mean that is taken off.
+pub(super) fn expects(
+    fields: &mut Fields,
+    framing: Framing,
+    may_expect: bool,
+) -> Result<bool, RequestError> {
     let mut expects = false;
     for expectation in fields.known(Name::Expect) {
-        if http11 && !expectation.eq_ignore_ascii_case(b"100-continue") {
+        if may_expect && !expectation.eq_ignore_ascii_case(b"100-continue") {
             return Err(RequestError::Expectation);
         }
         expects = true;
     }
-    let facts = RequestFacts {
-        framing,
-        keep_alive: keep && !close,
-        // A 1.0 client cannot mean it, nor one that has no body to send (RFC 9110 §10.1.1).
-        expects_continue: expects && http11 && framing != Framing::None,
-        wants_upgrade: upgrade && http11 && framing == Framing::None && can_tunnel(fields),
-        names_fields,
-    };
-    if expects && !facts.expects_continue {
-        head.fields.remove_known(Name::Expect);
+    // A 1.0 client cannot mean it, nor one that has no body to send (RFC 9110 §10.1.1).
+    let waits = expects && may_expect && framing != Framing::None;
+    if expects && !waits {
+        fields.remove_known(Name::Expect);
     }
-    Ok(facts)
+    Ok(waits)
 }
 
 /// Whether the one protocol that `Upgrade` offers can be tunnelled. HTTP/2 and TLS cannot: behind
@@ -466,7 +475,7 @@ pub fn is_usual_option(option: &[u8]) -> bool {
 }
 
 /// What `Content-Length` and `Transfer-Encoding` say; `None` when neither is there.
-fn framing(fields: &Fields, version: Version) -> Result<Option<Framing>, RequestError> {
+pub(super) fn framing(fields: &Fields, version: Version) -> Result<Option<Framing>, RequestError> {
     let mut codings = fields.known(Name::TransferEncoding);
     let mut lengths = fields.known(Name::ContentLength);
     let (coding, length) = (codings.next(), lengths.next());

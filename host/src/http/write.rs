@@ -91,7 +91,7 @@ fn status_line(out: &mut Vec<u8>, head: &ResponseHead) {
 }
 
 /// Makes the framing fields say what is sent.
-fn frame(fields: &mut super::Fields, framing: Framing) {
+pub(super) fn frame(fields: &mut super::Fields, framing: Framing) {
     match framing {
         Framing::None => fields.remove_known(Name::TransferEncoding),
         Framing::Length(length) => {

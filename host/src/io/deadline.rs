@@ -52,6 +52,11 @@ impl Deadlines {
         Timer { table: Rc::clone(self), slot, phase: Cell::new(NEVER), limit: Cell::new(NEVER) }
     }
 
+    /// Ticks so far.
+    pub fn now(&self) -> u64 {
+        self.now.get()
+    }
+
     /// Moves time on by one tick, and wakes whoever is due.
     pub fn tick(&self) {
         let now = self.now.get() + 1;
@@ -86,6 +91,11 @@ impl Timer {
     /// Names the task to wake. Called once, by the task that owns the connection.
     pub fn bind(&self, context: &Context<'_>) {
         self.table.wakers.borrow_mut()[self.slot as usize] = Some(context.waker().clone());
+    }
+
+    /// All deadlines of its worker.
+    pub fn deadlines(&self) -> &Rc<Deadlines> {
+        &self.table
     }
 
     /// The current phase may be silent for `wait` from now on.

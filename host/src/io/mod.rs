@@ -3,7 +3,7 @@
 //! Everything here belongs to one worker and is never shared between threads.
 //!
 //! Layout: `stream` is what everybody uses, a `socket` over epoll or over `ring`, with TLS by `secure` or
-//! without; `backend` chooses.
+//! without, or one stream of an HTTP/2 connection (`multiplexed`); `backend` chooses.
 //!
 //! Not here: what the bytes mean (`http`).
 
@@ -11,6 +11,7 @@ mod backend;
 mod buffer;
 mod deadline;
 mod free;
+mod multiplexed;
 mod pipe;
 #[cfg(target_os = "linux")]
 mod ring;
@@ -25,6 +26,7 @@ pub use backend::{Attached, Backend, RingCounts, choose, ring_counts, tick};
 pub use buffer::{Buffer, BufferPool};
 pub use deadline::{Deadlines, TICK, Timer};
 pub use free::FreeList;
+pub use multiplexed::Multiplexed;
 pub use pipe::{Pipe, PipePool};
 pub use secure::{HandshakeError, TlsFacts};
 pub use stream::{Reader, Stream, Writer};

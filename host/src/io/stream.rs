@@ -1,4 +1,4 @@
-//! A connected stream: a socket, with or without TLS over it.
+//! A connected stream: a socket, with or without TLS over it, or one stream of an HTTP/2 connection.
 //!
 //! Whoever reads and writes does not see which it is, but for splicing, which needs bytes as they are
 //! ([`Reader::splices`]).
@@ -7,17 +7,19 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
+use http::HeaderMap;
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ServerConfig};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::Pipe;
+use super::multiplexed::Multiplexed;
 use super::secure::{HandshakeError, Secure, TlsFacts};
 use super::socket::{ReadHalf, Socket, WriteHalf};
 
@@ -53,6 +55,24 @@ impl Stream {
     /// It cannot be registered with the runtime.
     pub fn new(socket: OwnedFd, tcp: bool) -> io::Result<Self> {
         Socket::new(socket, tcp).map(Self::over)
+    }
+
+    /// A stream of an HTTP/2 connection, on which so many bytes have been received already.
+    pub fn multiplexed(stream: Multiplexed, received: u64) -> Self {
+        Self { socket: Socket::Multiplexed(Box::new(stream)), secure: None, received }
+    }
+
+    /// This, if it is a stream of an HTTP/2 connection.
+    pub fn as_multiplexed(&self) -> Option<&Multiplexed> {
+        match &self.socket {
+            Socket::Multiplexed(stream) => Some(stream),
+            Socket::Tcp(_) | Socket::Unix(_) | Socket::Ring(_) => None,
+        }
+    }
+
+    /// Whether messages end by themselves here, and say so beside their content.
+    pub fn is_multiplexed(&self) -> bool {
+        self.as_multiplexed().is_some()
     }
 
     /// Connects over TCP. Dropping the future closes the socket.
@@ -155,6 +175,31 @@ impl Stream {
         self.split().1.poll_write(cx, bytes)
     }
 
+    /// Writes what fits of several parts, together where [`is_write_vectored`](Self::is_write_vectored).
+    pub fn poll_write_vectored(
+        &mut self,
+        cx: &mut Context<'_>,
+        parts: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        match &mut self.socket {
+            Socket::Tcp(stream) if self.secure.is_none() => {
+                Pin::new(stream).poll_write_vectored(cx, parts)
+            }
+            Socket::Unix(stream) if self.secure.is_none() => {
+                Pin::new(stream).poll_write_vectored(cx, parts)
+            }
+            _ => {
+                let first = parts.iter().find(|part| !part.is_empty());
+                first.map_or(Poll::Ready(Ok(0)), |first| self.poll_write(cx, first))
+            }
+        }
+    }
+
+    /// Whether several parts are written by one call.
+    pub fn is_write_vectored(&self) -> bool {
+        self.secure.is_none() && matches!(self.socket, Socket::Tcp(_) | Socket::Unix(_))
+    }
+
     /// Finishes sending; the peer sees the end and can still be read from.
     pub fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.split().1.poll_shutdown(cx)
@@ -194,9 +239,7 @@ impl Stream {
         if let Some(secure) = &self.secure {
             secure.say_no_goodbye();
         }
-        // Fails only on a socket that has ended already.
-        let linger = Some(std::time::Duration::ZERO);
-        let _ = socket2::SockRef::from(self).set_linger(linger);
+        self.socket.reset_at_end();
     }
 }
 
@@ -206,12 +249,6 @@ impl Drop for Stream {
         if let Some(secure) = &self.secure {
             secure.say_goodbye(&self.socket);
         }
-    }
-}
-
-impl AsFd for Stream {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.socket.as_fd()
     }
 }
 
@@ -228,7 +265,7 @@ impl Reader<'_> {
 
     /// Whether bytes can be spliced: not what TLS has to work on.
     pub fn splices(&self) -> bool {
-        self.secure.is_none()
+        self.secure.is_none() && !matches!(self.half, ReadHalf::Multiplexed(_))
     }
 
     /// Moves up to `max` bytes that are there into an empty pipe. 0 means that the peer has finished
@@ -256,6 +293,34 @@ impl Reader<'_> {
     pub fn error(&self) -> Option<io::Error> {
         self.half.error()
     }
+
+    /// As [`Writer::poll_gone`].
+    pub fn poll_gone(&self, cx: &mut Context<'_>) -> Poll<()> {
+        match &self.half {
+            ReadHalf::Multiplexed(stream) => stream.poll_gone(cx),
+            ReadHalf::Tcp(_) | ReadHalf::Unix(_) | ReadHalf::Ring(_) => Poll::Pending,
+        }
+    }
+
+    /// Waits for the trailers of a message that ends by itself, once its content has been read.
+    pub fn poll_trailers(&self, cx: &mut Context<'_>) -> Poll<io::Result<Option<HeaderMap>>> {
+        match &self.half {
+            ReadHalf::Multiplexed(stream) => stream.poll_trailers(cx),
+            ReadHalf::Tcp(_) | ReadHalf::Unix(_) | ReadHalf::Ring(_) => Poll::Ready(Ok(None)),
+        }
+    }
+
+    /// Waits for the head of a response, where that is not made of bytes; and says whether nothing
+    /// follows it.
+    pub fn poll_head(
+        &self,
+        cx: &mut Context<'_>,
+    ) -> Option<Poll<Result<(http::Response<()>, bool), h2::Error>>> {
+        match &self.half {
+            ReadHalf::Multiplexed(stream) => Some(stream.poll_head(cx)),
+            ReadHalf::Tcp(_) | ReadHalf::Unix(_) | ReadHalf::Ring(_) => None,
+        }
+    }
 }
 
 impl Writer<'_> {
@@ -267,9 +332,39 @@ impl Writer<'_> {
         }
     }
 
+    /// As [`poll_write`](Self::poll_write). `last`: the message ends with these bytes.
+    pub fn poll_write_part(
+        &mut self,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+        last: bool,
+    ) -> Poll<io::Result<usize>> {
+        match &self.half {
+            WriteHalf::Multiplexed(stream) => stream.poll_write(cx, bytes, last),
+            _ => self.poll_write(cx, bytes),
+        }
+    }
+
+    /// Ends the message, where that is not done by its bytes.
+    pub fn end(&self, trailers: impl FnOnce() -> Option<HeaderMap>) -> io::Result<()> {
+        match &self.half {
+            WriteHalf::Multiplexed(stream) => stream.end(trailers()),
+            WriteHalf::Tcp(_) | WriteHalf::Unix(_) | WriteHalf::Ring(_) => Ok(()),
+        }
+    }
+
+    /// Waits until the receiver has given up one message of many. Whoever leaves as a whole is noticed
+    /// by writing.
+    pub fn poll_gone(&self, cx: &mut Context<'_>) -> Poll<()> {
+        match &self.half {
+            WriteHalf::Multiplexed(stream) => stream.poll_gone(cx),
+            WriteHalf::Tcp(_) | WriteHalf::Unix(_) | WriteHalf::Ring(_) => Poll::Pending,
+        }
+    }
+
     /// As [`Reader::splices`].
     pub fn splices(&self) -> bool {
-        self.secure.is_none()
+        self.secure.is_none() && !matches!(self.half, WriteHalf::Multiplexed(_))
     }
 
     /// Moves what is in the pipe, as far as it fits.

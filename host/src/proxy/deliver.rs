@@ -16,7 +16,7 @@ use super::{After, Client};
 use crate::error::RequestError;
 use crate::http::body::{BodyReader, Form};
 use crate::http::parse::{Framing, RequestFacts};
-use crate::http::write::{self, ConnectionField};
+use crate::http::write::ConnectionField;
 use crate::http::{Connection, Method, Name, Version};
 use crate::plugin::body::CHUNK_BYTES_MAX;
 use crate::plugin::{BodyFilter, Exchange};
@@ -46,8 +46,7 @@ pub struct Delivered {
 }
 
 impl Delivered {
-    fn new(context: &Context, after: After, written: u64, head: usize) -> Self {
-        let head = head as u64;
+    fn new(context: &Context, after: After, written: u64, head: u64) -> Self {
         Self { after, written, head, broken: None, ended: context.clock.now() }
     }
 
@@ -69,7 +68,7 @@ pub async fn local(
 ) -> Delivered {
     exchange.sent = true;
     let body = exchange.body.take().unwrap_or_default();
-    let rest = unread(context, facts, untouched);
+    let rest = unread(context, client, facts, untouched);
     let mut after = after_local(context, facts, rest.as_ref());
     let bodiless = exchange.response.is_bodiless();
     exchange.response.fields.remove_known(Name::ContentLength);
@@ -77,10 +76,12 @@ pub async fn local(
     if !bodiless {
         exchange.response.fields.push("Content-Length", body.len().to_string().as_bytes());
     }
+    let Client { connection, timer, .. } = &mut *client;
     let mut message = Vec::new();
     let field = connection_field(exchange.request.version, after);
-    write::response(&mut message, &mut exchange.response, Framing::None, field);
-    let head = message.len();
+    let response = &mut exchange.response;
+    let opening = connection.prepare_response(&mut message, response, Framing::None, field);
+    let head = opening.bytes;
     for capture in exchange.captures.drain(..) {
         capture.end_with(body.clone());
     }
@@ -89,19 +90,21 @@ pub async fn local(
     if !long {
         message.extend_from_slice(body);
     }
-    let Client { connection, timer, .. } = client;
     timer.limit(None);
     timer.arm(context.idle_timeout());
-    let mut written = message.len() as u64;
-    if connection.write_all(&message, timer).await.is_err() {
+    let written = head + body.len() as u64;
+    if connection.open_response(opening, body.is_empty()).is_err() {
         return Delivered::nothing(context);
     }
     if long {
-        written += body.len() as u64;
-        timer.arm(context.idle_timeout());
-        if connection.write_all(body, timer).await.is_err() {
+        if connection.write_all(&message, timer).await.is_err() {
             return Delivered::nothing(context);
         }
+        timer.arm(context.idle_timeout());
+    }
+    let end = if long { body } else { &message };
+    if connection.write_end(end, timer).await.is_err() {
+        return Delivered::nothing(context);
     }
     if after == After::KeepAlive
         && let Some(rest) = rest
@@ -139,10 +142,10 @@ pub async fn shown(
     let framing = match version {
         _ if filter.keeps_length() => Framing::Length(body.len() as u64),
         Version::Http11 => Framing::Chunked,
-        Version::Http10 => Framing::UntilClose,
+        Version::Http10 | Version::Http2 => Framing::UntilClose,
     };
     let mut shown = Shown::new(filter, framing == Framing::Chunked);
-    let rest = unread(context, facts, untouched);
+    let rest = unread(context, client, facts, untouched);
     let after = match after_local(context, facts, rest.as_ref()) {
         After::KeepAlive if framing == Framing::UntilClose || rest.is_some() => After::Linger,
         after => after,
@@ -156,15 +159,23 @@ pub async fn shown(
     let mut head = Vec::new();
     exchange.response.fields.remove_known(Name::ContentLength);
     let field = connection_field(version, after);
-    write::response(&mut head, &mut exchange.response, framing, field);
-    let head_bytes = head.len();
+    let response = &mut exchange.response;
+    let opening = client.connection.prepare_response(&mut head, response, framing, field);
+    let head_bytes = opening.bytes;
+    let mut written = head_bytes - head.len() as u64;
     run.splice(..0, head);
-    let mut written = 0;
     client.timer.limit(None);
+    if client.connection.open_response(opening, false).is_err() {
+        return Ok(Delivered::nothing(context));
+    }
     loop {
         let Client { connection, timer, .. } = &mut *client;
         timer.arm(context.idle_timeout());
-        if connection.write_all(&run, timer).await.is_err() {
+        let wrote = match chunks.peek() {
+            Some(_) => connection.write_all(&run, timer).await,
+            None => connection.write_end(&run, timer).await,
+        };
+        if wrote.is_err() {
             return Ok(Delivered::nothing(context));
         }
         written += run.len() as u64;
@@ -183,9 +194,16 @@ pub async fn shown(
 }
 
 /// What the client will still send of a body that nobody wants; `None` when nothing.
-fn unread(context: &Context, facts: &RequestFacts, untouched: bool) -> Option<BodyReader> {
+fn unread(
+    context: &Context,
+    client: &Client,
+    facts: &RequestFacts,
+    untouched: bool,
+) -> Option<BodyReader> {
     let framing = match facts.framing {
         Framing::None => return None,
+        // It is told to stop, and nothing else comes after it.
+        _ if client.connection.stream.is_multiplexed() => return None,
         // Somewhere in the middle, or never to come: only the end of the connection tells.
         _ if !untouched || facts.expects_continue => Framing::UntilClose,
         framing => framing,
@@ -242,53 +260,66 @@ pub async fn upstream(
     let Answered { mut lease, facts: answer, upload } = answered;
     let state = if upload.is_some() { UploadState::Open } else { UploadState::Whole };
     let mut upload = Upload { pump: upload, state };
-    let http10 = exchange.request.version == Version::Http10;
+    let to_frames = client.connection.stream.is_multiplexed();
+    // Only HTTP/1.1 has chunks.
+    let chunks = exchange.request.version == Version::Http11;
     let resized = filter.as_ref().is_some_and(|filter| !filter.keeps_length());
     let (framing, form) = match answer.framing {
-        Framing::Chunked if http10 => (Framing::UntilClose, Form::Content),
-        Framing::UntilClose if !http10 => (Framing::Chunked, Form::Content),
-        Framing::Length(_) if resized && http10 => (Framing::UntilClose, Form::Content),
+        Framing::Chunked if !chunks => (Framing::UntilClose, Form::Content),
+        Framing::UntilClose if chunks => (Framing::Chunked, Form::Content),
+        Framing::Length(_) if resized && !chunks => (Framing::UntilClose, Form::Content),
         Framing::Length(_) if resized => (Framing::Chunked, Form::Content),
         framing => (framing, Form::Same),
     };
-    let form = if filter.is_some() { Form::Bare } else { form };
+    let form = if filter.is_some() || to_frames { Form::Bare } else { form };
     let open = facts.keep_alive && framing != Framing::UntilClose && !context.draining.get();
     let after =
         if open && upload.state == UploadState::Whole { After::KeepAlive } else { After::Close };
-    let reader = BodyReader::new(answer.framing, form, u64::MAX, &context.response_limits);
+    let from_frames = lease.connection.stream.is_multiplexed();
+    let ends_itself = to_frames && from_frames && answer.framing != Framing::None;
+    // What has a length may have trailers then, too.
+    let ends = if ends_itself { Framing::UntilClose } else { answer.framing };
+    let reader = BodyReader::new(ends, form, u64::MAX, &context.response_limits);
     let to_chunks = framing == Framing::Chunked && answer.framing == Framing::UntilClose;
     if filter.is_some() {
         // What a plugin makes of a body on its way is not what was asked to be kept.
         exchange.captures.clear();
     }
     let mut download = Pump::new(reader.without_trailers(answer.names_fields), to_chunks)
+        .framed_by_receiver(to_frames)
         .shown_to(filter, framing == Framing::Chunked);
     if !exchange.captures.is_empty() {
         let content =
             BodyReader::new(answer.framing, Form::Content, u64::MAX, &context.response_limits);
         download.keep(std::mem::take(&mut exchange.captures), content);
     }
-    client.timer.limit(None);
-    let head = {
+    client.timer.limit(times.left(&context.clock));
+    let (head, opened) = {
         let lanes = context.lanes(&client.timer, times.idle);
         let mut out = context.out.borrow_mut();
         out.clear();
         let field = connection_field(exchange.request.version, after);
-        write::response(&mut out, &mut exchange.response, framing, field);
+        let response = &mut exchange.response;
+        let opening = client.connection.prepare_response(&mut out, response, framing, field);
         let begun = download.begin(&out, &mut lease.connection.inbox, &lanes, place);
         begun.map_err(|error| match error {
             RequestError::Plugin | RequestError::Aborted => error,
             _ => RequestError::BadResponse("body"),
         })?;
-        out.len()
+        let head = opening.bytes;
+        (head, client.connection.open_response(opening, download.is_nothing()))
     };
     if let Some(exchange) = place.as_deref_mut() {
         exchange.sent = true;
     }
     let server = &mut lease.connection;
     let pumps = (&mut upload, &mut download);
-    let result = duplex(context, client, server, pumps, times, place).await;
-    let mut delivered = Delivered::new(context, after, download.written(), head);
+    let result = match opened {
+        Ok(()) => duplex(context, client, server, pumps, times, place).await,
+        Err(error) => Err(PumpError::Sink(error)),
+    };
+    let apart = if to_frames { head } else { 0 };
+    let mut delivered = Delivered::new(context, after, download.written() + apart, head);
     if let Err(error) = result {
         delivered.after = After::Abort;
         delivered.broken = Some(match error {
@@ -297,7 +328,7 @@ pub async fn upstream(
             PumpError::Bad(RequestError::Plugin | RequestError::Aborted) => BROKEN_BY_PLUGIN,
             PumpError::Bad(_) => "malformed body from upstream",
         });
-        if framing == Framing::UntilClose {
+        if framing == Framing::UntilClose || to_frames {
             // An orderly end would be the end of the body.
             client.connection.stream.reset_at_end();
         }
@@ -325,6 +356,10 @@ async fn duplex(
     let (mut from_server, mut to_server) = server.stream.split();
     let (client_inbox, server_inbox) = (&mut connection.inbox, &mut server.inbox);
     poll_fn(|cx| {
+        if to_client.poll_gone(cx).is_ready() {
+            let gone = std::io::ErrorKind::ConnectionReset.into();
+            return Poll::Ready(Err(PumpError::Sink(gone)));
+        }
         if let Upload { pump: Some(pump), state: state @ UploadState::Open } = upload {
             match pump.poll(cx, &mut from_client, client_inbox, &mut to_server, &lanes, place) {
                 Poll::Pending => {}
@@ -369,10 +404,14 @@ pub async fn tunnel(
     let head = {
         let mut out = context.out.borrow_mut();
         out.clear();
-        write::switching_protocols(&mut out, &exchange.response, protocol);
+        let opening = connection.prepare_tunnel(&mut out, &mut exchange.response, protocol);
         // Framing by the end of the connection cannot fail.
         let _ = down.begin(&out, &mut lease.connection.inbox, &lanes, &mut None);
-        out.len()
+        let head = opening.bytes;
+        if connection.open_response(opening, false).is_err() {
+            return Delivered::nothing(context);
+        }
+        head
     };
     let (mut from_client, mut to_client) = connection.stream.split();
     let (mut from_server, mut to_server) = lease.connection.stream.split();
@@ -411,7 +450,7 @@ pub async fn tunnel(
 
 fn connection_field(version: Version, after: After) -> ConnectionField {
     match (version, after) {
-        (Version::Http11, After::KeepAlive) => ConnectionField::Absent,
+        (Version::Http11, After::KeepAlive) | (Version::Http2, _) => ConnectionField::Absent,
         (Version::Http10, After::KeepAlive) => ConnectionField::KeepAlive,
         (_, After::Close | After::Linger | After::Abort) => ConnectionField::Close,
     }

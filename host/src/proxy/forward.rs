@@ -3,7 +3,8 @@
 //! The body follows while the response is waited for: an upstream may answer before it has read
 //! everything (RFC 9110 §10.1.1, RFC 9112 §9.3). A pooled connection that turns out dead is replaced
 //! when the request can be repeated safely (RFC 9110 §9.2.2): it is idempotent, no byte of a
-//! response has come, and what has been taken of its body is still at hand.
+//! response has come, and what has been taken of its body is still at hand. A server of HTTP/2 may say
+//! that it has not begun with a request (RFC 9113 §8.7); then any can be repeated.
 //!
 //! The time for a response runs from the head of the request, connecting included. While parts of a
 //! body arrive it begins anew with each, unless they are so few that it would never end.
@@ -19,13 +20,13 @@ use std::task::{Context as TaskContext, Poll};
 use std::time::{Duration, Instant};
 
 use super::Client;
-use super::context::Context;
+use super::context::{Clock, Context};
 use super::relay::{Lanes, Place, Pump, PumpError};
 use crate::error::RequestError;
 use crate::http::body::{BodyReader, Form};
 use crate::http::connection::{consume, poll_fill};
 use crate::http::parse::{self, Framing, RequestFacts, ResponseFacts};
-use crate::http::{Connection, Name, ResponseHead, Version, write};
+use crate::http::{Connection, Name, ResponseHead, Version, h2};
 use crate::io::{Buffer, BufferPool, Reader, Timer, Writer};
 use crate::plugin::{BodyFilter, Exchange};
 use crate::upstream::{Lease, Upstream};
@@ -35,6 +36,9 @@ const INTERIM_MAX: usize = 16;
 
 /// So much of a body is kept until the response begins, so that the request can be repeated.
 const REPLAY_BYTES_MAX: usize = 16 * 1024;
+
+/// Connections tried for a request that servers say they have not begun with.
+const ATTEMPTS_MAX: u32 = 4;
 
 /// An upload has this long, and a second more for each [`UPLOAD_BYTES_PER_SECOND`]. A client that sends
 /// slower only holds connections.
@@ -73,6 +77,20 @@ pub struct Times {
     pub idle: Duration,
     /// Longest silence of the client within its request.
     pub client_idle: Duration,
+    /// When the client stops waiting, if it has said so.
+    pub deadline: Option<Instant>,
+}
+
+impl Times {
+    /// What is left until the client stops waiting.
+    pub fn left(&self, clock: &Clock) -> Option<Duration> {
+        self.deadline.map(|deadline| deadline.saturating_duration_since(clock.now()))
+    }
+
+    /// Limits all phases together, but never to longer than the client waits.
+    fn limit(&self, timer: &Timer, wait: Duration, clock: &Clock) {
+        timer.limit(Some(self.left(clock).map_or(wait, |left| left.min(wait))));
+    }
 }
 
 /// What became of a request whose head was sent.
@@ -114,39 +132,64 @@ impl Forward<'_> {
         mut filter: Option<Box<BodyFilter>>,
     ) -> Result<Answered, RequestError> {
         let context = self.context;
-        client.timer.limit(Some(self.times.request));
+        self.times.limit(&client.timer, self.times.request, &context.clock);
         // Plugins have seen what they have seen: it cannot be shown to them again.
-        let repeatable = filter.is_none() && here(place)?.request.method.is_idempotent();
-        let sure = !(repeatable && self.is_body_at_hand(client));
-        let framing = self.framing();
-        let framing_out = match &filter {
-            Some(filter) if !filter.keeps_length() => Framing::Chunked,
-            _ => framing,
-        };
+        let repeatable = filter.is_none();
+        let idempotent = repeatable && here(place)?.request.method.is_idempotent();
+        let sure = !(idempotent && self.is_body_at_hand(client));
+        let resized = filter.as_ref().is_some_and(|filter| !filter.keeps_length());
         let mut fresh = false;
         loop {
             let mut lease = self.lend(client, sure, fresh, journey).await?;
-            let mut upload = self.upload(framing, framing_out, filter.take());
-            let perhaps_again = repeatable && lease.reused;
+            let to_frames = lease.connection.stream.is_multiplexed();
+            let framing_out = match self.framing() {
+                Framing::Length(_) | Framing::Chunked | Framing::UntilClose
+                    if to_frames && resized =>
+                {
+                    Framing::UntilClose
+                }
+                Framing::Chunked | Framing::UntilClose if to_frames => Framing::UntilClose,
+                Framing::Length(_) if resized => Framing::Chunked,
+                Framing::UntilClose => Framing::Chunked,
+                framing => framing,
+            };
+            let mut upload = self.upload(framing_out, (client, to_frames), filter.take());
+            let perhaps_again = repeatable && (to_frames || idempotent && lease.reused);
             let kept = if perhaps_again { self.keep(client) } else { Vec::new() };
-            {
+            let opened = {
                 let mut out = context.out.borrow_mut();
                 out.clear();
-                write::request(&mut out, &mut here(place)?.request, framing_out, self.upgrade);
+                let server = &mut lease.connection;
+                let head = &mut here(place)?.request;
+                let name = journey.server.and_then(|server| self.upstream.server_name(server));
+                let name = name.map_or("", |name| name);
+                let opening =
+                    server.prepare_request(&mut out, head, framing_out, self.upgrade, name)?;
                 let Client { connection, timer, .. } = &mut *client;
                 let lanes = context.lanes(timer, self.times.idle);
                 upload.begin(&out, &mut connection.inbox, &lanes, place)?;
-            }
+                // An error: the connection ends, and the server has not heard of this request.
+                let sent = server.open_request(opening, upload.is_nothing());
+                sent.map_err(|_| RequestError::Unprocessed)
+            };
             let mut heard = false;
-            let answered = self.converse(place, client, &mut lease, &mut upload, &mut heard).await;
+            let answered = match opened {
+                Ok(()) => self.converse(place, client, &mut lease, &mut upload, &mut heard).await,
+                Err(error) => Err(error),
+            };
+            let safe = match answered {
+                Err(RequestError::Closed) => idempotent && lease.reused && !heard,
+                Err(RequestError::Unprocessed) => journey.attempts < ATTEMPTS_MAX,
+                _ => false,
+            };
             match answered {
                 Ok(facts) => {
-                    let done = upload.is_finished() && !upload.waits_for_receiver();
+                    let done = upload.is_done();
                     return Ok(Answered { lease, facts, upload: (!done).then_some(upload) });
                 }
-                Err(RequestError::Closed)
+                Err(_)
                     if perhaps_again
-                        && !heard
+                        && safe
                         && (self.body.is_some() || upload.received() <= kept.len() as u64) =>
                 {
                     if self.body.is_none() {
@@ -155,7 +198,13 @@ impl Forward<'_> {
                     }
                     fresh = true;
                 }
-                Err(error) => return Err(error),
+                Err(error) => {
+                    let left = self.times.left(&context.clock);
+                    if error == RequestError::ResponseTimeout && left != Some(Duration::ZERO) {
+                        lease.suspect();
+                    }
+                    return Err(error);
+                }
             }
         }
     }
@@ -198,14 +247,23 @@ impl Forward<'_> {
 
     fn upload(
         &self,
-        framing: Framing,
         framing_out: Framing,
+        (client, to_frames): (&Client, bool),
         filter: Option<Box<BodyFilter>>,
     ) -> Pump {
-        let form = if filter.is_some() { Form::Bare } else { Form::Same };
+        let from_frames = self.body.is_none() && client.connection.stream.is_multiplexed();
+        let framing = match self.framing() {
+            // It may have trailers, and ends when it says so.
+            Framing::Length(_) if from_frames && to_frames => Framing::UntilClose,
+            framing => framing,
+        };
+        let form = if filter.is_some() || to_frames { Form::Bare } else { Form::Same };
         let bytes_max = if self.body.is_some() { u64::MAX } else { self.body_bytes_max };
         let body = BodyReader::new(framing, form, bytes_max, &self.context.head_limits);
-        let pump = Pump::new(body.without_trailers(self.facts.names_fields), false)
+        let to_chunks = framing_out == Framing::Chunked && framing == Framing::UntilClose;
+        let body = body.without_trailers(self.facts.names_fields);
+        let pump = Pump::new(body, to_chunks && filter.is_none())
+            .framed_by_receiver(to_frames)
             .shown_to(filter, framing_out == Framing::Chunked);
         match &self.body {
             None => pump,
@@ -299,10 +357,9 @@ impl Forward<'_> {
             return Ok(());
         }
         super::headers::interim_to_client(&mut exchange.response)?;
-        let mut head = Vec::new();
-        write::interim(&mut head, &exchange.response);
         let Client { connection, timer, .. } = client;
-        connection.write_all(&head, timer).await.map_err(|_| RequestError::ClientGone)
+        let sent = connection.inform(&exchange.response, timer).await;
+        sent.map_err(|_| RequestError::ClientGone)
     }
 }
 
@@ -343,6 +400,9 @@ impl Talk<'_> {
         if lanes.timer.is_due() {
             return Poll::Ready(Err(self.timed_out(upload)));
         }
+        if client.poll_gone(cx).is_ready() {
+            return Poll::Ready(Err(RequestError::ClientGone));
+        }
         if self.uploading {
             match upload.poll(cx, client, client_inbox, upstream_writer, lanes, place) {
                 Poll::Pending => self.upload_goes_on(upload, lanes),
@@ -367,6 +427,12 @@ impl Talk<'_> {
             }
             self.watching = false;
         }
+        if let Some(polled) = upstream.poll_head(cx) {
+            return polled.map(|head| match head {
+                Ok((head, ended)) => self.take_message(here(place)?, head, ended),
+                Err(error) => Err(not_answered(&error)),
+            });
+        }
         loop {
             if let Some(event) = self.take_head(here(place)?, upstream_inbox)? {
                 return Poll::Ready(Ok(event));
@@ -390,7 +456,8 @@ impl Talk<'_> {
             self.received = received;
             self.waits_for_go = false;
             let passed = context.clock.now().saturating_duration_since(*began);
-            lanes.timer.limit(Some(upload_time(times.request, received, passed)));
+            let wait = upload_time(times.request, received, passed);
+            times.limit(lanes.timer, wait, &context.clock);
         } else if self.waits_for_go && !upload.waits_for_receiver() {
             lanes.timer.tighten(times.response);
         }
@@ -400,8 +467,9 @@ impl Talk<'_> {
     fn told_to_go_on(&mut self, timer: &Timer) {
         if self.waits_for_go {
             self.waits_for_go = false;
-            timer.limit(Some(self.forward.times.request));
-            timer.arm(self.forward.times.client_idle);
+            let Forward { context, times, .. } = self.forward;
+            times.limit(timer, times.request, &context.clock);
+            timer.arm(times.client_idle);
         }
     }
 
@@ -428,6 +496,21 @@ impl Talk<'_> {
             chosen.next().is_some_and(|chosen| chosen.eq_ignore_ascii_case(offered))
                 && chosen.next().is_none()
         })
+    }
+
+    /// Takes over the head of a response of HTTP/2.
+    fn take_message(
+        &self,
+        exchange: &mut Exchange,
+        head: http::Response<()>,
+        ended: bool,
+    ) -> Result<Event, RequestError> {
+        let (parts, ()) = head.into_parts();
+        let limits = &self.forward.context.response_limits;
+        let method = exchange.request.method;
+        let facts = h2::response(&parts, ended, &mut exchange.response, method, limits)?;
+        let interim = exchange.response.status < 200;
+        Ok(if interim { Event::Interim } else { Event::Head(facts) })
     }
 
     /// Parses the head of the response when all of it is here.
@@ -485,6 +568,19 @@ fn put_back(inbox: &mut Option<Buffer>, bytes: &[u8], pool: &Rc<BufferPool>) {
         all.push(bytes);
         all.push(rest);
         *inbox = Some(all);
+    }
+}
+
+/// Why a stream has ended without an answer. RFC 9113 §8.7: a stream after the last one that a GOAWAY
+/// names, or one that was refused, has not been begun with.
+fn not_answered(error: &::h2::Error) -> RequestError {
+    let refused = error.is_reset() && error.reason() == Some(::h2::Reason::REFUSED_STREAM);
+    if error.is_remote() && (error.is_go_away() || refused) {
+        RequestError::Unprocessed
+    } else if error.is_io() || error.is_go_away() {
+        RequestError::Closed
+    } else {
+        RequestError::BadResponse("stream reset")
     }
 }
 

@@ -270,6 +270,7 @@ fn push_via(fields: &mut Fields, version: Version) {
     let member: &[u8] = match version {
         Version::Http10 => b"1.0 zproxy",
         Version::Http11 => b"1.1 zproxy",
+        Version::Http2 => b"2.0 zproxy",
     };
     fields.push("Via", member);
 }

@@ -16,10 +16,10 @@ use super::context::Context;
 use super::forward::{Answered, upload_time};
 use super::relay::{Lanes, Place, stopped};
 use crate::error::RequestError;
-use crate::http::Name;
 use crate::http::body::{BodyReader, Form};
 use crate::http::connection::{consume, poll_fill};
 use crate::http::parse::{Framing, RequestFacts};
+use crate::http::{Name, ResponseHead};
 use crate::io::{Buffer, Reader};
 use crate::plugin::body::CHUNK_BYTES_MAX;
 use crate::plugin::callout::{Outside, Scope};
@@ -33,9 +33,6 @@ const FORGOTTEN_BYTES_MAX: u64 = 64 * 1024;
 
 /// Why a response was not held.
 const TOO_LONG: &str = "a body longer than its plugin holds";
-
-/// What the client waits for before it sends its body.
-const GO_ON: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 
 /// What has been collected of a body.
 struct Held {
@@ -207,7 +204,9 @@ impl Request<'_> {
         timer.limit(Some(self.timeout));
         timer.arm(context.idle_timeout());
         if facts.expects_continue && connection.inbox.is_none() {
-            let written = connection.write_all(GO_ON, timer).await;
+            let mut go_on = ResponseHead::default();
+            go_on.assign(100);
+            let written = connection.inform(&go_on, timer).await;
             written.map_err(|_| RequestError::ClientGone)?;
         }
         let limits = &context.head_limits;
@@ -404,6 +403,9 @@ impl Response<'_> {
         poll_fn(|cx| {
             if timer.is_due() {
                 return Poll::Ready(Err(RequestError::ResponseTimeout));
+            }
+            if from_client.poll_gone(cx).is_ready() {
+                return Poll::Ready(Err(RequestError::ClientGone));
             }
             if let Some(pump) = upload.as_mut().filter(|_| !failed) {
                 match pump.poll(cx, &mut from_client, client_inbox, &mut to_server, &lanes, place) {

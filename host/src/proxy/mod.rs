@@ -21,6 +21,7 @@ pub mod client;
 pub mod context;
 pub mod deliver;
 pub mod forward;
+mod grpc;
 pub mod headers;
 pub mod held;
 mod record;
@@ -44,7 +45,7 @@ use target::{redirect, rewrite};
 use crate::config::Target;
 use crate::error::RequestError;
 use crate::http::parse::{self, Framing, RequestFacts};
-use crate::http::{Connection, Method, Name};
+use crate::http::{Connection, Method, Name, Version};
 use crate::io::Timer;
 use crate::plugin::{BodyFilter, Exchange, Hook, Wish};
 use crate::route::Params;
@@ -78,6 +79,9 @@ impl Client {
         used.saturating_sub(before)
     }
 }
+
+/// An upstream has answered a request for a tunnel as if it were any other.
+const NOT_SWITCHED: RequestError = RequestError::BadResponse("no switch of protocols");
 
 /// What may follow a response on its connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -158,6 +162,10 @@ pub async fn handle(
         }
     };
     (exchange, answer) = response(context, client, exchange, answer, facts, &mut progress).await;
+    if pretends_to_switch(&exchange, protocol.is_some()) {
+        fail(context, &mut exchange, NOT_SWITCHED, &mut progress);
+        answer = Answer::Local;
+    }
     let filter = response_filter(context, &mut exchange, &answer, &progress);
     let switches = exchange.response.status == 101;
     let mut place = Some(exchange);
@@ -294,6 +302,7 @@ async fn request(
         response,
         idle: route.idle_timeout.unwrap_or(upstream.settings.idle_timeout),
         client_idle: route.idle_timeout.unwrap_or(context.idle_timeout()),
+        deadline: deadline(&exchange, started),
     };
     // Without a plugin no time worth reading a clock for has passed.
     let began = if progress.entered > 0 { context.clock.now() } else { started };
@@ -324,7 +333,7 @@ async fn request(
         exchange.sent_to = Some((Arc::clone(&context.upstream_names[upstream.index]), server));
     }
     progress.waited = Some(context.clock.now().saturating_duration_since(began));
-    client.timer.limit(None);
+    client.timer.limit(times.left(&context.clock));
     match answered {
         Ok(answered) => {
             progress.upstream_status = Some(exchange.response.status);
@@ -346,6 +355,14 @@ async fn request(
             (exchange, Err(error))
         }
     }
+}
+
+/// When a client of gRPC stops waiting.
+fn deadline(exchange: &Exchange, started: Instant) -> Option<Instant> {
+    if exchange.request.version != Version::Http2 || !grpc::is_grpc(&exchange.request) {
+        return None;
+    }
+    started.checked_add(grpc::timeout(&exchange.request.fields)?)
 }
 
 /// The way back up: plugins that saw the request see its response, whoever made it.
@@ -520,6 +537,14 @@ fn give_up(
     } else {
         fail(context, exchange, error, progress);
     }
+}
+
+/// Whether a client of HTTP/2 would take for a tunnel what is none (RFC 8441 §5): there a success says so,
+/// and not the status 101.
+fn pretends_to_switch(exchange: &Exchange, asked: bool) -> bool {
+    asked
+        && exchange.request.version == Version::Http2
+        && (200..300).contains(&exchange.response.status)
 }
 
 /// The protocol that the client wants to switch to, if it can be tunnelled.

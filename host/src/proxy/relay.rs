@@ -9,6 +9,9 @@
 //!   inbox ─► BodyReader ─► plugins ─► framing ─► pending      (content that plugins are shown)
 //! ```
 //!
+//! A stream of an HTTP/2 connection frames content by itself: it is given content, then its end with the
+//! trailers; and what comes from one is content until it ends.
+//!
 //! Bytes stay in the buffer that they were read into: a message head takes the place of the one that
 //! was received with them, chunk sizes go around them. Nothing is read while something is pending,
 //! so a slow receiver holds at most one buffer here and the rest stays in the kernel, where it slows
@@ -26,9 +29,12 @@ use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use http::HeaderMap;
+
 use crate::error::RequestError;
 use crate::http::body::BodyReader;
 use crate::http::connection::{consume, poll_fill};
+use crate::http::h2;
 use crate::io::{Buffer, BufferPool, Pipe, PipePool, Reader, Timer, Writer};
 use crate::plugin::body::CHUNK_BYTES_MAX;
 use crate::plugin::{BodyFilter, BodyStop, Exchange};
@@ -151,6 +157,12 @@ pub struct Pump {
     reader: BodyReader,
     /// The receiver gets chunks, the sender sends none.
     to_chunks: bool,
+    /// The receiver frames content by itself.
+    to_frames: bool,
+    /// Lines that it gets after the content.
+    trailers: Vec<u8>,
+    /// It has been told that there is no more.
+    ended: bool,
     /// Ready to be written; never an empty buffer.
     pending: Option<Buffer>,
     /// Content on its way past this process; kept only while there is some.
@@ -200,6 +212,9 @@ impl Pump {
         Self {
             reader,
             to_chunks,
+            to_frames: false,
+            trailers: Vec::new(),
+            ended: false,
             pending: None,
             pipe: None,
             bulk: false,
@@ -236,6 +251,14 @@ impl Pump {
         self
     }
 
+    /// Sends to a receiver that frames content by itself, or not. The reader must not be one for
+    /// [`Form::Same`](crate::http::body::Form::Same) if the sender sends chunks.
+    #[must_use]
+    pub fn framed_by_receiver(mut self, yes: bool) -> Self {
+        self.to_frames = yes;
+        self
+    }
+
     /// Sends a body that is in memory, to which the reader must fit.
     #[must_use]
     pub fn of_own(mut self, body: Buffer) -> Self {
@@ -258,7 +281,7 @@ impl Pump {
             Some(buffer) if !self.finished => self.stage(buffer, head, source, lanes, place),
             buffer => {
                 *source = buffer.map(Buffer::settle);
-                self.pending = Some(lanes.pool.copy_of(head));
+                self.pending = (!head.is_empty()).then(|| lanes.pool.copy_of(head));
                 Ok(())
             }
         };
@@ -266,9 +289,14 @@ impl Pump {
         begun
     }
 
-    /// Whether everything has been read; some of it may still wait to be written.
-    pub fn is_finished(&self) -> bool {
-        self.finished
+    /// Whether nothing is left to be done.
+    pub fn is_done(&self) -> bool {
+        self.finished && !self.waits_for_receiver() && (self.ended || !self.to_frames)
+    }
+
+    /// Whether a head that was sent apart is all that there is.
+    pub fn is_nothing(&self) -> bool {
+        self.finished && self.pending.is_none() && self.trailers.is_empty()
     }
 
     /// Whether it is the receiver who is waited for.
@@ -316,7 +344,8 @@ impl Pump {
     ) -> Poll<Result<(), PumpError>> {
         for _ in 0..ROUNDS_MAX {
             if let Some(buffer) = &mut self.pending {
-                match to.poll_write(cx, buffer.filled()) {
+                let last = self.finished && self.trailers.is_empty();
+                match to.poll_write_part(cx, buffer.filled(), last) {
                     Poll::Ready(Ok(0)) => {
                         return Poll::Ready(Err(PumpError::Sink(io::ErrorKind::WriteZero.into())));
                     }
@@ -350,7 +379,9 @@ impl Pump {
                 }
             }
             if self.finished {
-                return Poll::Ready(Ok(()));
+                self.ended = true;
+                let end = to.end(|| h2::write_trailers(&self.trailers));
+                return Poll::Ready(end.map_err(PumpError::Sink));
             }
             if inbox.is_none() && self.splices() && from.splices() && to.splices() {
                 ready!(self.poll_splice(cx, from, lanes))?;
@@ -359,7 +390,9 @@ impl Pump {
             if inbox.is_none() {
                 match ready!(poll_fill(cx, from, inbox, lanes.pool)) {
                     Ok(0) if self.reader.ends_at_close() => {
-                        self.finish(lanes, place).map_err(PumpError::Bad)?;
+                        let trailers = ready!(from.poll_trailers(cx));
+                        let trailers = trailers.map_err(|_| PumpError::Source)?;
+                        self.finish(trailers.as_ref(), lanes, place).map_err(PumpError::Bad)?;
                     }
                     Ok(0) | Err(_) => return Poll::Ready(Err(PumpError::Source)),
                     Ok(count) => {
@@ -383,6 +416,7 @@ impl Pump {
         (self.bulk || long)
             && !self.copies
             && !self.to_chunks
+            && !self.to_frames
             && self.tap.is_none()
             && self.shown.is_none()
     }
@@ -412,7 +446,7 @@ impl Pump {
                 return Poll::Pending;
             }
             Poll::Ready(Ok(0)) if self.reader.ends_at_close() => {
-                self.finish(lanes, &mut None).map_err(PumpError::Bad)?;
+                self.finish(None, lanes, &mut None).map_err(PumpError::Bad)?;
             }
             Poll::Ready(Ok(count @ 1..)) => {
                 lanes.timer.arm(lanes.idle);
@@ -428,15 +462,32 @@ impl Pump {
         Poll::Ready(Ok(()))
     }
 
-    /// The sender's close was the end of the body.
-    fn finish(&mut self, lanes: &Lanes<'_>, place: &mut Place) -> Result<(), RequestError> {
+    /// The sender's close, or its word, was the end of the body.
+    fn finish(
+        &mut self,
+        trailers: Option<&HeaderMap>,
+        lanes: &Lanes<'_>,
+        place: &mut Place,
+    ) -> Result<(), RequestError> {
+        let mut lines = Vec::new();
+        if let Some(trailers) = trailers {
+            self.reader.take_trailers(trailers, &mut lines)?;
+        }
         self.finished = true;
         self.end_tap();
         if let Some(shown) = &mut self.shown {
-            let run = shown.run(&[], &[], Some(&[]), place)?;
+            if !lines.is_empty() && !self.to_frames {
+                lines.extend_from_slice(b"\r\n");
+            }
+            let run = shown.run(&[], &[], Some(&lines), place)?;
             self.pending = (!run.is_empty()).then(|| lanes.pool.hold(run));
-        } else if self.to_chunks {
+        } else if self.to_chunks && lines.is_empty() {
             self.pending = Some(lanes.pool.copy_of(LAST_CHUNK));
+        } else if self.to_chunks {
+            self.pending = Some(lanes.pool.hold([b"0\r\n", &lines[..], b"\r\n"].concat()));
+        }
+        if self.to_frames {
+            self.trailers = lines;
         }
         Ok(())
     }
@@ -458,6 +509,9 @@ impl Pump {
         tail.clear();
         let part = &buffer.filled()[..buffer.len().min(CHUNK_BYTES_MAX)];
         let step = self.reader.advance(part, pieces, tail)?;
+        if self.to_frames && step.done && tail.len() > 2 {
+            self.trailers.clone_from(tail);
+        }
         let content = match pieces.as_slice() {
             [] => Cow::Borrowed(&part[..0]),
             [piece] => Cow::Borrowed(&part[piece.clone()]),
@@ -504,6 +558,13 @@ impl Pump {
         self.finished = step.done;
         if self.finished {
             self.end_tap();
+        }
+        if self.to_frames {
+            // An empty line alone ends a body without trailers.
+            if tail.len() > 2 {
+                self.trailers.clone_from(tail);
+            }
+            tail.clear();
         }
         let rest = buffer.len() - step.consumed;
         // The shorter part is the one that is copied: a short body may have much behind it.

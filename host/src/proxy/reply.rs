@@ -1,16 +1,25 @@
 //! Every response that the gateway itself makes.
 //!
-//! Errors are problem+json (RFC 9457) when the client accepts JSON, else a line of text.
+//! Errors are problem+json (RFC 9457) when the client accepts JSON, else a line of text; to a client of gRPC
+//! they are a status of its own.
 //! `Proxy-Status` (RFC 9209) names the cause; nothing of the inside leaks.
 //!
 //! Not here: what is an error, and its status (`error`).
 
+use super::grpc;
 use crate::error::RequestError;
 use crate::http::{Fields, head};
 use crate::plugin::Exchange;
 
 /// Turns an error into the exchange's response. `allow` lists the methods for a 405.
 pub fn error(exchange: &mut Exchange, error: RequestError, allow: Option<&str>) {
+    let cause = format!("zproxy; error={}", error.proxy_status());
+    if grpc::is_grpc(&exchange.request) {
+        grpc::error(&mut exchange.response, error, &detail(error));
+        exchange.response.fields.push("Proxy-Status", cause.as_bytes());
+        exchange.body = Some(bytes::Bytes::new());
+        return;
+    }
     let status = error.status();
     let (content_type, body) = if accepts_json(&exchange.request.fields) {
         ("application/problem+json", problem(status, &detail(error)))
@@ -24,7 +33,6 @@ pub fn error(exchange: &mut Exchange, error: RequestError, allow: Option<&str>) 
     let fields = &mut exchange.response;
     fields.assign(status);
     fields.fields.push("Content-Type", content_type.as_bytes());
-    let cause = format!("zproxy; error={}", error.proxy_status());
     fields.fields.push("Proxy-Status", cause.as_bytes());
     if let Some(allow) = allow {
         fields.fields.push("Allow", allow.as_bytes());

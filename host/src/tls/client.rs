@@ -123,7 +123,7 @@ pub(super) fn make(
         return None;
     }
     let (key, about) = identity.map(|(key, _, about)| (key, about)).unzip();
-    match config(provider, roots, key) {
+    match config(provider, roots, key, settings.alpn) {
         Ok(config) => {
             let (config, settings) = (Arc::new(config), settings.clone());
             Some(UpstreamTls { config, identity: about, settings, digest })
@@ -140,6 +140,7 @@ pub(super) fn config(
     provider: &Arc<CryptoProvider>,
     roots: Option<Arc<RootCertStore>>,
     identity: Option<Arc<rustls::sign::CertifiedKey>>,
+    alpn: &[&str],
 ) -> Result<ClientConfig, String> {
     let builder = ClientConfig::builder_with_provider(Arc::clone(provider))
         .with_safe_default_protocol_versions()
@@ -158,7 +159,7 @@ pub(super) fn config(
             builder.with_client_cert_resolver(Arc::new(shown))
         }
     };
-    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    config.alpn_protocols = alpn.iter().map(|name| name.as_bytes().to_vec()).collect();
     Ok(config)
 }
 

@@ -108,7 +108,7 @@ pub fn load(
         set.callouts_digest = system.digest;
         set.callouts = same.and_then(|set| set.callouts.clone()).or_else(|| {
             let roots = Some(Arc::clone(&system.roots));
-            client::config(&provider, roots, None).ok().map(Arc::new)
+            client::config(&provider, roots, None, &["http/1.1"]).ok().map(Arc::new)
         });
     }
     set.files = files.digests;

@@ -3,11 +3,15 @@
 //! Everything here belongs to one worker: connections are pooled per worker and server, the one
 //! used last first, so that the warm ones stay warm and the rest time out.
 //!
+//! A connection of HTTP/1 is lent to one request at a time; one of HTTP/2 (`http2`) to many, each of
+//! which gets a stream.
+//!
 //! Not here: what is sent on a connection (`proxy`).
 
 pub mod balance;
 pub mod connect;
 pub mod echo;
+mod http2;
 pub mod names;
 
 use std::cell::{Cell, RefCell};
@@ -21,10 +25,11 @@ use std::time::{Duration, Instant};
 use crate::config;
 use crate::error::RequestError;
 use crate::http::Connection;
-use crate::io::Timer;
+use crate::io::{Stream, Timer};
 use crate::tls::{self, UpstreamTls};
 use balance::Balancer;
 use connect::{DialError, Dialer, Secure};
+use http2::{Sessions, Slot};
 
 /// One upstream, as a worker sees it.
 #[derive(Debug)]
@@ -46,6 +51,10 @@ pub struct Server {
     target: Target,
     idle: RefCell<Vec<Idle>>,
     idle_max: usize,
+    /// Connections of HTTP/2.
+    sessions: Sessions,
+    /// It has chosen HTTP/2 where it had the choice.
+    chose_h2: Cell<bool>,
     active: Cell<usize>,
     complaints: Complaints,
 }
@@ -78,7 +87,16 @@ pub struct Lease {
     pub connection: Connection,
     /// It has carried a request before, so the server may have closed it in the meantime.
     pub reused: bool,
-    home: Active,
+    home: Held,
+}
+
+/// What a lease keeps as long as it lasts.
+#[derive(Debug)]
+enum Held {
+    /// A connection that nobody else uses.
+    Alone(Active),
+    /// A place on one that is shared.
+    Place(Slot),
 }
 
 /// Counts a server's connections in use.
@@ -114,6 +132,8 @@ impl Upstream {
                 target,
                 idle: RefCell::default(),
                 idle_max: settings.keepalive_connections_max,
+                sessions: Sessions::default(),
+                chose_h2: Cell::new(false),
                 active: Cell::new(0),
                 complaints: Complaints::default(),
             })
@@ -160,26 +180,58 @@ impl Upstream {
         now: Instant,
     ) -> Result<Lease, RequestError> {
         let server = self.servers.get(index).ok_or(RequestError::Connect)?;
+        if self.settings.protocol == config::UpstreamProtocol::H2 || server.chose_h2.get() {
+            let dial = async || self.dial_h2(server, timer).await;
+            return self.lend_place(server, fresh, timer, now, dial).await;
+        }
         if !fresh && let Some(connection) = server.take_idle(sure) {
             return Ok(Lease::new(connection, true, server));
         }
         match self.dial(server, timer).await {
-            Ok(connection) => Ok(Lease::new(connection, false, server)),
-            Err(failure) => {
-                let DialError { error, ref detail } = failure;
-                if let Some(unsaid) = server.complaints.next(now) {
-                    let (upstream, name) = (&self.settings.name, &server.name);
-                    let more = if unsaid == 0 {
-                        String::new()
-                    } else {
-                        format!(", {unsaid} times before")
-                    };
-                    let why = detail.as_ref().map_or(String::new(), |why| format!(": {why}"));
-                    log::warn!(target: "upstream", "{upstream}: server {name}: {error}{why}{more}");
-                }
-                Err(error)
+            Ok(Connection { stream, .. }) if stream.alpn() == Some(b"h2") => {
+                server.chose_h2.set(true);
+                self.lend_place(server, true, timer, now, async || Ok(stream)).await
             }
+            Ok(connection) => Ok(Lease::new(connection, false, server)),
+            Err(failure) => Err(self.complain(server, failure, now)),
         }
+    }
+
+    /// Lends a place on a connection of HTTP/2.
+    async fn lend_place(
+        &self,
+        server: &Rc<Server>,
+        fresh: bool,
+        timer: &Timer,
+        now: Instant,
+        dial: impl AsyncFnOnce() -> Result<Stream, DialError>,
+    ) -> Result<Lease, RequestError> {
+        let taken = server.sessions.take(fresh, self.settings.connect_timeout, timer, dial).await;
+        let (slot, reused) = taken.map_err(|error| self.complain(server, error, now))?;
+        let stream = slot.stream().ok_or(RequestError::Unprocessed)?;
+        Ok(Lease { connection: Connection::new(stream), reused, home: Held::Place(slot) })
+    }
+
+    /// Connects to a server that speaks HTTP/2. One that has chosen it by ALPN before may choose otherwise
+    /// now, after an update of it say.
+    async fn dial_h2(&self, server: &Server, timer: &Timer) -> Result<Stream, DialError> {
+        let stream = self.dial(server, timer).await?.stream;
+        if stream.tls().is_some() && stream.alpn() != Some(b"h2") {
+            server.chose_h2.set(false);
+            return Err(RequestError::BadResponse("no HTTP/2 from this server").into());
+        }
+        Ok(stream)
+    }
+
+    fn complain(&self, server: &Server, failure: DialError, now: Instant) -> RequestError {
+        let DialError { error, ref detail } = failure;
+        if let Some(unsaid) = server.complaints.next(now) {
+            let (upstream, name) = (&self.settings.name, &server.name);
+            let more = if unsaid == 0 { String::new() } else { format!(", {unsaid} times before") };
+            let why = detail.as_ref().map_or(String::new(), |why| format!(": {why}"));
+            log::warn!(target: "upstream", "{upstream}: server {name}: {error}{why}{more}");
+        }
+        error
     }
 
     async fn dial(&self, server: &Server, timer: &Timer) -> Result<Connection, DialError> {
@@ -214,6 +266,7 @@ impl Upstream {
     pub fn sweep(&self, now: Instant) {
         let limit: Duration = self.settings.keepalive_idle;
         for server in &self.servers {
+            server.sessions.sweep(now, limit);
             server.idle.borrow_mut().retain(|idle| {
                 !idle.connection.stream.is_readable()
                     && now.saturating_duration_since(idle.since) < limit
@@ -224,14 +277,14 @@ impl Upstream {
     /// Closes every idle connection.
     pub fn close_idle(&self) {
         for server in &self.servers {
-            server.idle.borrow_mut().clear();
+            server.close_idle();
         }
     }
 
     /// Closes every idle connection that no other generation has taken over.
     pub fn close_idle_unless_shared(&self) {
         for server in self.servers.iter().filter(|server| Rc::strong_count(server) == 1) {
-            server.idle.borrow_mut().clear();
+            server.close_idle();
         }
     }
 
@@ -242,9 +295,10 @@ impl Upstream {
 
     /// Name, active and idle connections of each server.
     pub fn connections(&self) -> impl Iterator<Item = (&Arc<str>, usize, usize)> {
-        self.servers
-            .iter()
-            .map(|server| (&server.name, server.active.get(), server.idle.borrow().len()))
+        self.servers.iter().map(|server| {
+            let (active, idle) = server.sessions.count();
+            (&server.name, server.active.get() + active, server.idle.borrow().len() + idle)
+        })
     }
 }
 
@@ -259,6 +313,11 @@ fn secure(
 }
 
 impl Server {
+    fn close_idle(&self) {
+        self.idle.borrow_mut().clear();
+        self.sessions.close();
+    }
+
     fn take_idle(&self, sure: bool) -> Option<Connection> {
         loop {
             let Idle { connection, doubtful, .. } = self.idle.borrow_mut().pop()?;
@@ -287,14 +346,22 @@ impl Complaints {
 
 impl Lease {
     fn new(connection: Connection, reused: bool, home: &Rc<Server>) -> Self {
-        Self { connection, reused, home: Active::new(home) }
+        Self { connection, reused, home: Held::Alone(Active::new(home)) }
+    }
+
+    /// The server takes too long. Others that share the connection may have the same in store, so no more
+    /// are put on it.
+    pub fn suspect(&self) {
+        if let Held::Place(slot) = &self.home {
+            slot.suspect();
+        }
     }
 
     /// Gives the connection back for the next request. To be called only when the response has been
     /// read to its end and the server keeps the connection open. `doubtful`: the response had no body by
     /// rule.
     pub fn give_back(self, doubtful: bool, now: Instant) {
-        let Self { connection, home, .. } = self;
+        let Self { connection, home: Held::Alone(home), .. } = self else { return };
         // More than was asked for: it cannot be told whose answer that would be.
         if connection.inbox.is_some() {
             return;

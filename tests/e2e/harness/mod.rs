@@ -14,6 +14,7 @@
 mod admin;
 mod gateway;
 mod guests;
+pub mod http2;
 mod message;
 pub mod tls;
 mod upstream;

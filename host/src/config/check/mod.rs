@@ -14,11 +14,13 @@ use ipnet::IpNet;
 
 use super::environment::Environment;
 use super::file::{
-    AcceptorsConfig, Config, IoConfig, LimitsConfig, PlacedWorkersConfig, WorkerCountConfig,
-    WorkersConfig,
+    AcceptorsConfig, Config, IoConfig, LimitsConfig, PlacedWorkersConfig, ProtocolConfig,
+    WorkerCountConfig, WorkersConfig,
 };
 use super::problem::{At, Refusal, Report, quote};
-use super::settings::{Acceptors, Address, Admin, Io, Limits, Listener, Settings, Workers};
+use super::settings::{
+    Acceptors, Address, Admin, Io, Limits, Listener, Protocols, Settings, Workers,
+};
 
 mod address;
 mod allow;
@@ -75,8 +77,13 @@ fn listeners(config: &Config, report: &mut Report) -> Vec<(Listener, At)> {
     let mut listeners = Vec::new();
     for (index, listener) in config.listeners.iter().enumerate() {
         let at = root.key("listeners").index(index).key("address");
+        let protocols = Protocols {
+            h1: listener.protocols.contains(&ProtocolConfig::H1),
+            h2: listener.protocols.contains(&ProtocolConfig::H2),
+        };
+        let here = root.key("listeners").index(index);
         let tls = listener.tls.as_ref();
-        let tls = tls.map(|tls| tls::listener(tls, &root.key("listeners").index(index), report));
+        let tls = tls.map(|tls| tls::listener(tls, protocols, &here, report));
         let backlog = listener.backlog;
         let proxy_protocol = listener.proxy_protocol;
         if let Some(address) = report.take(&at, address::listen(&listener.address)) {
@@ -86,7 +93,8 @@ fn listeners(config: &Config, report: &mut Report) -> Vec<(Listener, At)> {
                 let cure = "name the load balancers in `trusted_proxies`";
                 report.problem(&at, message, cure);
             }
-            let listener = Listener { address, backlog, only_v6: false, tls, proxy_protocol };
+            let listener =
+                Listener { address, protocols, backlog, only_v6: false, tls, proxy_protocol };
             listeners.push((listener, at));
         }
     }
@@ -99,8 +107,9 @@ fn listeners(config: &Config, report: &mut Report) -> Vec<(Listener, At)> {
         if let Some(ip) = report.take(&at, address::listen_ip(written)) {
             let address = Address::Tcp((ip, port).into());
             let tls = config.tls.as_ref().and_then(|tls| tls::short(tls, report));
-            let proxy_protocol = false;
-            let listener = Listener { address, backlog, only_v6: false, tls, proxy_protocol };
+            let (protocols, proxy_protocol) = (Protocols::default(), false);
+            let listener =
+                Listener { address, protocols, backlog, only_v6: false, tls, proxy_protocol };
             listeners.push((listener, at));
         }
     } else if config.tls.as_ref().is_some_and(|tls| tls.enabled) {
@@ -253,6 +262,7 @@ fn limits(limits: &LimitsConfig, report: &mut Report) -> Limits {
         handshakes_max: limits.handshakes_max,
         idle_timeout: milliseconds(limits.idle_timeout_ms),
         request_timeout: milliseconds(limits.request_timeout_ms),
+        h2_streams_max: limits.h2_streams_max,
     }
 }
 

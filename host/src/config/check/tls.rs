@@ -9,13 +9,14 @@ use crate::config::file::{
 };
 use crate::config::problem::{At, Report, quote};
 use crate::config::settings::{
-    CertificateFiles, ClientAuth, HostPattern, ListenerTls, Server, ServerAddress, TlsVersion,
-    UpstreamTls,
+    CertificateFiles, ClientAuth, HostPattern, ListenerTls, Protocols, Server, ServerAddress,
+    TlsVersion, UpstreamProtocol, UpstreamTls,
 };
 
 /// TLS of the listener at `listener`.
 pub(super) fn listener(
     written: &ListenerTlsConfig,
+    protocols: Protocols,
     listener: &At,
     report: &mut Report,
 ) -> ListenerTls {
@@ -52,14 +53,20 @@ pub(super) fn listener(
         TlsVersionConfig::V12 => TlsVersion::V12,
         TlsVersionConfig::V13 => TlsVersion::V13,
     };
+    let spoken = alpn_of(protocols);
     let mut alpn: Vec<&'static str> = Vec::new();
-    for (index, protocol) in written.alpn.iter().enumerate() {
-        let name = alpn_name(*protocol);
+    for (index, protocol) in written.alpn.iter().flatten().enumerate() {
+        let (name, at) = (alpn_name(*protocol), at.key("alpn").index(index));
         if alpn.contains(&name) {
-            let at = at.key("alpn").index(index);
             report.problem(&at, format!("{} is there twice", quote(name)), "remove one");
+        } else if !spoken.contains(&name) {
+            let message = format!("{} is not among the listener's `protocols`", quote(name));
+            report.problem(&at, message, "add it there, or remove it here");
         }
         alpn.push(name);
+    }
+    if written.alpn.is_none() {
+        alpn = spoken;
     }
     ListenerTls { certificates, client_auth, min_version, alpn, at: at.to_string().into() }
 }
@@ -81,12 +88,11 @@ pub(super) fn short(written: &TlsConfig, report: &mut Report) -> Option<Listener
     let key = path("key_path", &written.key_path);
     let (cert, key) = (cert?.into(), key?.into());
     let files = CertificateFiles { cert, key, sni: Vec::new(), at: at.to_string().into() };
-    let defaults = ListenerTlsConfig::default();
     Some(ListenerTls {
         certificates: vec![files],
         client_auth: ClientAuth::None,
         min_version: TlsVersion::V12,
-        alpn: defaults.alpn.into_iter().map(alpn_name).collect(),
+        alpn: alpn_of(Protocols::default()),
         at: at.to_string().into(),
     })
 }
@@ -94,6 +100,7 @@ pub(super) fn short(written: &TlsConfig, report: &mut Report) -> Option<Listener
 /// TLS to the servers of the upstream at `upstream`.
 pub(super) fn upstream(
     written: &UpstreamTlsConfig,
+    protocol: UpstreamProtocol,
     servers: &[Server],
     upstream: &At,
     report: &mut Report,
@@ -142,6 +149,11 @@ pub(super) fn upstream(
         ca: written.ca_path.as_ref().map(Into::into),
         verify: !matches!(written.verify, VerifyConfig::Insecure(_)),
         identity,
+        alpn: match protocol {
+            UpstreamProtocol::Auto => &["h2", "http/1.1"],
+            UpstreamProtocol::H1 => &["http/1.1"],
+            UpstreamProtocol::H2 => &["h2"],
+        },
         at: at.to_string().into(),
     })
 }
@@ -149,7 +161,8 @@ pub(super) fn upstream(
 /// TLS to the server of an `https` URL at `at`.
 pub(super) fn of_url(at: &At) -> UpstreamTls {
     let at = at.to_string().into();
-    UpstreamTls { server_name: None, ca: None, verify: true, identity: None, at }
+    let alpn = &["h2", "http/1.1"];
+    UpstreamTls { server_name: None, ca: None, verify: true, identity: None, alpn, at }
 }
 
 fn certificate(written: &CertificateConfig, at: &At, report: &mut Report) -> CertificateFiles {
@@ -166,6 +179,13 @@ fn certificate(written: &CertificateConfig, at: &At, report: &mut Report) -> Cer
 
 fn alpn_name(protocol: AlpnConfig) -> &'static str {
     match protocol {
+        AlpnConfig::H2 => "h2",
         AlpnConfig::Http11 => "http/1.1",
     }
+}
+
+/// What a listener agrees to by itself.
+fn alpn_of(protocols: Protocols) -> Vec<&'static str> {
+    let spoken = [(protocols.h2, "h2"), (protocols.h1, "http/1.1")];
+    spoken.into_iter().filter(|(spoken, _)| *spoken).map(|(_, name)| name).collect()
 }

@@ -6,9 +6,9 @@ use std::collections::{BTreeMap, HashSet};
 
 use super::address::{self, json};
 use super::{milliseconds, tls};
-use crate::config::file::{BalanceConfig, ServerConfig, UpstreamConfig};
+use crate::config::file::{BalanceConfig, ServerConfig, UpstreamConfig, UpstreamProtocolConfig};
 use crate::config::problem::{At, Refusal, Report, quote};
-use crate::config::settings::{Balance, Server, Upstream, UpstreamKind};
+use crate::config::settings::{Balance, Server, Upstream, UpstreamKind, UpstreamProtocol};
 
 /// The built-in upstream.
 const ECHO: &str = "echo";
@@ -137,10 +137,17 @@ fn check_one(name: &str, written: &UpstreamConfig, at: &At, report: &mut Report)
         }
         (Some(BalanceConfig::RoundRobin), Some(_)) => Balance::RoundRobin,
     };
-    let tls = written.tls.as_ref().and_then(|tls| tls::upstream(tls, &servers, at, report));
+    let protocol = match written.protocol {
+        UpstreamProtocolConfig::Auto => UpstreamProtocol::Auto,
+        UpstreamProtocolConfig::H1 => UpstreamProtocol::H1,
+        UpstreamProtocolConfig::H2 => UpstreamProtocol::H2,
+    };
+    let tls =
+        written.tls.as_ref().and_then(|tls| tls::upstream(tls, protocol, &servers, at, report));
     Upstream {
         name: name.into(),
         kind: UpstreamKind::Servers(servers),
+        protocol,
         balance,
         tls,
         connect_timeout: milliseconds(written.timeouts.connect_ms),
@@ -157,6 +164,7 @@ fn with_defaults(name: &str, kind: UpstreamKind) -> Upstream {
     Upstream {
         name: name.into(),
         kind,
+        protocol: UpstreamProtocol::Auto,
         balance: Balance::RoundRobin,
         tls: None,
         connect_timeout: milliseconds(defaults.timeouts.connect_ms),

@@ -17,6 +17,11 @@ pub struct ListenerConfig {
     #[schemars(example = "127.0.0.1:8080", extend("x-required" = true))]
     pub address: String,
 
+    /// What clients may speak: `"h1"` is HTTP/1.0 and 1.1, `"h2"` is HTTP/2. A client that begins with the
+    /// preface of HTTP/2 is understood without being asked.
+    #[schemars(length(min = 1))]
+    pub protocols: Vec<ProtocolConfig>,
+
     /// Connections that the kernel holds until a worker accepts them. The kernel cuts it to
     /// `net.core.somaxconn`.
     #[schemars(range(min = 1, max = 1_000_000))]
@@ -35,8 +40,20 @@ pub struct ListenerConfig {
 
 impl Default for ListenerConfig {
     fn default() -> Self {
-        Self { address: String::new(), backlog: 4096, tls: None, proxy_protocol: false }
+        let protocols = vec![ProtocolConfig::H1, ProtocolConfig::H2];
+        Self { address: String::new(), protocols, backlog: 4096, tls: None, proxy_protocol: false }
     }
+}
+
+/// What a client may speak.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+#[schemars(rename = "Protocol")]
+pub enum ProtocolConfig {
+    /// HTTP/1.0 and 1.1.
+    H1,
+    /// HTTP/2.
+    H2,
 }
 
 /// A listener with every other key at its default.

@@ -211,6 +211,11 @@ pub struct LimitsConfig {
     /// in `routes[].timeouts`.
     #[schemars(range(min = 1, max = 2_592_000_000_u32))]
     pub request_timeout_ms: u32,
+
+    /// Requests that one connection of HTTP/2 may have open at a time. A client is told of it; a stream
+    /// beyond it is refused.
+    #[schemars(range(min = 1, max = 65_535))]
+    pub h2_streams_max: u32,
 }
 
 impl Default for LimitsConfig {
@@ -226,6 +231,7 @@ impl Default for LimitsConfig {
             handshakes_max: 10_000,
             idle_timeout_ms: 75_000,
             request_timeout_ms: 60_000,
+            h2_streams_max: 128,
         }
     }
 }

@@ -52,9 +52,11 @@ pub struct ListenerTlsConfig {
     pub min_version: TlsVersionConfig,
 
     /// Protocols that are agreed to by ALPN, the preferred one first. A client that offers others only is
-    /// refused; one that offers none speaks HTTP/1.1.
+    /// refused; one that offers none speaks HTTP/1.1, or begins with the preface of HTTP/2. When left out,
+    /// what the listener's `protocols` say, `h2` first.
+    #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1))]
-    pub alpn: Vec<AlpnConfig>,
+    pub alpn: Option<Vec<AlpnConfig>>,
 }
 
 impl Default for ListenerTlsConfig {
@@ -64,7 +66,7 @@ impl Default for ListenerTlsConfig {
             client_ca_path: None,
             client_auth: ClientAuthConfig::None,
             min_version: TlsVersionConfig::V12,
-            alpn: vec![AlpnConfig::Http11],
+            alpn: None,
         }
     }
 }
@@ -119,6 +121,9 @@ pub enum TlsVersionConfig {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[schemars(rename = "Alpn")]
 pub enum AlpnConfig {
+    /// HTTP/2.
+    #[serde(rename = "h2")]
+    H2,
     /// HTTP/1.1.
     #[serde(rename = "http/1.1")]
     Http11,

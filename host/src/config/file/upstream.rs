@@ -20,6 +20,9 @@ pub struct UpstreamConfig {
     )]
     pub servers: Vec<ServerConfig>,
 
+    /// What the servers speak.
+    pub protocol: UpstreamProtocolConfig,
+
     /// How to choose among the servers. When left out: `weighted` if a server has a weight,
     /// else `round-robin`.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -34,6 +37,20 @@ pub struct UpstreamConfig {
 
     /// Which connections are kept for later requests.
     pub keepalive: KeepaliveConfig,
+}
+
+/// What servers speak.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+#[schemars(rename = "UpstreamProtocol")]
+pub enum UpstreamProtocolConfig {
+    /// What they choose where a choice is offered, which takes TLS; else HTTP/1.1.
+    #[default]
+    Auto,
+    /// HTTP/1.1, a request at a time on each connection.
+    H1,
+    /// HTTP/2, many requests on each connection, from its first byte on. What gRPC needs.
+    H2,
 }
 
 /// One server: its address, or an object.

@@ -133,7 +133,7 @@ fn wrong_kinds_say_what_to_write() {
             &["1:12: limits: must be an object, not a number; write { … } with the keys \
                  `connections_max`, `header_bytes_max`, `headers_max`, `uri_bytes_max`, \
                  `body_bytes_max`, `header_timeout_ms`, `handshake_timeout_ms`, `handshakes_max`, \
-                 `idle_timeout_ms`, `request_timeout_ms`"],
+                 `idle_timeout_ms`, `request_timeout_ms`, `h2_streams_max`"],
         ),
         (
             r#"{"upstreams": []}"#,
@@ -213,7 +213,7 @@ fn wrong_kinds_say_what_to_write() {
                 "1:36: upstreams[\"a b\"].servers[0]: the key `address` is missing; write \
                  `\"address\": \"127.0.0.1:3000\"`",
                 "1:41: upstreams[\"a b\"].foo: `foo` is not a key here; remove it; the keys here are \
-                 `servers`, `balance`, `tls`, `timeouts`, `keepalive`",
+                 `servers`, `protocol`, `balance`, `tls`, `timeouts`, `keepalive`",
             ],
         ),
     ]);
@@ -224,17 +224,15 @@ fn what_comes_later_is_refused_by_name() {
     for (text, path, comes) in [
         (r#"{"telemetry": {}}"#, "telemetry", "OpenTelemetry"),
         (r#"{"state": {}}"#, "state", "shared state"),
-        (r#"{"limits": {"h2_streams_max": 1}}"#, "limits.h2_streams_max", "HTTP/2"),
         (
             r#"{"limits": {"connections_per_ip_max": 1}}"#,
             "limits.connections_per_ip_max",
             "per client",
         ),
-        (r#"{"listeners": [{"protocols": ["h2"]}]}"#, "listeners[0].protocols", "HTTP/2"),
+        (r#"{"listeners": [{"protocols": ["h3"]}]}"#, "listeners[0].protocols[0]", "HTTP/3"),
         (r#"{"upstreams": {"a": {"retries": 1}}}"#, "upstreams.a.retries", "retries"),
         (r#"{"upstreams": {"a": {"outlier": 1}}}"#, "upstreams.a.outlier", "ejection"),
         (r#"{"upstreams": {"a": {"hash_on": 1}}}"#, "upstreams.a.hash_on", "hash"),
-        (r#"{"upstreams": {"a": {"protocol": "h2"}}}"#, "upstreams.a.protocol", "HTTP/2"),
         (r#"{"upstreams": {"a": {"limits": {}}}}"#, "upstreams.a.limits", "limits per upstream"),
         (
             r#"{"upstreams": {"a": {"servers": [{"address": "h:1", "backup": true}]}}}"#,
@@ -364,7 +362,7 @@ fn wrong_flags_are_named_in_place_of_the_file() {
          whole value as JSON\n\
          --set upstreams.a.servers: upstreams.a.servers[0]: `h` has no port; write \"h:80\"\n\
          --set upstreams.a.nope: upstreams.a.nope: `nope` is not a key here; remove it; the keys here \
-         are `servers`, `balance`, `tls`, `timeouts`, `keepalive`\n\
+         are `servers`, `protocol`, `balance`, `tls`, `timeouts`, `keepalive`\n\
          --set routes[0].respond.body: routes[0].respond.body: the environment variable `NONE` is not \
          set; set it, or give a default: `${env:NONE:-default}`"
     );

@@ -76,6 +76,7 @@ impl AdminServer {
     pub fn bind(admin: &config::Admin) -> anyhow::Result<AdminSocket> {
         let listener = config::Listener {
             address: admin.address.clone(),
+            protocols: config::Protocols::default(),
             backlog: 128,
             only_v6: admin.only_v6,
             tls: None,

@@ -1,0 +1,309 @@
+//! One client connection that speaks HTTP/2: many requests at a time, each a task of its own.
+//!
+//! ```text
+//!   preface ─► settings ─► streams ──┬─► the last one ends, silence ─► GOAWAY ─► closed
+//!                             ▲      ├─► drain ─► GOAWAY, GOAWAY ─► the last one ends ─► closed
+//!                             └──────┘─► flood ─► GOAWAY(ENHANCE_YOUR_CALM) ─► closed
+//! ```
+//!
+//! The connection's own task drives crate `h2`, watches time and what the client does besides asking
+//! (`http::h2::Watch`), and begins a task for every request; that has a timer and takes the current
+//! generation of the configuration as a request of HTTP/1 does.
+//!
+//! Limits: streams at a time and sizes of heads are told to the client and enforced by crate `h2`, which
+//! also bounds what can be queued of resets, CONTINUATION and small DATA frames. A client that gets more than
+//! its share of refusals is closed by it.
+//!
+//! Not here: how it was found out that the client speaks HTTP/2, by its preface or by ALPN (`connection`).
+
+use std::cell::{Cell, RefCell};
+use std::future::poll_fn;
+use std::pin::pin;
+use std::rc::Rc;
+use std::task::{Poll, Waker};
+use std::time::Duration;
+
+use base64::Engine as _;
+use bytes::Bytes;
+use h2::server::{Builder, SendResponse};
+use h2::{Reason, RecvStream};
+
+use super::DRAIN_IDLE;
+use crate::http::Connection;
+use crate::http::connection::poll_fill;
+use crate::http::h2::{self as heads, Account, Watch, Wire};
+use crate::io::{Multiplexed, Stream};
+use crate::proxy::client::ClientFacts;
+use crate::proxy::{self, Client, Context, Home};
+
+/// What a client may send of one request before it is read, and of all.
+const STREAM_WINDOW: u32 = 256 * 1024;
+const CONNECTION_WINDOW: u32 = 1024 * 1024;
+
+/// A closed connection gets this long to take its last bytes.
+const FAREWELL: Duration = Duration::from_secs(1);
+
+/// Requests that the client has given up before they were begun.
+const RESET_BEFORE_BEGIN_MAX: usize = 64;
+
+/// What the requests of a connection share.
+struct Shared {
+    home: Rc<Home>,
+    account: Rc<Account>,
+    facts: ClientFacts,
+    listener: usize,
+    /// Requests that are being answered.
+    active: Cell<usize>,
+    /// The connection's own task, when it has to hear of the last request's end.
+    waker: RefCell<Option<Waker>>,
+}
+
+/// Counts a request as long as it is there.
+struct Open(Rc<Shared>);
+
+impl Open {
+    fn new(shared: &Rc<Shared>) -> Self {
+        shared.active.set(shared.active.get() + 1);
+        if shared.active.get() == 1 {
+            shared.home.telemetry.connection_active(shared.listener);
+        }
+        Self(Rc::clone(shared))
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        let shared = &self.0;
+        shared.active.set(shared.active.get() - 1);
+        if shared.active.get() == 0 {
+            shared.home.telemetry.connection_idle(shared.listener);
+            if let Some(waker) = &*shared.waker.borrow() {
+                waker.wake_by_ref();
+            }
+        }
+    }
+}
+
+/// Serves a connection until it is done.
+pub(super) async fn serve(home: &Rc<Home>, client: &mut Client) {
+    let shared = Rc::new(Shared {
+        home: Rc::clone(home),
+        account: Account::new(Watch::client, &home.deadlines),
+        facts: client.facts,
+        listener: client.listener,
+        active: Cell::new(0),
+        waker: RefCell::default(),
+    });
+    // Nothing is asked yet.
+    home.telemetry.connection_idle(client.listener);
+    let orderly = run(&shared, client).await;
+    client.timer.disarm();
+    // The requests have heard of the end, and record theirs.
+    poll_fn(|cx| {
+        shared.waker.replace(Some(cx.waker().clone()));
+        if shared.active.get() == 0 { Poll::Ready(()) } else { Poll::Pending }
+    })
+    .await;
+    home.telemetry.connection_active(client.listener);
+    if !orderly {
+        // What the client has sent and nobody has read must not destroy the words of farewell.
+        client.connection.linger(&home.pool, &client.timer).await;
+    }
+}
+
+/// Drives the connection. Says whether it has ended in order.
+async fn run(shared: &Rc<Shared>, client: &mut Client) -> bool {
+    let Client { connection: Connection { stream, inbox }, timer, .. } = client;
+    let wire = Wire::new(stream, inbox.take(), Rc::clone(&shared.account));
+    let handshake_timeout = shared.home.current().limits().header_timeout;
+    timer.limit(None);
+    timer.arm(handshake_timeout);
+    let mut handshake = pin!(builder(&shared.home.current()).handshake::<_, Bytes>(wire));
+    let connection = poll_fn(|cx| match handshake.as_mut().poll(cx) {
+        Poll::Pending if timer.is_due() => Poll::Ready(None),
+        polled => polled.map(Result::ok),
+    })
+    .await;
+    let Some(mut connection) = connection else { return false };
+    shared.waker.replace(Some(poll_fn(|cx| Poll::Ready(cx.waker().clone())).await));
+    let mut phase = Phase::Handshake;
+    loop {
+        let accepted = poll_fn(|cx| {
+            // As many as there are, before the clock is looked at.
+            if let Poll::Ready(accepted) = connection.poll_accept(cx) {
+                return Poll::Ready(Some(accepted));
+            }
+            phase.follow(shared, timer);
+            if phase != Phase::Ending && shared.account.is_flooded() {
+                return Poll::Ready(None);
+            }
+            if shared.home.draining.get() && !phase.is_last() {
+                return Poll::Ready(None);
+            }
+            if timer.is_due() { Poll::Ready(None) } else { Poll::Pending }
+        })
+        .await;
+        match accepted {
+            Some(Some(Ok((request, respond)))) => begin(shared, request, respond),
+            // The client has left, or both have said farewell.
+            Some(None) => return true,
+            Some(Some(Err(error))) => {
+                log::debug!(target: "connection", "HTTP/2: {error}");
+                return false;
+            }
+            None if phase == Phase::Ending => return false,
+            None if shared.account.is_flooded() || phase == Phase::Head => {
+                phase = Phase::Ending;
+                timer.arm(FAREWELL);
+                log::debug!(target: "connection", "HTTP/2: flooded, or a head that does not end");
+                connection.abrupt_shutdown(Reason::ENHANCE_YOUR_CALM);
+            }
+            // RFC 9113 §6.8: first that there will be an end, and when that is known to have arrived, which
+            // stream is the last.
+            None if shared.home.draining.get() && !phase.is_last() => {
+                phase = Phase::Draining { silent: false };
+                timer.disarm();
+                connection.graceful_shutdown();
+            }
+            None => {
+                let before = phase;
+                phase = Phase::Ending;
+                timer.arm(FAREWELL);
+                if before == Phase::Handshake {
+                    return false;
+                }
+                connection.abrupt_shutdown(Reason::NO_ERROR);
+            }
+        }
+    }
+}
+
+/// What a connection is waiting for, and its timer for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    /// The client's settings.
+    Handshake,
+    /// Requests, while some are being answered: they have timers of their own.
+    Active,
+    /// A first or another request.
+    Idle,
+    /// The rest of a head.
+    Head,
+    /// The last request, after a first GOAWAY; `silent`: or the client's leaving, if there is none.
+    Draining { silent: bool },
+    /// The last GOAWAY to be written.
+    Ending,
+}
+
+impl Phase {
+    /// Whether no more than what has begun will be answered.
+    fn is_last(self) -> bool {
+        matches!(self, Self::Draining { .. } | Self::Ending)
+    }
+
+    /// Arms the timer when something else is waited for from now on.
+    fn follow(&mut self, shared: &Shared, timer: &crate::io::Timer) {
+        let silent = shared.active.get() == 0;
+        let next = match *self {
+            Self::Ending => return,
+            Self::Draining { .. } => Self::Draining { silent },
+            Self::Handshake if !shared.account.has_heard_settings() => return,
+            _ if shared.account.is_in_block() => Self::Head,
+            _ if silent => Self::Idle,
+            _ => Self::Active,
+        };
+        if next == *self {
+            return;
+        }
+        *self = next;
+        let context = shared.home.current();
+        match next {
+            Self::Idle => timer.arm(context.idle_timeout()),
+            Self::Head => timer.arm(context.limits().header_timeout),
+            Self::Draining { silent: true } => timer.arm(DRAIN_IDLE),
+            _ => timer.disarm(),
+        }
+    }
+}
+
+fn builder(context: &Context) -> Builder {
+    let limits = context.limits();
+    let mut builder = Builder::new();
+    builder
+        .initial_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_concurrent_streams(limits.h2_streams_max)
+        .max_header_list_size(u32::try_from(limits.header_bytes_max).unwrap_or(u32::MAX))
+        .max_pending_accept_reset_streams(RESET_BEFORE_BEGIN_MAX)
+        .enable_connect_protocol();
+    builder
+}
+
+fn begin(shared: &Rc<Shared>, request: ::http::Request<RecvStream>, respond: SendResponse<Bytes>) {
+    let open = Open::new(shared);
+    let shared = Rc::clone(shared);
+    tokio::task::spawn_local(async move {
+        answer(&shared, request, respond).await;
+        shared.account.work().set(shared.account.work().get() + 1);
+        drop(open);
+    });
+}
+
+/// Answers one request.
+async fn answer(
+    shared: &Shared,
+    request: ::http::Request<RecvStream>,
+    respond: SendResponse<Bytes>,
+) {
+    let home = &*shared.home;
+    let context = home.current();
+    let mut exchange = home.take_exchange();
+    let (parts, body) = request.into_parts();
+    let ended = body.is_end_stream();
+    let head = &mut exchange.request;
+    let facts = heads::request(&parts, ended, head, &context.head_limits);
+    let received = heads::size(&parts.headers);
+    drop(parts);
+    let stream = Multiplexed::asked(body, respond, Rc::clone(shared.account.work()));
+    let mut client = Client {
+        connection: Connection::new(Stream::multiplexed(stream, received)),
+        timer: home.deadlines.timer(),
+        facts: shared.facts,
+        listener: shared.listener,
+        counted: 0,
+    };
+    poll_fn(|cx| {
+        client.timer.bind(cx);
+        if !ended {
+            // What has come already goes on together with the head. How it ends will be heard later.
+            let Connection { stream, inbox } = &mut client.connection;
+            let _ = poll_fill(cx, &mut stream.split().0, inbox, &home.pool);
+        }
+        Poll::Ready(())
+    })
+    .await;
+    match facts {
+        Ok(facts) => {
+            if facts.wants_upgrade {
+                // A client of HTTP/2 has no use for a key, and the server insists on one (RFC 6455 §4.1).
+                let key: [u8; 16] = std::array::from_fn(|_| home.random.borrow_mut().u8(..));
+                let key = base64::engine::general_purpose::STANDARD.encode(key);
+                let fields = &mut exchange.request.fields;
+                fields.remove_if(|name, _| name.eq_ignore_ascii_case(b"sec-websocket-key"));
+                fields.push("Sec-WebSocket-Key", key.as_bytes());
+            }
+            let (exchange, _) = proxy::handle(&context, &mut client, exchange, &facts).await;
+            home.give_back(exchange);
+        }
+        Err(error) => proxy::refuse(&context, &mut client, exchange, error).await,
+    }
+}
+
+/// Whether `bytes` begin an HTTP/2 connection; `None` as long as they may.
+pub(super) fn is_preface(bytes: &[u8]) -> Option<bool> {
+    let seen = bytes.len().min(heads::PREFACE.len());
+    if bytes[..seen] != heads::PREFACE[..seen] {
+        return Some(false);
+    }
+    (seen == heads::PREFACE.len()).then_some(true)
+}

@@ -1,0 +1,287 @@
+//! Connections to servers that speak HTTP/2: few, with many requests on each.
+//!
+//! ```text
+//!   dial ─► settings heard ─► open ──┬─► GOAWAY, a time-out, no identifiers left ─► takes no more ─► closed
+//!                              ▲     │                                              (with its last stream)
+//!                              └─────┴─► no streams for as long as idle connections are kept ─► closed
+//! ```
+//!
+//! A request takes a place on the first connection that has one: as many as the server allows at a time,
+//! which it says in its settings, so nobody asks before these have come. When all are full, one request makes
+//! another connection and the others wait for it.
+//!
+//! Not here: what is sent on a stream (`proxy`), making a socket (`connect`).
+
+use std::cell::{Cell, RefCell};
+use std::future::poll_fn;
+use std::pin::{Pin, pin};
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use h2::client::{Builder, SendRequest};
+
+use super::connect::DialError;
+use crate::error::RequestError;
+use crate::http::h2::{Account, Watch, Wire};
+use crate::io::{Multiplexed, Stream, Timer};
+
+/// What a server may send of one response before it is read, and of all on a connection.
+const STREAM_WINDOW: u32 = 256 * 1024;
+const CONNECTION_WINDOW: u32 = 4 * 1024 * 1024;
+
+/// Streams of one connection that this side opens at a time, whatever the server allows.
+const STREAMS_MAX: usize = 1024;
+
+type Connection = h2::client::Connection<Wire<Stream>, Bytes>;
+
+/// A worker's connections to one server.
+#[derive(Debug, Default)]
+pub(super) struct Sessions {
+    list: RefCell<Vec<Rc<Session>>>,
+    /// Somebody is making one.
+    dialing: Cell<bool>,
+    /// Those who wait for a place.
+    waiting: Rc<Waiting>,
+}
+
+/// Tasks that want to hear of the next change.
+#[derive(Debug, Default)]
+struct Waiting(RefCell<Vec<Waker>>);
+
+impl Waiting {
+    fn add(&self, cx: &Context<'_>) {
+        self.0.borrow_mut().push(cx.waker().clone());
+    }
+
+    fn wake(&self) {
+        for waker in self.0.take() {
+            waker.wake();
+        }
+    }
+}
+
+/// One connection.
+#[derive(Debug)]
+struct Session {
+    /// `None`: it takes no more requests.
+    requests: RefCell<Option<SendRequest<Bytes>>>,
+    account: Rc<Account>,
+    streams: Cell<usize>,
+    /// When a sweep first saw it without streams.
+    idle_since: Cell<Option<Instant>>,
+    waiting: Rc<Waiting>,
+}
+
+/// A place on a connection, for one request.
+#[derive(Debug)]
+pub(super) struct Slot(Rc<Session>);
+
+/// Says that somebody makes a connection, as long as that is so.
+struct Dialing<'a>(&'a Sessions);
+
+impl Drop for Dialing<'_> {
+    fn drop(&mut self) {
+        self.0.dialing.set(false);
+        self.0.waiting.wake();
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        self.0.streams.set(self.0.streams.get() - 1);
+        self.0.waiting.wake();
+    }
+}
+
+impl Slot {
+    /// The stream for the request.
+    pub(super) fn stream(&self) -> Option<Stream> {
+        let requests = self.0.requests.borrow().clone()?;
+        let stream = Multiplexed::asking(requests, Rc::clone(self.0.account.work()));
+        Some(Stream::multiplexed(stream, 0))
+    }
+
+    /// The connection answers no more: nobody else shall wait for it.
+    pub(super) fn suspect(&self) {
+        self.0.retire();
+    }
+}
+
+impl Session {
+    fn is_open(&self) -> bool {
+        self.requests.borrow().is_some() && !self.account.is_going_away()
+    }
+
+    /// Places that are free.
+    fn room(&self) -> usize {
+        let requests = self.requests.borrow();
+        let Some(requests) = requests.as_ref().filter(|_| self.is_open()) else { return 0 };
+        requests.current_max_send_streams().min(STREAMS_MAX).saturating_sub(self.streams.get())
+    }
+
+    /// Takes no more requests; those that are here go on.
+    fn retire(&self) {
+        self.requests.take();
+        self.waiting.wake();
+    }
+
+    fn take(self: &Rc<Self>) -> Slot {
+        self.streams.set(self.streams.get() + 1);
+        self.idle_since.set(None);
+        Slot(Rc::clone(self))
+    }
+}
+
+impl Sessions {
+    /// A place on a connection that is there, or on one that `dial` makes; true: it was there. `fresh`:
+    /// not on one that is there already.
+    pub(super) async fn take(
+        &self,
+        fresh: bool,
+        wait: Duration,
+        timer: &Timer,
+        dial: impl AsyncFnOnce() -> Result<Stream, DialError>,
+    ) -> Result<(Slot, bool), DialError> {
+        let mut waits = false;
+        if !fresh {
+            loop {
+                if let Some(slot) = self.free() {
+                    return Ok((slot, true));
+                }
+                if !self.dialing.get() {
+                    break;
+                }
+                if !waits {
+                    timer.arm(wait);
+                    waits = true;
+                }
+                self.changed(timer).await?;
+            }
+        }
+        // Only one of those who wait finds nobody dialing; a fresh one dials beside it.
+        let dialing = (!self.dialing.replace(true)).then_some(Dialing(self));
+        let stream = dial().await?;
+        timer.arm(wait);
+        let session = self.begin(stream, timer).await?;
+        drop(dialing);
+        // A server that allows none has no use for another connection.
+        if session.room() == 0 {
+            return Err(RequestError::Closed.into());
+        }
+        Ok((session.take(), false))
+    }
+
+    fn free(&self) -> Option<Slot> {
+        let mut list = self.list.borrow_mut();
+        list.retain(|session| session.is_open());
+        list.iter().find(|session| session.room() > 0).map(Session::take)
+    }
+
+    /// Waits until something has changed.
+    async fn changed(&self, timer: &Timer) -> Result<(), RequestError> {
+        let mut asked = false;
+        poll_fn(|cx| {
+            if timer.is_due() {
+                return Poll::Ready(Err(RequestError::ConnectTimeout));
+            }
+            if std::mem::replace(&mut asked, true) {
+                return Poll::Ready(Ok(()));
+            }
+            self.waiting.add(cx);
+            Poll::Pending
+        })
+        .await
+    }
+
+    /// Makes a connection of a socket. Returns when the server has said how many streams it allows.
+    async fn begin(&self, stream: Stream, timer: &Timer) -> Result<Rc<Session>, RequestError> {
+        let account = Account::new(Watch::server, timer.deadlines());
+        let wire = Wire::new(stream, None, Rc::clone(&account));
+        let mut builder = Builder::new();
+        builder
+            .enable_push(false)
+            .initial_window_size(STREAM_WINDOW)
+            .initial_connection_window_size(CONNECTION_WINDOW)
+            .max_header_list_size(HEADER_LIST_BYTES_MAX);
+        let mut handshake = pin!(builder.handshake::<_, Bytes>(wire));
+        let mut made = None;
+        poll_fn(|cx| {
+            if timer.is_due() {
+                return Poll::Ready(Err(RequestError::ConnectTimeout));
+            }
+            if made.is_none() {
+                match handshake.as_mut().poll(cx) {
+                    Poll::Ready(Ok(both)) => made = Some(both),
+                    Poll::Ready(Err(_)) => return Poll::Ready(Err(RequestError::Closed)),
+                    Poll::Pending => return Poll::Pending,
+                }
+            }
+            let Some((_, connection)) = &mut made else { return Poll::Pending };
+            match Pin::new(connection).poll(cx) {
+                Poll::Ready(_) => {
+                    Poll::Ready(Err(RequestError::BadResponse("no HTTP/2 from this server")))
+                }
+                Poll::Pending if account.has_heard_settings() => Poll::Ready(Ok(())),
+                Poll::Pending => Poll::Pending,
+            }
+        })
+        .await?;
+        let Some((requests, connection)) = made else { return Err(RequestError::Closed) };
+        let session = Rc::new(Session {
+            requests: RefCell::new(Some(requests)),
+            account,
+            streams: Cell::new(0),
+            idle_since: Cell::new(None),
+            waiting: Rc::clone(&self.waiting),
+        });
+        tokio::task::spawn_local(drive(connection, Rc::clone(&session)));
+        self.list.borrow_mut().push(Rc::clone(&session));
+        Ok(session)
+    }
+
+    /// Closes connections that have had no stream for so long.
+    pub(super) fn sweep(&self, now: Instant, limit: Duration) {
+        for session in self.list.borrow().iter().filter(|session| session.streams.get() == 0) {
+            let since = session.idle_since.get().unwrap_or(now);
+            session.idle_since.set(Some(since));
+            if now.saturating_duration_since(since) >= limit {
+                session.retire();
+            }
+        }
+        self.list.borrow_mut().retain(|session| session.is_open());
+    }
+
+    /// Closes every connection that has no stream, and the others with their last.
+    pub(super) fn close(&self) {
+        self.list.take().iter().for_each(|session| session.retire());
+    }
+
+    /// Connections with streams, and without.
+    pub(super) fn count(&self) -> (usize, usize) {
+        let list = self.list.borrow();
+        let active = list.iter().filter(|session| session.streams.get() > 0).count();
+        (active, list.len() - active)
+    }
+}
+
+/// Head of a response that crate `h2` reads; what is too large for the gateway's own limit is refused
+/// when it is known whose it is.
+const HEADER_LIST_BYTES_MAX: u32 = 256 * 1024;
+
+/// Drives a connection to its end.
+async fn drive(mut connection: Connection, session: Rc<Session>) {
+    poll_fn(|cx| {
+        let polled = Pin::new(&mut connection).poll(cx);
+        if session.account.is_going_away() {
+            session.retire();
+        }
+        match polled {
+            Poll::Pending if session.account.is_flooded() => Poll::Ready(()),
+            polled => polled.map(drop),
+        }
+    })
+    .await;
+    session.retire();
+}
