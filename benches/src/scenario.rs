@@ -26,6 +26,8 @@ pub(crate) struct Scenario {
     pub(crate) headers: &'static [&'static str],
     /// Each connection becomes a WebSocket, and a request is a message that comes back.
     pub(crate) websocket: bool,
+    /// Over HTTP/2 with prior knowledge, a hundred requests at a time on each connection.
+    pub(crate) http2: bool,
     /// Requests in flight.
     pub(crate) connections: usize,
     /// Whether each request takes a new connection.
@@ -85,6 +87,7 @@ const KEEPALIVE: Scenario = Scenario {
     post_bytes: None,
     headers: &[],
     websocket: false,
+    http2: false,
     connections: 64,
     per_request: false,
     rate: None,
@@ -172,6 +175,20 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
         goals: &[
             Goal::Share("zproxy-epoll", "nginx", 1.0),
             Goal::Share("zproxy-uring", "nginx", 1.0),
+        ],
+        ..KEEPALIVE
+    },
+    Scenario {
+        name: "http2",
+        title: "HTTP/2 in clear text, 4 connections with 100 streams each, 100-byte responses",
+        // nginx of the distribution cannot have both versions on a port in clear text.
+        contenders: &[HAPROXY, ENVOY, EPOLL, URING],
+        http2: true,
+        connections: 400,
+        rate: Some(5_000),
+        goals: &[
+            Goal::Share("zproxy-epoll", "haproxy", 1.0),
+            Goal::Share("zproxy-uring", "haproxy", 1.0),
         ],
         ..KEEPALIVE
     },

@@ -27,6 +27,7 @@ mod config;
 mod defaults;
 mod drain;
 mod framing;
+mod grpc;
 mod harness;
 mod headers;
 mod hooks;
