@@ -1,6 +1,6 @@
 //! gRPC through the gateway, with the server and the client that most people run: grpcio.
 //!
-//! Not here: the calls themselves (`grpc.py`).
+//! Not here: the calls themselves (`grpc_calls.py`).
 
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
@@ -34,7 +34,7 @@ fn python() -> Option<PathBuf> {
 #[test]
 fn calls_of_every_kind_pass() {
     let Some(python) = python() else { return };
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/e2e/grpc.py");
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/e2e/grpc_calls.py");
     let mut running = Command::new(python)
         .arg(script)
         .stdin(Stdio::piped())

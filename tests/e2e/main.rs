@@ -35,6 +35,7 @@ mod hostile;
 mod http;
 mod http2;
 mod http2_abuse;
+mod http2_connection;
 mod http2_upstream;
 mod jwt;
 mod limits;

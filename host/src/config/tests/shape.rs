@@ -230,7 +230,6 @@ fn what_comes_later_is_refused_by_name() {
             "per client",
         ),
         (r#"{"listeners": [{"address": "::1:1", "tls": {}}]}"#, "listeners[0].tls", "TLS"),
-        (r#"{"listeners": [{"protocols": ["h3"]}]}"#, "listeners[0].protocols[0]", "HTTP/3"),
         (r#"{"listeners": [{"proxy_protocol": true}]}"#, "listeners[0].proxy_protocol", "PROXY"),
         (r#"{"upstreams": {"a": {"retries": 1}}}"#, "upstreams.a.retries", "retries"),
         (r#"{"upstreams": {"a": {"outlier": 1}}}"#, "upstreams.a.outlier", "ejection"),
@@ -268,6 +267,13 @@ fn what_comes_later_is_refused_by_name() {
             r#"{"upstreams": {"a": {"servers": ["h:1"], "balance": "maglev"}}}"#,
             &["1:53: upstreams.a.balance: `maglev` is not supported by this version: this \
                  balancing comes later; write \"round-robin\" or \"weighted\""],
+        ),
+        (
+            r#"{"listeners": [{"address": "127.0.0.1:1", "protocols": ["h1", "h3"]}]}"#,
+            &[
+                "1:66: listeners[0].protocols[1]: `h3` is not supported by this version: HTTP/3 comes \
+               later; write \"h1\" or \"h2\"",
+            ],
         ),
         (
             r#"{"routes": [{"path": "/", "match": "regex", "upstream": "https://h"}]}"#,
