@@ -22,12 +22,15 @@ pub(crate) const RATE_MAX: u64 = 500_000;
 /// Longest window.
 pub(crate) const SECONDS_MAX: u64 = 120;
 
+/// Requests at a time on one connection of HTTP/2: what browsers and peers take for a usual limit.
+const STREAMS: usize = 100;
+
 /// A request that waits longer will not be answered: nothing of a scenario takes that long.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// `zproxy-benches load`: one load, its outcome as one line of JSON on stdout.
 pub(crate) fn command(arguments: Vec<String>) -> Result<()> {
-    let mut flags = Flags::parse(arguments, &["per-request", "websocket"])?;
+    let mut flags = Flags::parse(arguments, &["per-request", "websocket", "http2"])?;
     let target = flags.text("target").context("--target ADDR:PORT is missing")?;
     let path = flags.text("path").unwrap_or_else(|| "/".to_owned());
     let body_bytes = flags.within("body-bytes", 0..=1 << 30)?.unwrap_or(100);
@@ -54,6 +57,9 @@ pub(crate) fn command(arguments: Vec<String>) -> Result<()> {
         tunnel: None,
     };
     let sessions = flags.text("tls").map(|text| Sessions::parse(&text)).transpose()?;
+    if flags.switch("http2") {
+        plan.request = plan.request.over_http2(STREAMS).map_err(Error::msg)?;
+    }
     if flags.switch("websocket") {
         plan.request = Request::raw(websocket::upgrade(&path));
         plan.tunnel = Some(websocket::tunnel());

@@ -385,6 +385,7 @@ pub(crate) fn load_words(scenario: &Scenario, running: &Running) -> Result<Vec<S
     }
     words.extend(scenario.per_request.then(|| "--per-request".to_owned()));
     words.extend(scenario.websocket.then(|| "--websocket".to_owned()));
+    words.extend(scenario.http2.then(|| "--http2".to_owned()));
     Ok(words)
 }
 

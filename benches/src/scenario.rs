@@ -29,6 +29,8 @@ pub(crate) struct Scenario {
     pub(crate) tls: Option<Sessions>,
     /// Each connection becomes a WebSocket, and a request is a message that comes back.
     pub(crate) websocket: bool,
+    /// Over HTTP/2 with prior knowledge, a hundred requests at a time on each connection.
+    pub(crate) http2: bool,
     /// Requests in flight.
     pub(crate) connections: usize,
     /// Whether each request takes a new connection.
@@ -96,6 +98,7 @@ const KEEPALIVE: Scenario = Scenario {
     headers: &[],
     tls: None,
     websocket: false,
+    http2: false,
     connections: 64,
     per_request: false,
     rate: None,
@@ -183,6 +186,20 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
         goals: &[
             Goal::Share("zproxy-epoll", "nginx", 1.0),
             Goal::Share("zproxy-uring", "nginx", 1.0),
+        ],
+        ..KEEPALIVE
+    },
+    Scenario {
+        name: "http2",
+        title: "HTTP/2 in clear text, 4 connections with 100 streams each, 100-byte responses",
+        // nginx of the distribution cannot have both versions on a port in clear text.
+        contenders: &[HAPROXY, ENVOY, EPOLL, URING],
+        http2: true,
+        connections: 400,
+        rate: Some(5_000),
+        goals: &[
+            Goal::Share("zproxy-epoll", "haproxy", 1.0),
+            Goal::Share("zproxy-uring", "haproxy", 1.0),
         ],
         ..KEEPALIVE
     },

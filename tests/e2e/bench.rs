@@ -57,6 +57,24 @@ fn the_report_of_kept_connections_adds_up() {
 }
 
 #[test]
+fn over_http_2_requests_share_connections() {
+    let gateway = gateway();
+    let url = format!("http://{}/echo", gateway.address());
+
+    let closed = report(&url, "--http2 --concurrency 50 --streams 20 --requests 400");
+    let paced = report(&url, "--http2 --concurrency 10 --rate 200 --requests 100 --data hello");
+    let apart = report(&url, "--http2 --concurrency 4 --requests 20 --no-keepalive");
+
+    assert_eq!(closed["statuses"], json!({ "200": 400 }), "{closed}");
+    assert_eq!((&closed["protocol"], &closed["connections"]), (&json!("h2"), &json!(3)));
+    assert_eq!(closed["latency_us"]["count"], 400, "{closed}");
+    assert!(closed["bytes_received"].as_u64().unwrap() > 10_000, "{closed}");
+    assert_eq!(paced["statuses"], json!({ "200": 100 }), "{paced}");
+    assert_eq!(paced["connections"], 1, "{paced}");
+    assert_eq!((&apart["successes"], &apart["connections"]), (&json!(20), &json!(20)), "{apart}");
+}
+
+#[test]
 fn without_keepalive_each_request_has_a_connection() {
     let gateway = gateway();
     let url = format!("http://{}/echo", gateway.address());
@@ -271,7 +289,7 @@ fn wrong_usage_is_told_before_anything_is_sent() {
         (&["bench"][..], "URL"),
         (&["bench", "https://a.test/"], "TLS"),
         (&["bench", "ftp://a.test/"], "http://"),
-        (&["bench", "http://a.test/", "--http2"], "HTTP/2"),
+        (&["bench", "http://a.test/", "--streams", "2"], "--http2"),
         (&["bench", "http://a.test/", "--header", "no colon"], "no colon"),
         (&["bench", "http://a.test/", "--header", "Content-Length: 3"], "Content-Length"),
         (&["bench", "http://a.test/", "--data", "@no-such-file"], "no-such-file"),

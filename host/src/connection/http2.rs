@@ -36,9 +36,12 @@ use crate::io::{Multiplexed, Stream};
 use crate::proxy::client::ClientFacts;
 use crate::proxy::{self, Client, Context, Home};
 
-/// What a client may send of one request before it is read, and of all.
-const STREAM_WINDOW: u32 = 256 * 1024;
-const CONNECTION_WINDOW: u32 = 1024 * 1024;
+/// What a client may send of one request before it is read. Of all requests it may send so much of each:
+/// one whose upstream is slow must not hold up the others.
+const STREAM_WINDOW: u32 = 128 * 1024;
+
+/// More streams than this share what so many may have sent, so that the product is a window still.
+const STREAMS_MAX: u32 = 4096;
 
 /// A closed connection gets this long to take its last bytes.
 const FAREWELL: Duration = Duration::from_secs(1);
@@ -231,7 +234,7 @@ fn builder(context: &Context) -> Builder {
     let mut builder = Builder::new();
     builder
         .initial_window_size(STREAM_WINDOW)
-        .initial_connection_window_size(CONNECTION_WINDOW)
+        .initial_connection_window_size(STREAM_WINDOW * limits.h2_streams_max.min(STREAMS_MAX))
         .max_concurrent_streams(limits.h2_streams_max)
         .max_header_list_size(u32::try_from(limits.header_bytes_max).unwrap_or(u32::MAX))
         .max_pending_accept_reset_streams(RESET_BEFORE_BEGIN_MAX)

@@ -33,11 +33,11 @@ const ROOM_BYTES: usize = 16 << 10;
 /// What one call may discard of a body.
 const DISCARD_BYTES: usize = 1 << 20;
 /// A slot that failed waits so long in a closed loop, so that a dead server is not hammered.
-const RETRY_PAUSE_NS: u64 = 10_000_000;
+pub(super) const RETRY_PAUSE_NS: u64 = 10_000_000;
 /// Requests of a paced load may come back so long after its window.
-const GRACE_NS: u64 = 1_000_000_000;
+pub(super) const GRACE_NS: u64 = 1_000_000_000;
 /// An answer that a closed loop has waited for so long at its end counts as none.
-const UNANSWERED_AFTER_NS: u64 = 1_000_000_000;
+pub(super) const UNANSWERED_AFTER_NS: u64 = 1_000_000_000;
 /// A server that said it would close its connection is given so long to do it.
 const ENDING_WITHIN_NS: u64 = 1_000_000_000;
 /// How often all slots are looked at for such limits.
@@ -69,6 +69,9 @@ pub(super) fn run(
     live: &Live,
     edge: &mut dyn FnMut(Edge),
 ) -> io::Result<Outcome> {
+    if let Some(request) = &plan.request.http2 {
+        return super::http2::run(plan, request, share, live, edge);
+    }
     let mut engine = Engine::new(plan, share)?;
     engine.run(live, edge)?;
     Ok(engine.tally)
@@ -502,7 +505,7 @@ impl<'a> Engine<'a> {
 }
 
 /// A timer that ticks at this interval: exact where a time-out of epoll would round to 1 ms.
-fn pace_maker(interval_ns: u64) -> io::Result<OwnedFd> {
+pub(super) fn pace_maker(interval_ns: u64) -> io::Result<OwnedFd> {
     let interval_ns = interval_ns.max(TICK_NS);
     let timer =
         timerfd_create(TimerfdClockId::Monotonic, TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC)?;
@@ -515,6 +518,6 @@ fn pace_maker(interval_ns: u64) -> io::Result<OwnedFd> {
     Ok(timer)
 }
 
-fn nanoseconds(duration: Duration) -> u64 {
+pub(super) fn nanoseconds(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }

@@ -1,7 +1,7 @@
 //! The load generator: asks, counts, and looks at the clock.
 //!
 //! Threads share nothing but the end of the run. Each has connections of its own with one request
-//! at a time on every one, in an edge-triggered loop that spends one send and one receive a
+//! at a time on every one (over HTTP/2 many), in an edge-triggered loop that spends one send and one receive a
 //! request: far less than who answers, so that one CPU of this loads several of that. Two ways to
 //! pace:
 //!
@@ -12,7 +12,7 @@
 //!   request that it delayed, not in one (coordinated omission).
 //!
 //! - `target.rs`: URL and fields to the bytes of a request · `engine.rs`: one thread's event loop ·
-//!   `pace.rs`: when requests are due · `head.rs`: as much HTTP/1.1 as it takes · `tally.rs`: what is
+//!   `http2.rs`: the same for HTTP/2 · `pace.rs`: when requests are due · `head.rs`: as much HTTP/1.1 as it takes · `tally.rs`: what is
 //!   counted, as JSON · `table.rs`: the same for people · `sockets.rs`, `histogram.rs`.
 //!
 //! Not here: flags, signals and progress (`main`), a server (the benches have their own).
@@ -20,6 +20,7 @@
 mod engine;
 pub mod head;
 mod histogram;
+mod http2;
 mod pace;
 mod slot;
 pub mod sockets;

@@ -4,8 +4,11 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
+
 use crate::http::fields::{is_token, is_value};
-use crate::http::parse::is_host;
+use crate::http::parse::{self, is_host};
+use crate::http::{HeadLimits, RequestHead, h2};
 
 /// What a URL says.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,6 +32,17 @@ pub struct Request {
     pub answer_has_body: bool,
     /// Whether it may be sent again when a kept connection was closed under it (RFC 9110 §9.2.2).
     pub repeatable: bool,
+    /// The same for HTTP/2, if it is to be sent so.
+    pub(super) http2: Option<Http2>,
+}
+
+/// A request as crate `h2` sends it.
+#[derive(Clone, Debug)]
+pub(super) struct Http2 {
+    pub(super) head: http::Request<()>,
+    pub(super) body: Bytes,
+    /// Requests at a time on one connection.
+    pub(super) streams: usize,
 }
 
 impl Target {
@@ -103,12 +117,30 @@ impl Request {
             bytes: bytes.into(),
             answer_has_body: method != "HEAD",
             repeatable: crate::http::Method::of(method.as_bytes()).is_idempotent(),
+            http2: None,
         })
+    }
+
+    /// The same over HTTP/2, so many of them at a time on each connection.
+    pub fn over_http2(mut self, streams: usize) -> Result<Self, String> {
+        let limits = HeadLimits {
+            bytes_max: usize::MAX,
+            fields_max: usize::MAX,
+            target_bytes_max: usize::MAX,
+        };
+        let end = memchr::memmem::find(&self.bytes, b"\r\n\r\n").map_or(0, |found| found + 4);
+        let mut head = RequestHead::default();
+        let parsed = parse::request(&self.bytes[..end], &mut head, &limits);
+        let written = parsed.and_then(|_| h2::write_request(&head, "http", ""));
+        let head = written.map_err(|error| format!("over HTTP/2: {error}"))?;
+        let body = Bytes::copy_from_slice(&self.bytes[end..]);
+        self.http2 = Some(Http2 { head, body, streams: streams.max(1) });
+        Ok(self)
     }
 
     /// These bytes, whatever they are.
     pub fn raw(bytes: Vec<u8>) -> Self {
-        Self { bytes: bytes.into(), answer_has_body: true, repeatable: false }
+        Self { bytes: bytes.into(), answer_has_body: true, repeatable: false, http2: None }
     }
 }
 

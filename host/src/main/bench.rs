@@ -34,7 +34,7 @@ const LINE_EVERY: Duration = Duration::from_secs(5);
 pub(crate) struct Options {
     /// What is asked: http://host:port/path.
     url: String,
-    /// Requests at once, each on a connection of its own [default: 50].
+    /// Requests at once, each on a connection of its own but with --http2 [default: 50].
     #[arg(long, short = 'c', value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     concurrency: Option<u32>,
     /// How long: seconds, or with a unit as in 500ms and 2m [default: 10, none with --requests].
@@ -64,9 +64,12 @@ pub(crate) struct Options {
     /// Gives up a request after so long: seconds, or with a unit.
     #[arg(long, value_name = "S", default_value = "10", value_parser = duration)]
     timeout: Duration,
-    /// Asks over HTTP/2: not supported yet.
+    /// Asks over HTTP/2, with prior knowledge.
     #[arg(long)]
     http2: bool,
+    /// Requests at a time on each connection of HTTP/2.
+    #[arg(long, value_name = "N", default_value = "100", requires = "http2", value_parser = clap::value_parser!(u16).range(1..))]
+    streams: u16,
     /// A set of flags by name; those that are given win.
     #[arg(long, value_enum)]
     profile: Option<Profile>,
@@ -122,10 +125,6 @@ pub(crate) fn bench(options: Options) -> Exit {
 fn plan(options: &Options) -> Result<Plan, (Exit, String)> {
     let usage = |message: String| (Exit::Usage, message);
     let failure = |message: String| (Exit::Failure, message);
-    if options.http2 {
-        let message = "--http2: HTTP/2 comes with the gateway's own; leave it out for HTTP/1.1";
-        return Err(usage(message.to_owned()));
-    }
     let connections = matches!(options.profile, Some(Profile::Connections));
     let concurrency = options.concurrency.and_then(|given| usize::try_from(given).ok());
     let concurrency = concurrency.unwrap_or(if connections { 500 } else { CONCURRENCY });
@@ -145,7 +144,10 @@ fn plan(options: &Options) -> Result<Plan, (Exit, String)> {
         (None, None) => "GET",
     };
     let request = Request::new(&target, method, &options.header, body.as_deref(), per_request);
-    let request = request.map_err(usage)?;
+    let mut request = request.map_err(usage)?;
+    if options.http2 {
+        request = request.over_http2(usize::from(options.streams)).map_err(usage)?;
+    }
     let (limit, _) = zproxy::sys::raise_descriptor_limit();
     if concurrency as u64 + DESCRIPTORS + u64::from(options.threads) * 4 > limit {
         let message = format!(
@@ -316,6 +318,7 @@ fn report(
         "url": options.url,
         "address": plan.target.to_string(),
         "concurrency": plan.connections,
+        "protocol": if options.http2 { "h2" } else { "h1" },
         "threads": options.threads,
         "keepalive": !plan.per_request,
         "rate": plan.rate,

@@ -11,7 +11,8 @@ use std::time::Instant;
 
 use super::context::Context;
 use super::forward::{Answered, Times};
-use super::relay::{Place, Pump, PumpError, Shown};
+use super::relay::{Place, Pump, PumpError};
+use super::shown::Shown;
 use super::{After, Client};
 use crate::error::RequestError;
 use crate::http::body::{BodyReader, Form};

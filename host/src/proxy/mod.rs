@@ -27,6 +27,7 @@ pub mod held;
 mod record;
 pub mod relay;
 pub mod reply;
+mod shown;
 mod target;
 pub mod trace;
 

@@ -31,13 +31,14 @@ use std::time::Duration;
 
 use http::HeaderMap;
 
+use super::shown::{LAST_CHUNK, Shown};
 use crate::error::RequestError;
 use crate::http::body::BodyReader;
 use crate::http::connection::{consume, poll_fill};
 use crate::http::h2;
 use crate::io::{Buffer, BufferPool, Pipe, PipePool, Reader, Timer, Writer};
 use crate::plugin::body::CHUNK_BYTES_MAX;
-use crate::plugin::{BodyFilter, BodyStop, Exchange};
+use crate::plugin::{BodyFilter, Exchange};
 use crate::state::cache::Capture;
 
 /// Reads and writes in one go before other connections get their turn.
@@ -75,70 +76,6 @@ pub struct Lanes<'a> {
 
 /// Where an exchange is, but for the time of a hook's call.
 pub type Place = Option<Box<Exchange>>;
-
-/// The end of a body in chunks, without trailers.
-const LAST_CHUNK: &[u8] = b"0\r\n\r\n";
-
-/// Plugins that are shown a body, and how what they make of it is framed.
-#[derive(Debug)]
-pub struct Shown {
-    filter: Box<BodyFilter>,
-    to_chunks: bool,
-    out: Vec<u8>,
-}
-
-impl Shown {
-    /// For a body that is shown by `filter` and framed in chunks, or not.
-    pub fn new(filter: Box<BodyFilter>, to_chunks: bool) -> Self {
-        Self { filter, to_chunks, out: Vec::new() }
-    }
-
-    /// Shows a part of the content; what is sent of it, framed and after `head`. `end` is there when
-    /// nothing comes after it: the trailers, up to their empty line, or nothing.
-    pub fn run(
-        &mut self,
-        head: &[u8],
-        content: &[u8],
-        end: Option<&[u8]>,
-        place: &mut Place,
-    ) -> Result<Vec<u8>, RequestError> {
-        if content.is_empty() && end.is_none() {
-            return Ok(head.to_vec());
-        }
-        self.out.clear();
-        self.filter.show(place, content, end.is_some(), &mut self.out).map_err(stopped)?;
-        let size = if self.to_chunks { format!("{:x}\r\n", self.out.len()) } else { String::new() };
-        let tail = end.map_or(0, |trailers| trailers.len() + LAST_CHUNK.len());
-        let mut run = Vec::with_capacity(head.len() + size.len() + self.out.len() + 2 + tail);
-        run.extend_from_slice(head);
-        if !self.to_chunks {
-            run.extend_from_slice(&self.out);
-            return Ok(run);
-        }
-        if !self.out.is_empty() {
-            run.extend_from_slice(size.as_bytes());
-            run.extend_from_slice(&self.out);
-            run.extend_from_slice(b"\r\n");
-        }
-        match end {
-            None => {}
-            Some([]) => run.extend_from_slice(LAST_CHUNK),
-            Some(trailers) => {
-                run.extend_from_slice(b"0\r\n");
-                run.extend_from_slice(trailers);
-            }
-        }
-        Ok(run)
-    }
-}
-
-/// What a client is told when plugins let a body go no further.
-pub fn stopped(stop: BodyStop) -> RequestError {
-    match stop {
-        BodyStop::Aborted => RequestError::Aborted,
-        BodyStop::Failed(_) => RequestError::Plugin,
-    }
-}
 
 /// Why a body did not arrive whole.
 #[derive(Debug)]

@@ -27,12 +27,12 @@ use crate::error::RequestError;
 use crate::http::h2::{Account, Watch, Wire};
 use crate::io::{Multiplexed, Stream, Timer};
 
-/// What a server may send of one response before it is read, and of all on a connection.
+/// What a server may send of one response before it is read: as much as a buffer holds. Of all responses
+/// it may send so much of each: one whose client is slow must not hold up the others.
 const STREAM_WINDOW: u32 = 256 * 1024;
-const CONNECTION_WINDOW: u32 = 4 * 1024 * 1024;
 
 /// Streams of one connection that this side opens at a time, whatever the server allows.
-const STREAMS_MAX: usize = 1024;
+const STREAMS_MAX: u32 = 1024;
 
 type Connection = h2::client::Connection<Wire<Stream>, Bytes>;
 
@@ -118,7 +118,10 @@ impl Session {
     fn room(&self) -> usize {
         let requests = self.requests.borrow();
         let Some(requests) = requests.as_ref().filter(|_| self.is_open()) else { return 0 };
-        requests.current_max_send_streams().min(STREAMS_MAX).saturating_sub(self.streams.get())
+        requests
+            .current_max_send_streams()
+            .min(STREAMS_MAX as usize)
+            .saturating_sub(self.streams.get())
     }
 
     /// Takes no more requests; those that are here go on.
@@ -203,7 +206,7 @@ impl Sessions {
         builder
             .enable_push(false)
             .initial_window_size(STREAM_WINDOW)
-            .initial_connection_window_size(CONNECTION_WINDOW)
+            .initial_connection_window_size(STREAM_WINDOW * STREAMS_MAX)
             .max_header_list_size(HEADER_LIST_BYTES_MAX);
         let mut handshake = pin!(builder.handshake::<_, Bytes>(wire));
         let mut made = None;

@@ -260,6 +260,13 @@ fn what_comes_later_is_refused_by_name() {
                  balancing comes later; write \"round-robin\" or \"weighted\""],
         ),
         (
+            r#"{"listeners": [{"address": "127.0.0.1:1", "protocols": ["h1", "h3"]}]}"#,
+            &[
+                "1:66: listeners[0].protocols[1]: `h3` is not supported by this version: HTTP/3 comes \
+               later; write \"h1\" or \"h2\"",
+            ],
+        ),
+        (
             r#"{"routes": [{"path": "/", "match": "regex", "upstream": "ftp://h"}]}"#,
             &[
                 "1:36: routes[0].match: `regex` is not supported by this version: matching by regular \

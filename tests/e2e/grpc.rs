@@ -1,0 +1,106 @@
+//! gRPC through the gateway, with the server and the client that most people run: grpcio.
+//!
+//! Not here: the calls themselves (`grpc_calls.py`).
+
+use std::io::{BufRead, BufReader, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use serde_json::{Value, json};
+
+use crate::harness::Gateway;
+use crate::harness::http2::{Http2, Http2Upstream, post};
+
+/// grpcio for Python, kept from run to run; `None` where it cannot be had.
+fn python() -> Option<PathBuf> {
+    let kept = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/tools/grpc");
+    let python = kept.join("bin/python3");
+    let has = |python: &Path| {
+        let looked = Command::new(python).args(["-c", "import grpc"]).output();
+        looked.is_ok_and(|output| output.status.success())
+    };
+    if !has(&python) {
+        let made = Command::new("python3").args(["-m", "venv"]).arg(&kept).output();
+        let made = made.is_ok_and(|output| output.status.success());
+        let install = ["-m", "pip", "install", "--quiet", "grpcio==1.*"];
+        if !made || !Command::new(&python).args(install).status().is_ok_and(|it| it.success()) {
+            println!("skipped: grpcio for Python cannot be installed");
+            return None;
+        }
+    }
+    Some(python)
+}
+
+#[test]
+fn calls_of_every_kind_pass() {
+    let Some(python) = python() else { return };
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/e2e/grpc_calls.py");
+    let mut running = Command::new(python)
+        .arg(script)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut said = BufReader::new(running.stdout.take().unwrap()).lines();
+    let port = said.next().unwrap().unwrap();
+    let port = port.strip_prefix("port ").unwrap();
+    let gateway = Gateway::start(json!({
+        "upstreams": { "grpc": { "servers": [format!("127.0.0.1:{port}")], "protocol": "h2" } },
+        "routes": [{ "path": "/test.Service", "upstream": "grpc" }],
+    }));
+    let deserted = Gateway::start(json!({
+        "upstreams": { "grpc": { "servers": ["127.0.0.1:1"], "protocol": "h2" } },
+        "routes": [{ "path": "/", "upstream": "grpc" }],
+    }));
+
+    let addresses = format!("{} {}\n", gateway.address(), deserted.address());
+    running.stdin.take().unwrap().write_all(addresses.as_bytes()).unwrap();
+    let found: Value = serde_json::from_str(&said.next().expect("results").unwrap()).unwrap();
+    assert!(running.wait().unwrap().success());
+
+    let expected = json!({
+        "unary": ["hello", "1", [0, 255], "yes"],
+        "empty": 0,
+        "error": ["NOT_FOUND", "nothing: 100 % \u{e9}", "2"],
+        "out": (0..100).collect::<Vec<_>>(),
+        "in": 1_000_000,
+        "both": ["a", "b", "c"],
+        "turns": (0..20).collect::<Vec<_>>(),
+        "large": true,
+        "many": true,
+        "remaining": "True",
+        "unknown": "UNIMPLEMENTED",
+        "no route": "UNIMPLEMENTED",
+        "no server": "UNAVAILABLE",
+        "deadline": "DEADLINE_EXCEEDED",
+        "deadline told": true,
+        "cancel told": true,
+        "cancelled": "CANCELLED",
+    });
+    for (name, expected) in expected.as_object().unwrap() {
+        assert_eq!(&found[name], expected, "{name}");
+    }
+}
+
+/// The gateway itself keeps to the time that a call has, and says so in gRPC's words.
+#[test]
+fn a_deadline_is_kept_for_clients_that_do_not() {
+    let upstream = Http2Upstream::start(|asked| async move {
+        let mut asked = asked;
+        // Until it is given up.
+        let _ = std::future::poll_fn(|cx| asked.respond.poll_reset(cx)).await;
+    });
+    let gateway = upstream.gateway(json!({}));
+    let mut client = Http2::connect(gateway.address());
+    let mut call = post("/test.Service/Waits");
+    call.headers_mut().insert("content-type", "application/grpc".parse().unwrap());
+    call.headers_mut().insert("grpc-timeout", "200m".parse().unwrap());
+
+    let answer = client.ask(call, Some(b"\0\0\0\0\0"));
+
+    assert_eq!(answer.status, 200);
+    assert_eq!(answer.field("content-type"), Some("application/grpc"));
+    assert_eq!(answer.field("grpc-status"), Some("4"));
+    assert_eq!(answer.field("proxy-status"), Some("zproxy; error=http_response_timeout"));
+    assert!(answer.body.is_empty() && answer.trailers.is_none());
+}

@@ -1,0 +1,149 @@
+"""A server and a client of gRPC around a gateway, made with grpcio; messages are plain bytes.
+
+Prints `port N` of the server, reads the gateway's address (and that of one without a server) from standard
+input, and says of each behaviour what came of it, one line of JSON in the end.
+
+Not here: what is expected of it (`grpc.rs`).
+"""
+
+import json
+import sys
+import threading
+import time
+from concurrent import futures
+
+import grpc
+
+LIMITS = [("grpc.max_receive_message_length", 80 << 20), ("grpc.max_send_message_length", 80 << 20)]
+cancelled = threading.Event()
+
+
+def unary(message, context):
+    context.send_initial_metadata((("x-first", "1"), ("x-bytes-bin", b"\x00\xff")))
+    seen = dict(context.invocation_metadata())
+    context.set_trailing_metadata((("x-last", seen.get("x-asked", "")),))
+    return message
+
+
+def fails(message, context):
+    context.set_trailing_metadata((("x-last", "2"),))
+    context.abort(grpc.StatusCode.NOT_FOUND, "nothing: 100 % \u00e9")
+
+
+def waits(message, context):
+    context.add_callback(cancelled.set)
+    while context.is_active():
+        time.sleep(0.01)
+    return b""
+
+
+def remaining(message, context):
+    return str(context.time_remaining() < 60).encode()
+
+
+def streams_out(message, context):
+    for index in range(int(message)):
+        yield str(index).encode()
+
+
+def streams_in(messages, context):
+    return str(sum(len(message) for message in messages)).encode()
+
+
+def streams_both(messages, context):
+    for message in messages:
+        yield message
+
+
+class Service(grpc.GenericRpcHandler):
+    def service(self, details):
+        kinds = {
+            "Unary": grpc.unary_unary_rpc_method_handler(unary),
+            "Fails": grpc.unary_unary_rpc_method_handler(fails),
+            "Waits": grpc.unary_unary_rpc_method_handler(waits),
+            "Remaining": grpc.unary_unary_rpc_method_handler(remaining),
+            "Out": grpc.unary_stream_rpc_method_handler(streams_out),
+            "In": grpc.stream_unary_rpc_method_handler(streams_in),
+            "Both": grpc.stream_stream_rpc_method_handler(streams_both),
+        }
+        return kinds.get(details.method.rsplit("/", 1)[1])
+
+
+def failure(call):
+    try:
+        call()
+    except grpc.RpcError as error:
+        return error.code().name
+    return "OK"
+
+
+def main():
+    server = grpc.server(futures.ThreadPoolExecutor(64), options=LIMITS)
+    server.add_generic_rpc_handlers((Service(),))
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    print("port", port, flush=True)
+    gateway, deserted = sys.stdin.readline().split()
+    channel = grpc.insecure_channel(gateway, options=LIMITS)
+    nobody = grpc.insecure_channel(deserted)
+    patience = {"timeout": 120, "wait_for_ready": False}
+    found = {}
+
+    answer, call = channel.unary_unary("/test.Service/Unary").with_call(
+        b"hello", metadata=(("x-asked", "yes"), ("x-asked-bin", b"\x00\x01")), **patience
+    )
+    first = dict(call.initial_metadata())
+    found["unary"] = [
+        answer.decode(), first.get("x-first"), list(first.get("x-bytes-bin", b"")),
+        dict(call.trailing_metadata()).get("x-last"),
+    ]
+    found["empty"] = len(channel.unary_unary("/test.Service/Unary")(b"", **patience))
+    try:
+        channel.unary_unary("/test.Service/Fails")(b"", **patience)
+    except grpc.RpcError as error:
+        last = dict(error.trailing_metadata()).get("x-last")
+        found["error"] = [error.code().name, error.details(), last]
+    found["out"] = [int(it) for it in channel.unary_stream("/test.Service/Out")(b"100", **patience)]
+    found["in"] = int(
+        channel.stream_unary("/test.Service/In")(iter([b"x" * 1000] * 1000), **patience)
+    )
+    both = channel.stream_stream("/test.Service/Both")
+    found["both"] = [it.decode() for it in both(iter([b"a", b"b", b"c"]), **patience)]
+
+    # Each message waits for the answer to the one before.
+    answered = threading.Semaphore(1)
+
+    def turns():
+        for index in range(20):
+            answered.acquire()
+            yield str(index).encode()
+
+    turned = []
+    for message in both(turns(), **patience):
+        turned.append(int(message))
+        answered.release()
+    found["turns"] = turned
+    large = b"x" * (64 << 20)
+    found["large"] = channel.unary_unary("/test.Service/Unary")(large, **patience) == large
+    many = [channel.unary_unary("/test.Service/Unary").future(b"%d" % at, **patience) for at in range(1000)]
+    found["many"] = all(one.result() == b"%d" % at for at, one in enumerate(many))
+    found["remaining"] = channel.unary_unary("/test.Service/Remaining")(b"", timeout=50).decode()
+    found["unknown"] = failure(lambda: channel.unary_unary("/test.Service/Nope")(b"", **patience))
+    found["no route"] = failure(lambda: channel.unary_unary("/other/Nope")(b"", **patience))
+    found["no server"] = failure(lambda: nobody.unary_unary("/test.Service/Unary")(b"", **patience))
+    waiting = channel.unary_unary("/test.Service/Waits")
+    found["deadline"] = failure(lambda: waiting(b"", timeout=0.3))
+    found["deadline told"] = cancelled.wait(60)
+    cancelled.clear()
+    call = waiting.future(b"", timeout=120)
+    time.sleep(0.3)
+    call.cancel()
+    found["cancel told"] = cancelled.wait(60)
+    stream = both(iter(threading.Event().wait, None), timeout=120)
+    stream.cancel()
+    found["cancelled"] = failure(lambda: next(stream))
+    print(json.dumps(found), flush=True)
+    server.stop(None)
+
+
+main()

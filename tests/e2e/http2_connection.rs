@@ -1,0 +1,164 @@
+//! Connections of HTTP/2 from clients: how they begin, what is told to them, and how they end.
+//!
+//! Not here: requests (`http2`), clients that mean harm (`http2_abuse`).
+
+use std::sync::{Mutex, mpsc};
+
+use rustix::process::Signal;
+use serde_json::json;
+
+use crate::harness::http2::{
+    Http2, PREFACE, await_frame, block, frame, get, get_frame, goaway, next_frame,
+};
+use crate::harness::{DEADLINE, Gateway, Upstream, connect};
+
+#[test]
+fn an_upgrade_to_h2c_is_answered_in_http_1() {
+    let upstream = Upstream::answering("hello");
+    let gateway = Gateway::to(&upstream);
+    let mut client = gateway.connect();
+
+    let answer = client.exchange(
+        "GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\n\
+         HTTP2-Settings: AAMAAABkAAQAAP__\r\n\r\n",
+    );
+
+    assert_eq!((answer.status(), answer.text()), (200, "hello"));
+    assert_eq!(answer.field("upgrade"), None);
+    assert_eq!(client.exchange("GET / HTTP/1.1\r\nHost: a\r\n\r\n").text(), "hello");
+    assert!(upstream.requests().iter().all(|request| request.field("upgrade").is_none()));
+}
+
+#[test]
+fn a_preface_may_come_in_pieces() {
+    let upstream = Upstream::answering("hello");
+    let gateway = Gateway::to(&upstream);
+    let mut wire = connect(gateway.address());
+
+    for byte in PREFACE {
+        wire.send([*byte]);
+    }
+    wire.send(frame(4, 0, 0, &[]));
+    wire.send(get_frame(1, &[]));
+
+    let data = await_frame(&mut wire, |frame| frame.kind == 0);
+    assert_eq!(data.payload, b"hello");
+}
+
+#[test]
+fn a_listener_speaks_what_it_is_told_to() {
+    let upstream = Upstream::answering("hello");
+    let gateway = Gateway::to_with(
+        &upstream,
+        json!({ "listeners": [
+            { "address": "127.0.0.1:0", "protocols": ["h1"] },
+            { "address": "127.0.0.1:0", "protocols": ["h2"] },
+        ] }),
+    );
+    let mut first = gateway.connect_to(0);
+    first.send(PREFACE);
+    assert_eq!(first.response().status(), 505);
+    let mut second = gateway.connect_to(1);
+    second.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+    assert_eq!(second.response().status(), 505);
+    let mut second = gateway.connect_to(1);
+    second.send(PREFACE);
+    second.send(frame(4, 0, 0, &[]));
+    second.send(get_frame(1, &[]));
+    assert_eq!(await_frame(&mut second, |frame| frame.kind == 0).payload, b"hello");
+}
+
+#[test]
+fn limits_are_told_and_kept() {
+    let upstream = Upstream::answering("hello");
+    let gateway = Gateway::to_with(
+        &upstream,
+        json!({ "limits": {
+            "h2_streams_max": 7, "headers_max": 10, "header_bytes_max": 4096, "uri_bytes_max": 100,
+        } }),
+    );
+    let mut wire = connect(gateway.address());
+    wire.send(PREFACE);
+    wire.send(frame(4, 0, 0, &[]));
+    let settings = next_frame(&mut wire).unwrap();
+    let settings: Vec<_> = settings.payload.chunks(6).collect();
+    assert!(settings.contains(&&[0, 3, 0, 0, 0, 7][..]), "{settings:?}");
+    assert!(settings.contains(&&[0, 6, 0, 0, 0x10, 0][..]), "{settings:?}");
+    assert!(settings.contains(&&[0, 8, 0, 0, 0, 1][..]), "{settings:?}");
+
+    let mut client = Http2::connect(gateway.address());
+    let mut many = get("/");
+    for index in 0..11 {
+        let name: http::HeaderName = format!("x-{index}").parse().unwrap();
+        many.headers_mut().insert(name, "1".parse().unwrap());
+    }
+    assert_eq!(client.ask(many, None).status, 431);
+    assert_eq!(client.get(&format!("/{}", "x".repeat(100))).status, 414);
+    let mut large = get("/");
+    large.headers_mut().insert("x", "x".repeat(5000).parse().unwrap());
+    // Crate `h2` answers for the gateway.
+    assert_eq!(client.ask(large, None).status, 431);
+    assert_eq!(client.get("/").status, 200);
+}
+
+#[test]
+fn a_drain_says_goaway_twice_and_finishes_what_has_begun() {
+    let (go, wait) = mpsc::channel::<()>();
+    let wait = Mutex::new(wait);
+    let upstream = Upstream::start(move |connection| {
+        connection.request()?;
+        let _ = wait.lock().unwrap().recv_timeout(DEADLINE);
+        connection.answer("done")
+    });
+    let mut gateway = Gateway::to(&upstream);
+    let mut wire = connect(gateway.address());
+    wire.send(PREFACE);
+    wire.send(frame(4, 0, 0, &[]));
+    wire.send(get_frame(1, &[]));
+    upstream.request();
+
+    gateway.signal(Signal::TERM);
+    let first = await_frame(&mut wire, |frame| frame.kind == 7);
+    let ping = await_frame(&mut wire, |frame| frame.kind == 6 && frame.flags == 0);
+    wire.send(frame(6, 1, 0, &ping.payload));
+    let second = await_frame(&mut wire, |frame| frame.kind == 7);
+    assert!(gateway.is_running());
+    go.send(()).unwrap();
+    let data = await_frame(&mut wire, |frame| frame.kind == 0);
+
+    assert_eq!(first.payload[..8], [0x7f, 0xff, 0xff, 0xff, 0, 0, 0, 0]);
+    assert_eq!(second.payload[..8], [0, 0, 0, 1, 0, 0, 0, 0]);
+    assert_eq!(data.payload, b"done");
+    assert_eq!(gateway.exit_code(), 0);
+}
+
+#[test]
+fn a_silent_connection_is_ended_with_goaway() {
+    let upstream = Upstream::answering("hello");
+    let gateway = Gateway::to_with(&upstream, json!({ "limits": { "idle_timeout_ms": 300 } }));
+    let mut wire = connect(gateway.address());
+    wire.send(PREFACE);
+    wire.send(frame(4, 0, 0, &[]));
+    wire.send(get_frame(1, &[]));
+    assert_eq!(await_frame(&mut wire, |frame| frame.kind == 0).payload, b"hello");
+
+    assert_eq!(goaway(&mut wire), 0);
+}
+
+#[test]
+fn a_client_that_says_nothing_more_is_given_up() {
+    let upstream = Upstream::answering("hello");
+    let gateway = Gateway::to_with(&upstream, json!({ "limits": { "header_timeout_ms": 300 } }));
+    // In the middle of the preface; after it; in the middle of a head.
+    let mut wire = connect(gateway.address());
+    wire.send(&PREFACE[..10]);
+    wire.closed();
+    let mut wire = connect(gateway.address());
+    wire.send(PREFACE);
+    while next_frame(&mut wire).is_some() {}
+    let mut wire = connect(gateway.address());
+    wire.send(PREFACE);
+    wire.send(frame(4, 0, 0, &[]));
+    wire.send(frame(1, 0x1, 1, &block(&[(":method", "GET")])));
+    assert_eq!(goaway(&mut wire), 0xb);
+}
