@@ -23,7 +23,6 @@ const KEYS: &[(&str, &str, &str)] = &[
     ("Route", "component", "components as targets come later"),
     ("Route", "mirror", "mirroring comes later"),
     ("Route", "compression", "compression comes later"),
-    ("PluginLimits", "fuel_max", "limits by fuel come later"),
     ("Limits", "connections_per_ip_max", "limits per client address come later"),
     ("Limits", "h2_streams_max", "HTTP/2 comes later"),
 ];

@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 use tokio::sync::Notify;
 
 use super::SocketFiles;
+use super::admin::events::Events;
 use super::metrics::{self, Globals, Report};
 use super::shelf::Held;
 use crate::config::{Address, HostPattern, Matching, Settings, Target};
@@ -56,6 +57,7 @@ pub struct Running {
     ready: AtomicBool,
     draining: AtomicBool,
     drain_began: Notify,
+    events: Events,
     started: Instant,
 }
 
@@ -111,6 +113,7 @@ impl Running {
             ready: AtomicBool::new(false),
             draining: AtomicBool::new(false),
             drain_began: Notify::new(),
+            events: Events::default(),
             started: Instant::now(),
         }
     }
@@ -136,6 +139,7 @@ impl Running {
         if self.draining.swap(true, Ordering::AcqRel) {
             return;
         }
+        self.events.tell("drain", &json!({}));
         let mut doors = lock(&self.doors);
         doors.files.remove();
         for acceptor in &doors.acceptors {
@@ -149,6 +153,11 @@ impl Running {
             worker.send(Message::Drain);
         }
         self.drain_began.notify_one();
+    }
+
+    /// Who listens to what happens.
+    pub fn events(&self) -> &Events {
+        &self.events
     }
 
     /// Waits for the beginning of a drain; for one who waits at a time.
