@@ -1,10 +1,19 @@
-//! Tells the binary what it was built with, and packs what `zproxy plugin` hands to authors.
+//! Tells the binary what it was built with, packs what `zproxy plugin` hands to authors, and builds the
+//! plugins that the binary brings along.
+//!
+//! Those are built by a cargo of their own, for wasm, in the folder that `cargo plugins` and the tests use
+//! too: nothing is built twice, and nothing of the gateway a second time. Where nothing compiles for wasm
+//! the binary is made without them and says so when one is asked for: whoever works on the gateway needs no
+//! wasm, and whoever ships it sets `ZPROXY_BUILT_INS=require`. A plugin that does not compile fails the build.
 
 use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use zproxy_guest_build::{Artifact, BUILT_IN, Choice, Error, Job, build, describe};
+
 fn main() {
+    // Asked now, not when this was compiled: several checkouts may share a target folder.
     let root = PathBuf::from(std::env::var_os("CARGO_MANIFEST_DIR").expect("cargo sets it"));
     let lock = root.join("Cargo.lock");
     println!("cargo::rerun-if-changed={}", lock.display());
@@ -15,7 +24,59 @@ fn main() {
         .and_then(|entry| entry.lines().find_map(|line| line.strip_prefix("version = ")))
         .map_or("unknown", |version| version.trim_matches('"'));
     println!("cargo::rustc-env=ZPROXY_WASMTIME={version}");
-    pack(&root, &PathBuf::from(std::env::var_os("OUT_DIR").expect("cargo sets it")));
+    let out = PathBuf::from(std::env::var_os("OUT_DIR").expect("cargo sets it"));
+    pack(&root, &out);
+    embed(&root, &out);
+}
+
+/// Writes `built_in.rs`: name and component of every plugin that the binary brings along.
+fn embed(root: &Path, out: &Path) {
+    println!("cargo::rerun-if-env-changed=ZPROXY_BUILT_INS");
+    println!("cargo::rerun-if-env-changed=ZPROXY_GUEST_TOOLCHAIN");
+    for changed in ["Cargo.toml", "sdk/Cargo.toml"] {
+        println!("cargo::rerun-if-changed={}", root.join(changed).display());
+    }
+    for name in BUILT_IN {
+        for changed in ["src", "Cargo.toml"] {
+            let path = root.join("plugins").join(name).join(changed);
+            println!("cargo::rerun-if-changed={}", path.display());
+        }
+    }
+    let file = |name: &str| out.join(format!("{name}.wasm"));
+    let job = Job {
+        manifest: root.join("Cargo.toml"),
+        target_folder: root.join("target/guests"),
+        profile: "plugin".to_owned(),
+        artifacts: BUILT_IN.iter().map(|name| Artifact::built_in(name, file(name))).collect(),
+    };
+    let wanted = std::env::var("ZPROXY_BUILT_INS").unwrap_or_default();
+    let built = match wanted.as_str() {
+        "" | "auto" | "require" => {
+            Choice::from_environment().and_then(|choice| build(&job, choice)).map(|()| true)
+        }
+        "none" => Ok(false),
+        other => panic!("ZPROXY_BUILT_INS is `{other}`; write auto, require or none"),
+    };
+    let built = built.unwrap_or_else(|error| match error {
+        Error::NoToolchain(_) if wanted != "require" => {
+            let reason = describe(&error);
+            for line in reason.lines() {
+                println!("cargo::warning={line}");
+            }
+            println!("cargo::warning=so the binary is made without its built-in plugins");
+            // What is not there has always changed: the next build tries again.
+            println!("cargo::rerun-if-changed={}", out.join("none").display());
+            false
+        }
+        error => panic!("the built-in plugins: {}", describe(&error)),
+    });
+    let mut text = "&[\n".to_owned();
+    for name in BUILT_IN.iter().filter(|_| built) {
+        let path = file(name).display().to_string();
+        let _ = writeln!(text, "    ({name:?}, include_bytes!({path:?})),");
+    }
+    text.push(']');
+    fs::write(out.join("built_in.rs"), text).expect("cargo made the folder");
 }
 
 /// What goes into the kit: folders of the repository.

@@ -5,7 +5,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
 use serde_json::{Value, json};
 
-use crate::harness::{Gateway, JWT_SAMPLE, Message, Upstream, guest};
+use crate::harness::{Gateway, JWT_SAMPLE, Message, Upstream};
 
 const SECRET: &str = "your-256-bit-secret";
 
@@ -16,7 +16,6 @@ fn gateway(upstream: &Upstream, more: Value) -> Gateway {
         config[key] = value.clone();
     }
     Gateway::start(json!({
-        "plugins": { "jwt": { "path": guest("jwt") } },
         "middleware": { "jwt": config },
         "routes": [
             { "path": "/api/public", "upstream": upstream.url() },

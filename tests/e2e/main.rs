@@ -18,6 +18,7 @@ mod balance;
 mod bench;
 mod bodies;
 mod body_hooks;
+mod built_in;
 mod callouts;
 mod cached;
 mod chaos;

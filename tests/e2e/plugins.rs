@@ -261,7 +261,12 @@ fn every_plugin_of_the_folder_can_be_tried_without_a_config() {
     assert!(gateway.get("/try/echo-headers/").text().contains(":method GET"));
     assert!(gateway.get("/echo").field("x-served-by").is_none());
     let plugins = gateway.admin_json("/plugins");
-    assert_eq!(list_in(&plugins).len(), 2, "{plugins}");
+    let from = |origin: &str| list_in(&plugins).iter().filter(|one| one["from"] == origin).count();
+    assert_eq!(
+        (from("file"), from("built-in")),
+        (2, zproxy_guest_build::BUILT_IN.len()),
+        "{plugins}"
+    );
     assert!(plugins.to_string().contains("header-stamp"), "{plugins}");
 }
 

@@ -10,7 +10,7 @@ use std::fmt::Write;
 
 use serde_json::json;
 
-use super::check::{listen, names_in};
+use super::check::{built_in_names, listen, names_in};
 use super::document::{Content, Document, Node};
 use super::problem::{Origin, Report};
 use super::{
@@ -49,7 +49,7 @@ pub fn load_embedded(
     overrides.apply(&mut glimpse, &mut Report::default());
     let folder = glimpse.root.member("plugins_dir").and_then(text_of);
     let mut plugins = folder.map(|folder| names_in(folder, environment)).unwrap_or_default();
-    plugins.extend(native.iter().map(|name| (*name).to_owned()));
+    plugins.extend(native.iter().copied().chain(built_in_names()).map(str::to_owned));
     plugins.sort();
     plugins.dedup();
     let listener =
@@ -116,12 +116,9 @@ fn page(plugins: &[String], address: &str) -> String {
         line(format!("  /try/{plugin}/  the same through the plugin `{plugin}`"));
     }
     line(String::new());
-    if plugins.is_empty() {
-        line("Plugins: none. Start with `--plugins DIR` to load every *.wasm file in DIR.".into());
-    } else {
-        line(format!("Plugins found: {}", plugins.join(", ")));
-        line("The log says which of them could not be loaded, if any.".into());
-    }
+    line(format!("Plugins found: {}", plugins.join(", ")));
+    line("The log says which of them could not be loaded, if any.".into());
+    line("Start with `--plugins DIR` to load every *.wasm file in DIR as well.".into());
     line("\nTry".into());
     if curl.ends_with(":PORT") {
         line("  (PORT is in the gateway's log: `listening on …`)".into());

@@ -43,6 +43,7 @@ use serde_json::Value;
 use document::{Document, Node};
 use problem::{At, Origin, Report, Step};
 
+pub use check::built_in_names;
 pub use embedded::{EMBEDDED, embedded, load_embedded};
 pub use environment::{Environment, System};
 pub use file::*;

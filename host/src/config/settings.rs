@@ -291,6 +291,8 @@ pub enum PluginSource {
     File(PathBuf),
     /// Middleware that the embedding program registered under this name.
     Native,
+    /// The plugin of this name in the binary.
+    BuiltIn,
 }
 
 /// What an instance may use.

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 
 use super::metrics::Report;
+use crate::config::{self, PluginSource};
 use crate::plugin::{PlanSource, Plugin};
 
 /// Former generations kept per plugin for a rollback. Each holds its compiled code, a few times the size
@@ -21,6 +22,8 @@ pub(super) const FORMER_MAX: usize = 2;
 pub enum From {
     /// Its file.
     File,
+    /// This binary.
+    BuiltIn,
     /// The body of a request to the admin listener.
     Body,
     /// A generation that served before.
@@ -32,6 +35,7 @@ impl From {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::File => "file",
+            Self::BuiltIn => "built-in",
             Self::Body => "body",
             Self::Rollback => "rollback",
         }
@@ -43,7 +47,7 @@ impl From {
 pub struct Held {
     /// Its name.
     pub name: Arc<str>,
-    /// Its file; `None`: native middleware.
+    /// Its file; `None`: native middleware, or built in.
     pub path: Option<PathBuf>,
     /// What chains call, or why there is nothing to call.
     pub source: Result<PlanSource, String>,
@@ -59,14 +63,23 @@ pub struct Held {
     pub former: Vec<Arc<Plugin>>,
 }
 
+/// The file of a source, and where its component comes from.
+pub(super) fn origin(source: &PluginSource) -> (Option<PathBuf>, From) {
+    match source {
+        PluginSource::File(path) => (Some(path.clone()), From::File),
+        PluginSource::BuiltIn | PluginSource::Native => (None, From::BuiltIn),
+    }
+}
+
 impl Held {
     /// A plugin that has served nothing yet.
-    pub fn new(name: &Arc<str>, path: Option<PathBuf>, source: Result<PlanSource, String>) -> Self {
+    pub fn new(plugin: &config::Plugin, source: Result<PlanSource, String>) -> Self {
+        let (path, from) = origin(&plugin.source);
         Self {
-            name: Arc::clone(name),
+            name: Arc::clone(&plugin.name),
             path,
             source,
-            from: From::File,
+            from,
             file_digest: None,
             file_gone: false,
             problem: None,

@@ -20,6 +20,8 @@ use std::cell::{Cell, RefCell};
 use std::ops::Range;
 use std::rc::Rc;
 
+use super::FreeList;
+
 /// Sizes of buffers; one read takes at most the largest.
 const SIZES: [usize; 4] = [4 * 1024, 16 * 1024, 64 * 1024, 256 * 1024];
 
@@ -45,17 +47,9 @@ const MARGIN: usize = 512;
 /// A worker's buffers.
 #[derive(Debug, Default)]
 pub struct BufferPool {
-    free: [RefCell<Free>; SIZES.len()],
+    free: [RefCell<FreeList<Box<[u8]>>>; SIZES.len()],
     /// Bytes of all buffers that are in use.
     lent: Cell<usize>,
-}
-
-/// Free buffers of one size.
-#[derive(Debug, Default)]
-struct Free {
-    buffers: Vec<Box<[u8]>>,
-    /// The fewest that there were since the last trim.
-    unused: usize,
 }
 
 /// Bytes that were received and not yet used up.
@@ -124,15 +118,10 @@ impl BufferPool {
         Buffer { bytes, start: 0, end, limit: end, pool: Rc::clone(self) }
     }
 
-    /// Lets go of free buffers that nobody has needed since the last call: half of them, so that a
-    /// load that comes and goes finds some. To be called once in a while.
+    /// Lets go of free buffers that nobody has needed since the last call.
     pub fn trim(&self) {
         for free in &self.free {
-            let mut free = free.borrow_mut();
-            let spare = free.unused.div_ceil(2);
-            let kept = free.buffers.len().saturating_sub(spare).max(1);
-            free.buffers.truncate(kept);
-            free.unused = free.buffers.len();
+            free.borrow_mut().trim(1);
         }
     }
 
@@ -140,21 +129,9 @@ impl BufferPool {
         self.lent.set(self.lent.get() - bytes.len());
         let Some(size) = SIZES.iter().position(|size| *size == bytes.len()) else { return };
         let mut free = self.free[size].borrow_mut();
-        if free.bytes() < FREE_BYTES_MAX {
-            free.buffers.push(bytes);
+        if free.len() * bytes.len() < FREE_BYTES_MAX {
+            free.put(bytes);
         }
-    }
-}
-
-impl Free {
-    fn take(&mut self) -> Option<Box<[u8]>> {
-        let buffer = self.buffers.pop();
-        self.unused = self.unused.min(self.buffers.len());
-        buffer
-    }
-
-    fn bytes(&self) -> usize {
-        self.buffers.last().map_or(0, |one| one.len()) * self.buffers.len()
     }
 }
 
@@ -252,7 +229,7 @@ mod tests {
     }
 
     fn kept(pool: &BufferPool) -> usize {
-        pool.free.iter().map(|free| free.borrow().bytes()).sum()
+        pool.free.iter().zip(SIZES).map(|(free, size)| free.borrow().len() * size).sum()
     }
 
     #[test]

@@ -9,6 +9,7 @@
 mod backend;
 mod buffer;
 mod deadline;
+mod free;
 mod pipe;
 #[cfg(target_os = "linux")]
 mod ring;
@@ -20,5 +21,6 @@ mod stream;
 pub use backend::{Attached, Backend, RingCounts, choose, ring_counts, tick};
 pub use buffer::{Buffer, BufferPool};
 pub use deadline::{Deadlines, TICK, Timer};
+pub use free::FreeList;
 pub use pipe::{Pipe, PipePool};
 pub use stream::{Reader, Stream, Writer};

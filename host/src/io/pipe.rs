@@ -15,6 +15,7 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::rc::Rc;
 
+use super::FreeList;
 use crate::sys;
 
 /// Asked for; the system gives less when this user's pipes take much of its memory already,
@@ -33,11 +34,9 @@ const LENT_MAX: usize = 64;
 /// A worker's pipes.
 #[derive(Debug, Default)]
 pub struct PipePool {
-    free: RefCell<Vec<Pipe>>,
+    free: RefCell<FreeList<Pipe>>,
     /// How many there are, free ones among them.
     count: Rc<Cell<usize>>,
-    /// The fewest free ones since the last trim.
-    unused: Cell<usize>,
 }
 
 /// A pipe, and how much is in it.
@@ -56,9 +55,7 @@ impl PipePool {
     ///
     /// Too many are in use, no descriptors are left, or the system cannot splice.
     pub fn take(&self) -> io::Result<Pipe> {
-        let mut free = self.free.borrow_mut();
-        if let Some(pipe) = free.pop() {
-            self.unused.set(self.unused.get().min(free.len()));
+        if let Some(pipe) = self.free.borrow_mut().take() {
             return Ok(pipe);
         }
         if self.count.get() >= LENT_MAX {
@@ -69,19 +66,16 @@ impl PipePool {
         Ok(Pipe { read, write, held: 0, count: Rc::clone(&self.count) })
     }
 
-    /// Closes free pipes that nobody has needed since the last call: half of them.
+    /// Closes free pipes that nobody has needed since the last call.
     pub fn trim(&self) {
-        let mut free = self.free.borrow_mut();
-        let kept = free.len() - self.unused.get().div_ceil(2).min(free.len());
-        free.truncate(kept);
-        self.unused.set(kept);
+        self.free.borrow_mut().trim(0);
     }
 
     /// Takes a pipe back. One that is not empty is closed.
     pub fn give_back(&self, pipe: Pipe) {
         let mut free = self.free.borrow_mut();
         if pipe.is_empty() && free.len() < FREE_MAX {
-            free.push(pipe);
+            free.put(pipe);
         }
     }
 }
@@ -156,7 +150,7 @@ mod tests {
         pipe.fill(&from, 100).unwrap();
 
         pool.give_back(pipe);
-        assert!(pool.free.borrow().is_empty());
+        assert_eq!(pool.free.borrow().len(), 0);
         pool.give_back(pool.take().unwrap());
         assert_eq!(pool.free.borrow().len(), 1);
     }

@@ -30,6 +30,7 @@ pub mod load;
 pub mod middleware;
 pub mod stats;
 mod backoff;
+pub mod built_in;
 mod declared;
 mod exports;
 mod host;

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use super::relay::{Lanes, Scratch};
 use crate::config::{self, Settings};
 use crate::http::HeadLimits;
-use crate::io::{BufferPool, Deadlines, PipePool, Timer};
+use crate::io::{BufferPool, Deadlines, FreeList, PipePool, Timer};
 use crate::plugin::callout::Callouts;
 use crate::plugin::{Chain, ChainPlan, Exchange, Instances, PluginStats};
 use crate::route::Router;
@@ -19,8 +19,9 @@ use crate::route::rewrite::{Redirect, Rewrite};
 use crate::telemetry::{AccessLogger, Tallies, WorkerReport, WorkerTelemetry};
 use crate::upstream::Upstream;
 
-/// Exchanges kept for the next requests of a worker.
-const FREE_EXCHANGES_MAX: usize = 64;
+/// Exchanges kept for the next requests of a worker: where many are in flight, many end at a time, and
+/// so many begin.
+const FREE_EXCHANGES_MAX: usize = 1024;
 
 /// Everything that a reload replaces; shared by all workers, never changed.
 pub struct Snapshot {
@@ -80,7 +81,7 @@ pub struct Own {
     /// Connections of requests that plugins send.
     pub callouts: Callouts,
     /// Exchanges to be used again.
-    pub exchanges: RefCell<Vec<Box<Exchange>>>,
+    pub exchanges: RefCell<FreeList<Box<Exchange>>>,
 }
 
 /// What a worker lends a request: one generation of the configuration and, by `Deref`, what the
@@ -259,7 +260,7 @@ impl Context {
 impl Own {
     /// An exchange for a request.
     pub fn take_exchange(&self) -> Box<Exchange> {
-        self.exchanges.borrow_mut().pop().unwrap_or_default()
+        self.exchanges.borrow_mut().take().unwrap_or_default()
     }
 
     /// Takes an exchange back.
@@ -267,7 +268,7 @@ impl Own {
         let mut free = self.exchanges.borrow_mut();
         if free.len() < FREE_EXCHANGES_MAX {
             exchange.clear();
-            free.push(exchange);
+            free.put(exchange);
         }
     }
 }

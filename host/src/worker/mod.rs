@@ -341,6 +341,7 @@ impl State {
             self.home.callouts.sweep();
             self.home.pool.trim();
             self.home.pipes.trim();
+            self.home.exchanges.borrow_mut().trim(1);
             if self.burst.has_fallen(self.tally.count()) {
                 // Where an allocator has to be told, and takes its time.
                 tokio::task::spawn_blocking(sys::release_free_memory);

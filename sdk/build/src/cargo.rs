@@ -74,6 +74,12 @@ impl Artifact {
         Self { package: package.to_owned(), example: None, stem, destination }
     }
 
+    /// A plugin of this repository's `plugins` folder.
+    #[must_use]
+    pub fn built_in(name: &str, destination: PathBuf) -> Self {
+        Self::library(&format!("zproxy-plugin-{name}"), name, destination)
+    }
+
     /// An example of type `cdylib`.
     #[must_use]
     pub fn example(package: &str, example: &str, destination: PathBuf) -> Self {

@@ -5,7 +5,7 @@
 //! plugins`, tests and `zproxy plugin build`, and has no dependencies: it must compile in a second. A
 //! [`Project`] in C, JavaScript or Python goes through tools of those languages.
 //!
-//! Not here: what is inside a plugin (`zproxy-sdk`), and which plugins ZProxy has (`main.rs`).
+//! Not here: what is inside a plugin (`zproxy-sdk`).
 
 #![forbid(unsafe_code)]
 
@@ -26,6 +26,10 @@ pub use toolchain::{Choice, Toolchain, find};
 
 /// The target that makes components without any further tool.
 pub const TARGET: &str = "wasm32-wasip2";
+
+/// The plugins that the gateway's binary brings along: folders of `plugins`, whose packages are named
+/// `zproxy-plugin-NAME`.
+pub const BUILT_IN: [&str; 1] = ["jwt"];
 
 /// Why no component came out, for a person to read.
 #[derive(Debug)]

@@ -7,7 +7,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use zproxy_guest_build::{Artifact, Choice, Error, Job, build, describe, find};
+use zproxy_guest_build::{Artifact, BUILT_IN, Choice, Error, Job, build, describe, find};
 
 const USAGE: &str = "\
 usage: cargo plugins [--tests | --toolchain]
@@ -18,10 +18,6 @@ usage: cargo plugins [--tests | --toolchain]
 
 ZPROXY_GUEST_TOOLCHAIN=auto|rustup|debian says what to compile with.
 ";
-
-/// Package, library and file of each plugin.
-const PLUGINS: [(&str, &str, &str); 2] =
-    [("zproxy-plugin-jwt", "jwt", "jwt"), ("header-stamp", "header_stamp", "header-stamp")];
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -49,11 +45,10 @@ fn main() -> ExitCode {
 
 fn build_plugins() -> Result<(), Error> {
     let folder = repository().join("plugins");
-    let artifacts = PLUGINS
-        .map(|(package, library, file)| {
-            Artifact::library(package, library, folder.join(format!("{file}.wasm")))
-        })
-        .into();
+    let file = |name: &str| folder.join(format!("{name}.wasm"));
+    let built_in = BUILT_IN.iter().map(|name| Artifact::built_in(name, file(name)));
+    let example = Artifact::library("header-stamp", "header_stamp", file("header-stamp"));
+    let artifacts = built_in.chain([example]).collect();
     build(&job(artifacts), Choice::from_environment()?)
 }
 

@@ -57,6 +57,15 @@ fn destinations(
     destinations
 }
 
+/// A URL as requests have it: it stands for itself, with any query.
+pub(super) fn url_of_one(text: &str) -> Result<UrlPattern, Refusal> {
+    let text = text.split(['?', '#']).next().unwrap_or_default();
+    let has_path = text.split_once("://").is_some_and(|(_, rest)| rest.contains('/'));
+    let pattern = url(&if has_path { text.to_owned() } else { format!("{text}/") })?;
+    let is_wild = pattern.below || matches!(pattern.host, HostPattern::Suffix(_));
+    if is_wild { Err((format!("{} has a `*`", quote(text)), String::new())) } else { Ok(pattern) }
+}
+
 /// A URL with or without stars.
 fn url(text: &str) -> Result<UrlPattern, Refusal> {
     const CURE: &str = "write one like \"https://idp.example/*\" or \"upstream:NAME\"";

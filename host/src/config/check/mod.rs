@@ -23,6 +23,7 @@ use super::settings::{Acceptors, Address, Admin, Io, Limits, Listener, Settings,
 
 mod address;
 mod allow;
+mod built_in;
 mod log;
 mod pattern;
 mod plugin;
@@ -31,6 +32,7 @@ mod route;
 mod upstream;
 
 pub(super) use address::listen;
+pub use built_in::built_in_names;
 pub(super) use plugin::{files_in, names_in, normal, unmentioned};
 
 /// Checks `config` and turns it into settings, which are whole only if nothing was reported.

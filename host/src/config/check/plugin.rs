@@ -1,7 +1,7 @@
 //! Plugins: which there are, where their files are, and the chains that name them.
 //!
 //! A name leads to `plugins.NAME.path`, else to `NAME.wasm` in the plugins folder, else to the
-//! middleware of that name which the program brings along.
+//! middleware of that name which the program brings along, else to the built-in plugin of that name.
 //!
 //! Not here: what is inside a component (`plugin`), and whether it accepts its configuration.
 
@@ -13,11 +13,12 @@ use std::time::Duration;
 use serde_json::{Map, Value};
 
 use super::allow;
+use super::built_in;
 use super::upstream::Upstreams;
 use crate::config::environment::{Environment, reason};
 use crate::config::file::{ChainItemConfig, Config, OnErrorConfig, PluginConfig};
 use crate::config::problem::{At, Report, quote};
-use crate::config::settings::{ChainItem, OnError, Plugin, PluginLimits, PluginSource};
+use crate::config::settings::{Allow, ChainItem, OnError, Plugin, PluginLimits, PluginSource};
 
 /// Everything that chains can name, growing while chains are checked.
 pub(super) struct Plugins<'a> {
@@ -146,8 +147,9 @@ impl<'a> Plugins<'a> {
                 ..Defaults::default()
             };
             self.defaults.insert(name.clone(), defaults);
-            let allow =
+            let mut allow =
                 allow::check(&entry.allow, &at.key("allow"), environment, upstreams, report);
+            built_in::grant(&name, &mut allow);
             let source = match &entry.path {
                 Some(path) => {
                     let path = PathBuf::from(path);
@@ -238,11 +240,14 @@ impl<'a> Plugins<'a> {
                 (Some(config), _) => Some((config, at.key("config"))),
                 (None, default) => default.map(|(config, at)| (config, at.clone())),
             };
-        let (config, config_at) =
-            config.map_or_else(|| ("{}".into(), at.clone()), |(config, at)| (text(config), at));
         let on_error = place.and_then(|place| place.on_error);
         let on_error = on_error.or_else(|| defaults.map(|defaults| defaults.on_error));
         let plugin = self.index(&name, &name_at, report)?;
+        if let Some((config, _)) = &config {
+            built_in::grant_urls(&name, config, Arc::make_mut(&mut self.list[plugin].allow));
+        }
+        let (config, config_at) =
+            config.map_or_else(|| ("{}".into(), at.clone()), |(config, at)| (text(config), at));
         let on_error = match on_error.unwrap_or_default() {
             OnErrorConfig::Closed => OnError::Closed,
             OnErrorConfig::Open => OnError::Open,
@@ -271,13 +276,16 @@ impl<'a> Plugins<'a> {
     fn source(&self, name: &str) -> Option<PluginSource> {
         let file = self.files.get(name).cloned().map(PluginSource::File);
         let native = self.native.iter().any(|native| native == name);
+        let built_in = built_in::built_in_names().any(|built_in| built_in == name);
         file.or_else(|| native.then_some(PluginSource::Native))
+            .or_else(|| built_in.then_some(PluginSource::BuiltIn))
     }
 
     fn missing(&self, name: &str, report: &mut Report) -> (String, String) {
         let message = format!("there is no plugin {}", quote(name));
         let known = self.by_name.keys().chain(self.files.keys()).chain(&self.native);
-        if let Some(close) = report.closest(name, known.map(String::as_str)) {
+        let known = known.map(String::as_str).chain(built_in::built_in_names());
+        if let Some(close) = report.closest(name, known) {
             return (message, format!("did you mean `{close}`?"));
         }
         if !is_name(name) {
@@ -294,15 +302,13 @@ impl<'a> Plugins<'a> {
     }
 
     fn add(&mut self, name: &str, source: PluginSource, entry: &PluginConfig, at: &At) -> usize {
-        let limits = limits(entry);
         let index = self.list.len();
-        let at = at.to_string().into();
         self.list.push(Plugin {
             name: name.into(),
             source,
-            limits,
-            allow: Arc::default(),
-            at,
+            limits: limits(entry),
+            allow: granted(name),
+            at: at.to_string().into(),
             config: None,
         });
         self.by_name.insert(name.into(), index);
@@ -399,10 +405,17 @@ pub(in crate::config) fn unmentioned(name: &str, path: PathBuf) -> Plugin {
         name: name.into(),
         source: PluginSource::File(path),
         limits: limits(&entry),
-        allow: Arc::default(),
+        allow: granted(name),
         at: At::default().key("plugins_dir").to_string().into(),
         config: None,
     }
+}
+
+/// What a plugin of this name may reach when nothing is said about it.
+fn granted(name: &str) -> Arc<Allow> {
+    let mut allow = Allow::default();
+    built_in::grant(name, &mut allow);
+    Arc::new(allow)
 }
 
 fn limits(entry: &PluginConfig) -> PluginLimits {

@@ -14,7 +14,7 @@ use serde_json::{Map, Value};
 #[schemars(rename = "Plugin")]
 pub struct PluginConfig {
     /// The component's file. When left out: `NAME.wasm` in the plugins folder, else the
-    /// middleware of that name which the program brings along.
+    /// middleware of that name which the program brings along, else the built-in plugin of that name.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(example = "./plugins/jwt.wasm")]
     pub path: Option<String>,

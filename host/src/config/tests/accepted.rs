@@ -519,3 +519,36 @@ fn a_configuration_written_as_text_loads_equal() {
     assert_eq!(again, config);
     assert_eq!(again.middleware["jwt"].config["jwt_secret"], "${env:X} $${");
 }
+
+/// A file of the same name takes its place, and what it may do stays the same.
+#[test]
+fn a_built_in_plugin_is_found_by_its_name_unless_there_is_a_file() {
+    let text = r#"{"plugins_dir": "/p", "plugins": {"jwt": {"config": {"jwks_url": "http://idp.test:81/keys?a=b"}}},
+        "routes": [{"path": "/", "upstream": "echo", "middleware": [
+            "jwt", {"plugin": "jwt", "config": {"issuers": [{"jwks_url": "http://10.0.0.1/k"}, {"jwks_url": 1}],
+                                                "other": "http://evil.test/"}}]}]}"#;
+    let built_in = Fake::default().file("/p/other.wasm", "").load(text).unwrap().1;
+    let replaced = Fake::default().file("/p/jwt.wasm", "").load(text).unwrap().1;
+
+    assert_eq!(built_in.plugins[0].source, PluginSource::BuiltIn);
+    assert_eq!(replaced.plugins[0].source, PluginSource::File("/p/jwt.wasm".into()));
+    let url = |host: &str, port, path: &str| {
+        let host = HostPattern::Exact(host.into());
+        Destination::Url(UrlPattern { tls: false, host, port, path: path.into(), below: false })
+    };
+    let granted = vec![url("idp.test", 81, "/keys"), url("10.0.0.1", 80, "/k")];
+    assert_eq!(built_in.plugins[0].allow.http, granted);
+    assert_eq!(replaced.plugins[0].allow.http, granted);
+}
+
+/// A pattern in a URL to ask would grant more than the operator has named.
+#[test]
+fn a_pattern_grants_a_built_in_plugin_nothing() {
+    for url in ["http://*.test/k", "http://idp.test/*", "ftp://idp.test/k", "upstream:idp", ""] {
+        let text = format!(
+            r#"{{"routes": [{{"path": "/", "upstream": "echo", "middleware": [
+                {{"plugin": "jwt", "config": {{"jwks_url": "{url}"}}}}]}}]}}"#
+        );
+        assert_eq!(settings(&text).plugins[0].allow.http, [], "{url}");
+    }
+}

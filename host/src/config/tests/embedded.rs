@@ -43,10 +43,12 @@ fn every_plugin_of_the_folder_can_be_tried() {
 }
 
 #[test]
-fn without_plugins_there_is_the_echo() {
+fn without_a_folder_there_are_the_echo_and_what_is_built_in() {
     let (_, settings) = load_embedded(&Overrides::default(), &Fake::default(), &[]).unwrap();
 
-    assert_eq!(settings.routes.len(), 2);
+    let built_in = settings.plugins.iter().filter(|one| one.source == PluginSource::BuiltIn);
+    assert_eq!(built_in.count(), built_in_names().count());
+    assert_eq!(settings.routes.len(), 2 + built_in_names().count());
     assert_eq!(settings.listeners[0].address, Address::Tcp("127.0.0.1:8080".parse().unwrap()));
     assert_eq!(settings.admin.unwrap().address, Address::Tcp("127.0.0.1:9901".parse().unwrap()));
     assert!(matches!(settings.upstreams[0].kind, UpstreamKind::Echo));

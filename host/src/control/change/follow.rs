@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::{Control, compile, hold, read};
-use crate::config::{self, System};
+use super::{Control, compile, content, hold};
+use crate::config::{self, PluginSource, System};
 use crate::control::shelf::{From, Held};
 use crate::control::watch::Sight;
 use crate::plugin::digest_of;
@@ -27,7 +27,13 @@ impl Control {
             match config::plugins_in(&folder, &System) {
                 Ok(files) => {
                     self.unreadable = false;
-                    let known = |name: &str| self.shelf.iter().any(|held| *held.name == *name);
+                    // A file takes the place of what is built in, as a stranger takes its own.
+                    let known = |name: &str| {
+                        let index = self.shelf.iter().position(|held| *held.name == *name);
+                        index.is_some_and(|at| {
+                            self.settings.plugins[at].source != PluginSource::BuiltIn
+                        })
+                    };
                     strangers.extend(files.into_iter().filter(|(name, _)| !known(name)));
                     paths.extend(strangers.iter().map(|(_, path)| path.clone()));
                 }
@@ -65,13 +71,13 @@ impl Control {
         if std::mem::take(&mut self.shelf[index].file_gone) {
             self.running.publish(self.shelf.clone());
         }
-        let bytes = read(path);
+        let plugin = &self.settings.plugins[index];
+        let bytes = content(plugin);
         let digest = bytes.as_ref().ok().map(|bytes| digest_of(bytes));
         if digest.is_some() && digest == self.shelf[index].file_digest {
             return;
         }
-        let plugin = &self.settings.plugins[index];
-        match bytes.and_then(|bytes| compile(&self.engine, plugin, path, &bytes)) {
+        match bytes.and_then(|bytes| compile(&self.engine, plugin, &bytes)) {
             Ok(plugin) => {
                 self.shelf[index].file_digest = digest;
                 // Its outcome is in the log and on the shelf.
@@ -102,6 +108,12 @@ impl Control {
 
     /// A file has come into the plugins folder.
     fn welcome(&mut self, name: &str, path: &Path, last: bool) {
+        if let Some(index) = self.shelf.iter().position(|held| *held.name == *name) {
+            // It takes the place of what is built in.
+            self.settings.plugins[index].source = PluginSource::File(path.to_path_buf());
+            self.shelf[index].path = Some(path.to_path_buf());
+            return self.follow(index, path, last);
+        }
         let stranger = config::plugin_from_folder(name, path.to_path_buf());
         let held = hold(&stranger, &self.engine, &self.natives);
         if held.source.is_err() && !last {

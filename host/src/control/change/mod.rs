@@ -24,8 +24,8 @@ mod follow;
 mod order;
 mod reload;
 
+use std::borrow::Cow;
 use std::collections::BTreeSet;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -37,6 +37,7 @@ use super::shelf::{From, Held};
 use super::snapshot::{self, Bad, Natives, Probed, Sources};
 use super::watch::Watch;
 use crate::config::{self, Environment as _, PluginSource, Settings, System};
+use crate::plugin::built_in;
 use crate::plugin::load::COMPONENT_BYTES_MAX;
 use crate::plugin::{PlanSource, Plugin, PluginEngine, digest_of, joined};
 use crate::proxy::Snapshot;
@@ -86,37 +87,46 @@ pub struct Beginning {
 /// Loads a plugin for the first time.
 pub fn hold(plugin: &config::Plugin, engine: &Arc<PluginEngine>, natives: &Natives) -> Held {
     match &plugin.source {
-        PluginSource::File(path) => {
+        PluginSource::File(_) | PluginSource::BuiltIn => {
             let mut digest = None;
-            let source = read(path).and_then(|bytes| {
+            let source = content(plugin).and_then(|bytes| {
                 digest = Some(digest_of(&bytes));
-                compile(engine, plugin, path, &bytes).map(PlanSource::Wasm)
+                compile(engine, plugin, &bytes).map(PlanSource::Wasm)
             });
-            let held = Held::new(&plugin.name, Some(path.clone()), source);
+            let held = Held::new(plugin, source);
             Held { file_digest: digest, ..held }
         }
         PluginSource::Native => {
             let factory = natives.get(plugin.name.as_ref()).map(Arc::clone);
             let source = factory.map(PlanSource::Native);
             let missing = || "no native middleware of this name is registered".to_owned();
-            Held::new(&plugin.name, None, source.ok_or_else(missing))
+            Held::new(plugin, source.ok_or_else(missing))
         }
     }
 }
 
-fn read(path: &Path) -> Result<Vec<u8>, String> {
-    let read = System.read(path, COMPONENT_BYTES_MAX);
-    read.map_err(|error| format!("cannot read {}: {error}", path.display()))
+/// The component of a plugin, from its file or from this binary.
+fn content(plugin: &config::Plugin) -> Result<Cow<'static, [u8]>, String> {
+    match &plugin.source {
+        PluginSource::File(path) => {
+            let read = System.read(path, COMPONENT_BYTES_MAX);
+            read.map(Cow::Owned).map_err(|error| format!("cannot read {}: {error}", path.display()))
+        }
+        PluginSource::BuiltIn => built_in::component(&plugin.name).map(Cow::Borrowed),
+        PluginSource::Native => Err("native middleware has no component".to_owned()),
+    }
 }
 
 fn compile(
     engine: &Arc<PluginEngine>,
     plugin: &config::Plugin,
-    path: &Path,
     bytes: &[u8],
 ) -> Result<Arc<Plugin>, String> {
     let loaded = engine.load(&plugin.name, bytes, &plugin.limits, &plugin.allow);
-    loaded.map_err(|error| format!("{}: {error}", path.display()))
+    loaded.map_err(|error| match &plugin.source {
+        PluginSource::File(path) => format!("{}: {error}", path.display()),
+        PluginSource::BuiltIn | PluginSource::Native => format!("built in: {error}"),
+    })
 }
 
 impl Control {
@@ -223,7 +233,7 @@ impl Control {
             );
             return Err(Refusal::new(RefusalKind::Missing, detail));
         };
-        if self.shelf[index].path.is_none() {
+        if self.settings.plugins[index].source == PluginSource::Native {
             let detail = format!("`{name}` is native middleware, a part of the program");
             return Err(Refusal::new(RefusalKind::Conflict, detail));
         }

@@ -7,10 +7,10 @@ use std::time::Instant;
 
 use serde_json::json;
 
-use super::{Control, Outcome, Refusal, RefusalKind, compile, hold, newer, read, swapped};
+use super::{Control, Outcome, Refusal, RefusalKind, compile, content, hold, newer, swapped};
 use crate::config::{self, PluginSource, Problems, Settings};
 use crate::control::StartError;
-use crate::control::shelf::{From, Held};
+use crate::control::shelf::{Held, origin};
 use crate::control::snapshot::{self, Bad};
 use crate::plugin::{LoadError, PlanSource, digest_of};
 
@@ -96,13 +96,16 @@ impl Control {
 
     /// The plugin of a new configuration: what serves, when its file has not changed.
     fn hold_again(&self, plugin: &config::Plugin, now: Instant) -> Held {
-        let PluginSource::File(path) = &plugin.source else {
+        let known = self.shelf.iter().find(|held| held.name == plugin.name);
+        let Some(known) = known.filter(|known| {
+            plugin.source != PluginSource::Native
+                && !matches!(known.source, Ok(PlanSource::Native(_)))
+        }) else {
             return hold(plugin, &self.engine, &self.natives);
         };
-        let known = self.shelf.iter().find(|held| held.name == plugin.name && held.path.is_some());
-        let Some(known) = known else { return hold(plugin, &self.engine, &self.natives) };
-        let mut held = Held { path: Some(path.clone()), file_gone: false, ..known.clone() };
-        let bytes = read(path);
+        let (path, from) = origin(&plugin.source);
+        let mut held = Held { path, file_gone: false, ..known.clone() };
+        let bytes = content(plugin);
         let digest = bytes.as_ref().ok().map(|bytes| digest_of(bytes));
         if digest.is_some() && digest == held.file_digest {
             if let Some(serving) = held.serving() {
@@ -119,21 +122,26 @@ impl Control {
             }
             return held;
         }
-        match bytes.and_then(|bytes| compile(&self.engine, plugin, path, &bytes)) {
+        match bytes.and_then(|bytes| compile(&self.engine, plugin, &bytes)) {
             Ok(loaded) => {
                 let loaded = newer(loaded, held.serving());
-                held.put(loaded, From::File);
+                held.put(loaded, from);
             }
             Err(problem) if held.serving().is_some() && self.bad == Bad::Answers => {
                 log::error!(target: "plugin", "plugin `{}`: {problem}", plugin.name);
                 held.problem = Some(problem);
             }
             // The watch says so, when it is no better in a moment.
-            Err(_) if held.serving().is_some() && self.watch.is_settling(path, now) => return held,
+            Err(_) if held.serving().is_some() && self.is_settling(plugin, now) => return held,
             Err(problem) => held.source = Err(problem),
         }
         held.file_digest = digest;
         held
+    }
+
+    /// Whether the file of a plugin may still be half written.
+    fn is_settling(&self, plugin: &config::Plugin, now: Instant) -> bool {
+        matches!(&plugin.source, PluginSource::File(path) if self.watch.is_settling(path, now))
     }
 
     /// A configuration that fits together, and does not fit this machine or these plugins.
