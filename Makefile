@@ -6,7 +6,8 @@ APT = apt-get -o DPkg::Lock::Timeout=120
 SUDO = $(if $(filter 0,$(shell id -u)),,sudo)
 
 # What building needs besides Rust: a linker, hwloc, libudev, which that is linked with, and what
-# compiles plugins, in the order of sdk/build: the target, rustup's download, Debian's packages.
+# compiles plugins, in the order of sdk/build: the target, rustup's download, Debian's packages. What plugins
+# in other languages need is not installed, but named where it is missing; `zproxy plugin build` says the same.
 setup:
 	@set -e; updated=; \
 	install() { \
@@ -25,7 +26,12 @@ setup:
 	if ! cargo plugins --toolchain >/dev/null 2>&1; then \
 		install rustc-web rust-web-src wasi-libc; \
 		cargo plugins --toolchain; \
-	fi
+	fi; \
+	clang --target=wasm32-wasi -x c -fsyntax-only -include string.h /dev/null 2>/dev/null || \
+		echo "note: for plugins in C: apt-get install --no-install-recommends clang lld wasi-libc libclang-rt-dev-wasm32"; \
+	command -v npm >/dev/null || echo "note: for plugins in JavaScript: Node.js 20 with npm"; \
+	python3 -c 'import venv, ensurepip' 2>/dev/null || \
+		echo "note: for plugins in Python: Python 3.10 with venv (Debian: python3-venv)"
 
 # The gateway with every plugin of this repository; see it at http://127.0.0.1:8080/.
 run: setup plugins

@@ -311,6 +311,7 @@ const FIELDS: [(&str, &str); 15] = [
 const LIMITS: PluginLimits = PluginLimits {
     memory_bytes_max: 16 * 1024 * 1024,
     time_max: Duration::from_millis(10),
+    fuel_max: None,
     body_bytes_max: 4 << 20,
     instances_max: 4,
 };

@@ -38,13 +38,24 @@ struct CommandLine {
     #[command(subcommand)]
     command: Option<Command>,
     #[command(flatten)]
-    run: Source,
+    run: Run,
+}
+
+/// How the gateway is run.
+#[derive(clap::Args)]
+struct Run {
+    #[command(flatten)]
+    source: Source,
+    /// Builds the plugins' projects in and around the plugins folder (else ./plugins), and again whenever
+    /// one is saved.
+    #[arg(long)]
+    watch: bool,
 }
 
 #[derive(Subcommand)]
 enum Command {
     /// Runs the gateway (also without any command).
-    Run(Source),
+    Run(Run),
     /// Loads configuration and plugins as `run` would, and prints every problem.
     Check {
         #[command(flatten)]
@@ -126,7 +137,7 @@ fn main() -> ExitCode {
         }
     };
     let exit = match line.command.unwrap_or(Command::Run(line.run)) {
-        Command::Run(source) => run(&source),
+        Command::Run(line) => run(&line),
         Command::Check { source, format } => check(&source, format),
         Command::Bench(options) => bench::bench(*options),
         Command::Schema { format } => schema(format),
@@ -169,17 +180,31 @@ fn complain(error: LoadError) -> Exit {
     }
 }
 
-fn run(source: &Source) -> Exit {
+fn run(line: &Run) -> Exit {
     match log_level() {
         Ok(level) => gateway_log::start(level),
         Err(error) => return complain(error),
     }
-    let exit = match load(source) {
+    // First: a configuration may name what is not built yet.
+    let source = &line.source;
+    let watched = if line.watch { watch(source) } else { Ok(()) };
+    let exit = match watched.and_then(|()| load(source)) {
         Ok(loaded) => serve(source, loaded),
         Err(error) => complain(error),
     };
     gateway_log::flush();
     exit
+}
+
+fn watch(source: &Source) -> Result<(), LoadError> {
+    let folder = source.plugins_folder()?.unwrap_or_else(|| "plugins".into());
+    if !author::has_projects(&folder) {
+        let shown = folder.display();
+        return Err(LoadError::Usage(format!(
+            "--watch: there is no plugin's project in {shown} or around it; `zproxy plugin new` makes one"
+        )));
+    }
+    author::watch(folder).map_err(|error| LoadError::Usage(format!("--watch: {error}")))
 }
 
 fn serve(source: &Source, loaded: Loaded) -> Exit {

@@ -51,6 +51,26 @@ typedef enum {
     ZPROXY_RESPOND = 1,
 } zproxy_action;
 
+/* What a body hook says of a chunk. */
+typedef enum {
+    /* It goes on as it is. */
+    ZPROXY_PASS,
+    /* What zproxy_body_replace was given during this call goes on in its place. */
+    ZPROXY_REPLACED,
+    /* Nothing goes on in its place. */
+    ZPROXY_DROP,
+    /* It goes on, and no more of this message is shown. */
+    ZPROXY_DETACH,
+    /* The message is broken off. */
+    ZPROXY_ABORT,
+} zproxy_chunk_action;
+
+/* An exchange that is over; bytes with their framing, times in microseconds. */
+typedef struct {
+    uint16_t status;
+    uint64_t request_bytes, response_bytes, duration_us, upstream_us;
+} zproxy_summary;
+
 typedef enum { ZPROXY_DEBUG, ZPROXY_INFO, ZPROXY_WARN, ZPROXY_ERROR } zproxy_level;
 
 /* A string literal as a text. */
@@ -102,6 +122,43 @@ static void zproxy_response_fields(const zproxy_text *names, size_t count);
     }                                                                                          \
     static zproxy_action zproxy_on_response(uint16_t status, const zproxy_option *fields)
 
+/* Called for each chunk of a request's body: `ZPROXY_ON_REQUEST_BODY(chunk, end) { … return ZPROXY_PASS; }`.
+ * `end` is true for the last, which may be empty. Messages take turns: what belongs to one of them goes into
+ * zproxy_context_set. */
+#define ZPROXY_ON_REQUEST_BODY(chunk, end)                                                     \
+    static zproxy_chunk_action zproxy_on_request_body(zproxy_text chunk, bool end);            \
+    ZPROXY_EXPORT("zproxy:gateway/request-body-filter@0.1.0#on-request-body")                  \
+    int32_t zproxy_export_on_request_body(const char *data, size_t length, int32_t last) {     \
+        int32_t action = zproxy_on_request_body((zproxy_text){data, length}, last != 0);       \
+        zproxy_forget();                                                                       \
+        return action;                                                                         \
+    }                                                                                          \
+    static zproxy_chunk_action zproxy_on_request_body(zproxy_text chunk, bool end)
+
+/* The same for a response's. */
+#define ZPROXY_ON_RESPONSE_BODY(chunk, end)                                                    \
+    static zproxy_chunk_action zproxy_on_response_body(zproxy_text chunk, bool end);           \
+    ZPROXY_EXPORT("zproxy:gateway/response-body-filter@0.1.0#on-response-body")                \
+    int32_t zproxy_export_on_response_body(const char *data, size_t length, int32_t last) {    \
+        int32_t action = zproxy_on_response_body((zproxy_text){data, length}, last != 0);      \
+        zproxy_forget();                                                                       \
+        return action;                                                                         \
+    }                                                                                          \
+    static zproxy_chunk_action zproxy_on_response_body(zproxy_text chunk, bool end)
+
+/* Called after each exchange, when nobody waits: `ZPROXY_ON_LOG(summary) { … summary->status … }`. */
+#define ZPROXY_ON_LOG(summary)                                                                 \
+    static void zproxy_on_log(const zproxy_summary *summary);                                  \
+    ZPROXY_EXPORT("zproxy:gateway/completion@0.1.0#on-log")                                    \
+    void zproxy_export_on_log(int32_t status, int64_t request, int64_t response, int64_t took, \
+                              int64_t upstream) {                                              \
+        zproxy_summary values = {(uint16_t)status, (uint64_t)request, (uint64_t)response,      \
+                                 (uint64_t)took, (uint64_t)upstream};                          \
+        zproxy_on_log(&values);                                                                \
+        zproxy_forget();                                                                       \
+    }                                                                                          \
+    static void zproxy_on_log(const zproxy_summary *summary)
+
 /* The value at `index` of the fields of a hook. */
 static inline zproxy_text zproxy_value(const zproxy_option *fields, size_t index) {
     return fields[index].there ? fields[index].text : (zproxy_text){NULL, 0};
@@ -121,6 +178,13 @@ ZPROXY_IMPORT("request", "set") void zproxy_import_request_set(const char *, siz
 ZPROXY_IMPORT("request", "append") void zproxy_import_request_append(const char *, size_t, const char *, size_t);
 ZPROXY_IMPORT("request", "remove") void zproxy_import_request_remove(const char *, size_t);
 ZPROXY_IMPORT("request", "set-path") void zproxy_import_request_set_path(const char *, size_t);
+ZPROXY_IMPORT("request", "param") void zproxy_import_request_param(const char *, size_t, zproxy_option *);
+ZPROXY_IMPORT("request", "set-upstream") int32_t zproxy_import_request_set_upstream(const char *, size_t);
+ZPROXY_IMPORT("body", "skip") void zproxy_import_body_skip(void);
+ZPROXY_IMPORT("body", "observe") void zproxy_import_body_observe(void);
+ZPROXY_IMPORT("body", "hold") void zproxy_import_body_hold(int32_t);
+ZPROXY_IMPORT("body", "replace") void zproxy_import_body_replace(const char *, size_t);
+ZPROXY_IMPORT("counters", "add") int64_t zproxy_import_counters_add(const char *, size_t, int64_t, int32_t);
 ZPROXY_IMPORT("response", "get") void zproxy_import_response_get(const char *, size_t, zproxy_option *);
 ZPROXY_IMPORT("response", "get-all") void zproxy_import_response_get_all(const char *, size_t, zproxy_list *);
 ZPROXY_IMPORT("response", "packed") void zproxy_import_response_packed(zproxy_text *);
@@ -165,6 +229,28 @@ static inline void zproxy_request_remove(zproxy_text name) {
 }
 static inline void zproxy_request_set_path(zproxy_text path) {
     zproxy_import_request_set_path(path.data, path.length);
+}
+/* A parameter of the route's path. */
+static inline zproxy_text zproxy_request_param(zproxy_text name) {
+    zproxy_option value;
+    zproxy_import_request_param(name.data, name.length, &value);
+    return value.there ? value.text : (zproxy_text){NULL, 0};
+}
+/* Sends the request to this upstream; false when there is none of this name. */
+static inline bool zproxy_request_set_upstream(zproxy_text name) {
+    return zproxy_import_request_set_upstream(name.data, name.length);
+}
+/* In a head hook, of the message's body: do not show it, only show it, hold all of it up to so many bytes. */
+static inline void zproxy_body_skip(void) { zproxy_import_body_skip(); }
+static inline void zproxy_body_observe(void) { zproxy_import_body_observe(); }
+static inline void zproxy_body_hold(uint32_t bytes_max) { zproxy_import_body_hold((int32_t)bytes_max); }
+/* In a body hook, in place of the chunk; in a head hook, in place of the whole body. */
+static inline void zproxy_body_replace(zproxy_text bytes) {
+    zproxy_import_body_replace(bytes.data, bytes.length);
+}
+/* Adds to a count over all workers, which begins anew with each window; 0: never. Needs `allow.counters`. */
+static inline int64_t zproxy_count(zproxy_text key, int64_t delta, uint32_t window_ms) {
+    return zproxy_import_counters_add(key.data, key.length, delta, (int32_t)window_ms);
 }
 static inline zproxy_text zproxy_response_get(zproxy_text name) {
     zproxy_option value;

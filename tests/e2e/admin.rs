@@ -2,10 +2,12 @@
 //!
 //! Not here: plugins' numbers (`plugins`, `hostile`), readiness under drain (`drain`).
 
+use std::io::{Read as _, Write as _};
+
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::harness::{Gateway, Upstream, try_connect};
+use crate::harness::{Gateway, Upstream, eventually, guest, try_connect};
 
 fn answering() -> (Upstream, Gateway) {
     let upstream = Upstream::answering("hello");
@@ -335,4 +337,60 @@ fn refused_requests_are_counted() {
 
     gateway.counts("zproxy_requests_total", &[], 2.0);
     gateway.counts("zproxy_requests_total", &[("status", "200")], 0.0);
+}
+
+/// What an operator would otherwise have to ask for again and again.
+#[test]
+fn events_are_told_as_they_happen() {
+    let upstream = Upstream::answering("ok");
+    let gateway = Gateway::start(json!({
+        "plugins": { "noop": { "path": guest("noop") } },
+        "routes": [{ "path": "/", "upstream": upstream.url(), "middleware": ["noop"] }],
+    }));
+    let mut stream = std::net::TcpStream::connect(gateway.admin_address()).unwrap();
+    stream.set_read_timeout(Some(std::time::Duration::from_secs(60))).unwrap();
+    stream.write_all(b"GET /events HTTP/1.1\r\nHost: localhost\r\n\r\n").unwrap();
+    let mut heard = String::new();
+    let mut until = |text: &str| {
+        while !heard.contains(text) {
+            let mut bytes = [0; 4096];
+            let read = stream.read(&mut bytes).unwrap();
+            assert!(read > 0, "the stream has ended: {heard}");
+            heard.push_str(&String::from_utf8_lossy(&bytes[..read]));
+        }
+        heard.clone()
+    };
+
+    let first = until("event: now");
+    let swapped = gateway.admin_post("/plugins/noop", &std::fs::read(guest("print")).unwrap());
+    until("event: swap\ndata: {");
+    gateway.admin_post("/plugins/noop", b"not wasm");
+    let refused = until("event: refused\ndata: {");
+    gateway.admin_post("/reload", b"");
+    until("event: reload\ndata: {\"config_generation\":2}");
+
+    assert_eq!(swapped.status(), 200, "{swapped:?}");
+    assert!(first.contains("content-type: text/event-stream"), "{first}");
+    assert!(refused.contains("not a WebAssembly component"), "{refused}");
+    // As many as there may be, and one more.
+    let ask = b"GET /events HTTP/1.1\r\nHost: localhost\r\n\r\n";
+    let more: Vec<_> = (0..31)
+        .map(|_| {
+            let mut stream = std::net::TcpStream::connect(gateway.admin_address()).unwrap();
+            stream.write_all(ask).unwrap();
+            let mut byte = [0];
+            stream.read_exact(&mut byte).unwrap();
+            stream
+        })
+        .collect();
+    assert_eq!(gateway.admin("/events").status(), 503);
+    drop(more);
+    // Those that have gone give their places back.
+    eventually("a free place", || {
+        let mut stream = std::net::TcpStream::connect(gateway.admin_address()).unwrap();
+        stream.write_all(ask).unwrap();
+        let mut head = [0; 12];
+        stream.read_exact(&mut head).unwrap();
+        (&head == b"HTTP/1.1 200").then_some(())
+    });
 }

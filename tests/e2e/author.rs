@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::harness::{Launch, Run, binary};
+use crate::harness::{Gateway, Launch, Run, Upstream, binary};
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -25,7 +25,10 @@ fn keep_target(project: &Path, name: &str) {
 fn plugin(dir: &Path, arguments: &[&str]) -> Run {
     let mut command = std::process::Command::new(binary());
     command.arg("plugin").args(arguments).current_dir(dir);
-    let output = command.env("ZPROXY_TOOLS", root().join("target/tools")).output().unwrap();
+    command.env("ZPROXY_TOOLS", root().join("target/tools"));
+    // Compiled code, too: components with an interpreter in them take a debug build many seconds.
+    command.env("XDG_CACHE_HOME", root().join("target/author"));
+    let output = command.output().unwrap();
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     let stderr = text(&output.stderr);
     assert!(!stderr.contains("panicked"), "{stderr}");
@@ -66,15 +69,29 @@ fn json(run: Run) -> Value {
 }
 
 /// The gateway that a project's `zproxy.json` describes, on ports of its own.
-fn serve(project: &Path) -> crate::harness::Gateway {
+fn serve(project: &Path) -> Gateway {
+    serve_with(project, &[])
+}
+
+/// The same with servers of the test in place of those of its upstreams.
+fn serve_with(project: &Path, upstreams: &[(&str, &str)]) -> Gateway {
+    launch(project, upstreams).start()
+}
+
+fn launch(project: &Path, upstreams: &[(&str, &str)]) -> Launch {
     let text = std::fs::read_to_string(project.join("zproxy.json")).unwrap();
     let without_comments: Vec<&str> =
         text.lines().filter(|line| !line.trim_start().starts_with("//")).collect();
     let mut config: Value = serde_json::from_str(&without_comments.join("\n")).unwrap();
     config["listen_port"] = 0.into();
     config["admin"] = serde_json::json!({ "address": "127.0.0.1:0" });
+    config["plugin_cache"] = root().join("target/author/zproxy").to_str().unwrap().into();
     config["plugins_dir"] = project.join("plugins").to_str().unwrap().into();
-    Launch::config(config).start()
+    for (name, address) in upstreams {
+        assert!(config["upstreams"][name].is_object(), "{name}: {config}");
+        config["upstreams"][name]["servers"] = serde_json::json!([address]);
+    }
+    Launch::config(config)
 }
 
 #[test]
@@ -157,6 +174,93 @@ fn a_new_c_project_builds_and_passes_its_tests() {
     assert!(!imports.contains(&"zproxy:gateway/log@0.1.0"), "{imports:?}");
 }
 
+/// `--watch`: from saving a source to the plugin that serves, and nothing of a mistake reaches clients.
+#[test]
+fn what_is_saved_is_built_and_serves() {
+    if !can_build("C", "clang", &[&CLANG_PROBE[..], &["/dev/null"]].concat()) {
+        return;
+    }
+    let (_dir, project) = new_project("c");
+    let source = project.join("plugin.c");
+    let save = |from: &str, to: &str| {
+        let text = std::fs::read_to_string(&source).unwrap();
+        assert!(text.contains(from), "{text}");
+        std::fs::write(&source, text.replace(from, to)).unwrap();
+    };
+    let folder = project.join("plugins");
+
+    // It has never been built.
+    let arguments = ["--watch", "--plugins", folder.to_str().unwrap()];
+    let gateway = launch(&project, &[]).arguments(&arguments).start();
+    let served_by = || {
+        let answer = gateway.ask("GET", "/", "x-api-key: secret\r\n");
+        answer.field("x-served-by").unwrap_or_default().to_owned()
+    };
+    assert_eq!(served_by(), "door-keeper");
+    save("\"door-keeper\"", "no C");
+    gateway.logs("the plugin was not built");
+    assert_eq!(served_by(), "door-keeper");
+    save("no C", "\"edited\"");
+    crate::harness::eventually("what was saved", || (served_by() == "edited").then_some(()));
+
+    let elsewhere = plugin(project.parent().unwrap(), &["build"]);
+    assert_eq!(elsewhere.code, Some(2), "{elsewhere:?}");
+}
+
+/// Bodies, the end of an exchange and a choice of upstreams: by the header alone.
+#[test]
+fn hooks_for_bodies_can_be_written_in_c() {
+    if !can_build("C", "clang", &[&CLANG_PROBE[..], &["/dev/null"]].concat()) {
+        return;
+    }
+    let (_dir, project) = new_project("c");
+    let source = "#include \"zproxy.h\"\n\
+        const char *zproxy_init(zproxy_text config) { (void)config; return NULL; }\n\
+        ZPROXY_ON_REQUEST(fields) {\n\
+            (void)fields;\n\
+            if (zproxy_request_set_upstream(ZPROXY_TEXT(\"none\"))) return ZPROXY_RESPOND;\n\
+            zproxy_request_set_upstream(ZPROXY_TEXT(\"b\"));\n\
+            zproxy_body_hold(10);\n\
+            return ZPROXY_NEXT;\n\
+        }\n\
+        ZPROXY_ON_REQUEST_BODY(chunk, end) {\n\
+            (void)end;\n\
+            zproxy_request_set(ZPROXY_TEXT(\"x-body\"), chunk);\n\
+            return ZPROXY_DROP;\n\
+        }\n\
+        ZPROXY_ON_RESPONSE_BODY(chunk, end) {\n\
+            char upper[64];\n\
+            if (end) return ZPROXY_PASS;\n\
+            for (size_t at = 0; at < chunk.length && at < sizeof upper; at++) upper[at] = chunk.data[at] & ~32;\n\
+            zproxy_body_replace((zproxy_text){upper, chunk.length});\n\
+            return ZPROXY_REPLACED;\n\
+        }\n\
+        ZPROXY_ON_LOG(summary) {\n\
+            zproxy_log(ZPROXY_INFO, summary->status == 201 ? ZPROXY_TEXT(\"made\") : ZPROXY_TEXT(\"not made\"));\n\
+        }\n";
+    std::fs::write(project.join("plugin.c"), source).unwrap();
+    let world = "package local:door-keeper;\nworld plugin {\n\
+        import zproxy:gateway/request@0.1.0;\n  import zproxy:gateway/body@0.1.0;\n\
+        import zproxy:gateway/log@0.1.0;\n  export zproxy:gateway/lifecycle@0.1.0;\n\
+        export zproxy:gateway/request-filter@0.1.0;\n\
+        export zproxy:gateway/request-body-filter@0.1.0;\n\
+        export zproxy:gateway/response-body-filter@0.1.0;\n\
+        export zproxy:gateway/completion@0.1.0;\n}\n";
+    std::fs::write(project.join("wit/world.wit"), world).unwrap();
+    let cases = "--- upstreams: a, b\n--- chunks: 2\n\
+        === all at once\n--- request\nPOST / HTTP/1.1\n\nhello\n\
+        --- answer\nHTTP/1.1 201\n\nabcde\n\
+        --- upstream: b\n--- forwarded: no body\nPOST / HTTP/1.1\nx-body: hello\n\
+        --- response\nHTTP/1.1 201\n\nABCDe\n--- log\ninfo*made\n\
+        === more than is held\n--- request\nPOST / HTTP/1.1\n\nhello world\n\
+        --- forwarded: nothing\n--- response\nHTTP/1.1 413\n--- log\nnot made\n";
+    std::fs::write(project.join("tests/plugin.http"), cases).unwrap();
+
+    let tested = good(plugin(&project, &["test"]));
+
+    assert!(tested.contains("2 passed, 0 failed"), "{tested}");
+}
+
 /// A back-trace is worth most when it leads to a line.
 #[test]
 fn a_trap_in_c_is_told_with_file_and_line() {
@@ -221,18 +325,88 @@ fn the_example_ab_cookie_works_from_a_copy() {
         return;
     }
     let (_dir, project) = copy_example("ab-cookie");
-    passes_its_tests(&project, 5);
+    passes_its_tests(&project, 6);
     if !project.join("plugins").exists() {
         return;
     }
 
-    let gateway = serve(&project);
+    let next = Upstream::answering("the next version");
+    let gateway = serve_with(&project, &[("next", &next.address().to_string())]);
     let first = gateway.get("/shop");
     let again = gateway.ask("GET", "/shop", "Cookie: version=b\r\n");
+    let other = gateway.ask("GET", "/shop", "Cookie: version=a\r\n");
 
     let dealt = first.field("set-cookie").unwrap();
     assert!(dealt.starts_with("version=a;") || dealt.starts_with("version=b;"), "{dealt}");
-    assert!(again.text().contains("/b/shop"), "{}", again.text());
+    assert_eq!((again.text(), again.field("set-cookie")), ("the next version", None));
+    assert_eq!(next.last_request().field("x-version"), Some("b"));
+    assert!(other.text().contains("/shop"), "a picture of the request: {}", other.text());
+}
+
+/// What an example brings along to try it with, on a free port. Ends with the test.
+struct Service(std::process::Child, String);
+
+impl Service {
+    fn start(project: &Path) -> Self {
+        let mut command = std::process::Command::new("python3");
+        command.args(["service.py", "0"]).current_dir(project);
+        command.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::null());
+        let mut child = command.spawn().unwrap();
+        let mut line = String::new();
+        let mut said = std::io::BufReader::new(child.stdout.take().unwrap());
+        std::io::BufRead::read_line(&mut said, &mut line).unwrap();
+        let address = line.trim().strip_prefix("listening on ").unwrap_or_default().to_owned();
+        Self(child, address)
+    }
+}
+
+impl Drop for Service {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn the_example_ask_auth_works_from_a_copy() {
+    let _alone = INTERPRETED.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    if !can_build("Python", "python3", &["-c", "import venv, ensurepip"]) {
+        return;
+    }
+    let (_dir, project) = copy_example("ask-auth");
+    passes_its_tests(&project, 6);
+    if !project.join("plugins").exists() {
+        return;
+    }
+
+    let service = Service::start(&project);
+    let gateway = serve_with(&project, &[("auth", &service.1)]);
+    let stranger = gateway.get("/orders");
+    let kim = gateway.ask("GET", "/orders", "Authorization: Bearer secret\r\nX-User: admin\r\n");
+    let admin = gateway.ask("GET", "/admin", "Authorization: Bearer secret\r\n");
+    drop(service);
+    let nobody = gateway.ask("GET", "/orders", "Authorization: Bearer secret\r\n");
+
+    assert_eq!((stranger.status(), stranger.field("www-authenticate")), (401, Some("Bearer")));
+    assert_eq!(stranger.text(), "who are you?\n");
+    assert_eq!(kim.status(), 200);
+    assert!(kim.text().contains("kim") && !kim.text().contains("\"admin\""), "{}", kim.text());
+    assert_eq!((admin.status(), admin.text()), (403, "not you, kim\n"));
+    assert_eq!(nobody.status(), 503);
+}
+
+#[test]
+fn the_example_redact_json_works_from_a_copy() {
+    let (_dir, project) = copy_example("redact-json");
+
+    let tested = good(plugin(&project, &["test"]));
+
+    assert!(tested.contains("6 passed, 0 failed"), "{tested}");
+    let gateway = serve(&project);
+    let answer = gateway.ask("GET", "/", "Authorization: Basic a2ltOmh1bnRlcjI=\r\n");
+    assert_eq!(answer.status(), 200);
+    assert!(answer.text().contains("\"***\""), "{}", answer.text());
+    assert!(!answer.text().contains("a2lt"), "{}", answer.text());
 }
 
 #[test]

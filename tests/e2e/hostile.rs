@@ -265,3 +265,29 @@ fn limits_of_time_and_memory_can_be_set() {
     assert_eq!(run.code, Some(5), "{run:?}");
     assert!(run.stderr.contains("noop"), "{run:?}");
 }
+
+/// Fuel is the same on every machine: a limit by it needs no patience.
+#[test]
+fn a_loop_ends_with_its_fuel() {
+    let upstream = Upstream::answering("ok");
+    let gateway = Gateway::start(json!({
+        "plugins": {
+            "loop_forever": {
+                "path": guest("loop_forever"),
+                "limits": { "time_ms_max": 60_000, "fuel_max": 1_000_000 },
+            },
+            "noop": { "path": guest("noop"), "limits": { "fuel_max": 100_000 } },
+        },
+        "routes": [
+            { "path": "/loop", "upstream": upstream.url(), "middleware": ["loop_forever"] },
+            { "path": "/noop", "upstream": upstream.url(), "middleware": ["noop"] },
+        ],
+    }));
+
+    assert_eq!(gateway.get("/loop").status(), 503);
+    assert_eq!(gateway.get("/noop").text(), "ok");
+
+    gateway.logs("(fuel): it used more fuel than its 1000000");
+    let labels = [("plugin", "loop-forever"), ("outcome", "fuel")];
+    gateway.counts_some("zproxy_plugin_calls_total", &labels);
+}

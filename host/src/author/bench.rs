@@ -20,6 +20,7 @@ use wasmtime::component::{Component, Linker, TypedFunc};
 use super::case::{self, Case};
 use super::subject::{self, Subject};
 use super::{Answer, Error, Limits, log, play, project};
+use crate::config::PluginLimits;
 use crate::plugin::{Chain, Exchange, Flow, Hook, Instances, joined};
 
 /// Many and short, so that the median met nobody else on its CPU.
@@ -81,7 +82,7 @@ pub(super) fn bench(
         case.config = subject::object(config)?;
     }
     log::keep();
-    let subject = Subject::load(file, limits)?;
+    let subject = Subject::load(file, limits, true)?;
     let mut starts = Vec::new();
     for _ in 0..STARTS {
         let began = Instant::now();
@@ -95,11 +96,12 @@ pub(super) fn bench(
     let mut instances = Instances::new();
     let chain = instances.chain(&subject::plan(&subject.plugin, &case.config));
     let chain = chain.map_err(|error| Error::plugin(error.to_string()))?;
-    let verdict = try_once(&chain, &case)?;
-    let rows = measure(&subject, &chain, &case)?;
+    let tried = try_once(&chain, &case)?;
+    let rows = measure(&subject, &chain, &case, &tried)?;
     let memory: u64 = instances.stats().iter().map(|stats| stats.memory_bytes).sum();
+    let fuel = if tried.waits { Vec::new() } else { fuel(&subject, &case)? };
     log::take();
-    Ok(answer(file, &subject, &rows, starts[STARTS / 2], memory, verdict))
+    Ok(answer(file, &subject, &rows, &fuel, starts[STARTS / 2], memory, &tried))
 }
 
 /// The first case of a file, or the usual one.
@@ -118,16 +120,51 @@ fn sample(file: Option<&Path>) -> Result<Case, Error> {
     first.ok_or_else(|| Error::failure(format!("{shown}: no case with a request")))
 }
 
+/// What came of trying both head hooks.
+struct Tried {
+    flow: Flow,
+    /// They may wait for callouts, for which there is nobody here.
+    waits: bool,
+}
+
 /// What the plugin says to the request. One that fails has no cost worth knowing.
-fn try_once(chain: &Chain, case: &Case) -> Result<Flow, Error> {
+fn try_once(chain: &Chain, case: &Case) -> Result<Tried, Error> {
     let mut exchange = Box::new(Exchange::default());
     play::fill_request(&mut exchange, case);
     let (mut exchange, passed) = chain.on_request(exchange, Instant::now());
     let flow = passed.outcome.map_err(|failure| Error::failure(failure.to_string()))?;
+    let waiting =
+        |exchange: &mut Exchange| exchange.take_halt().is_some_and(|halt| halt.wish.is_none());
+    let waits = waiting(&mut exchange);
     play::fill_answer(&mut exchange, case);
-    let (_, answered) = chain.on_response(exchange, 1, Instant::now());
+    let (mut exchange, answered) = chain.on_response(exchange, 1, Instant::now());
     answered.map_err(|broken| Error::failure(broken.failure.to_string()))?;
-    Ok(flow)
+    Ok(Tried { flow, waits: waiting(&mut exchange) || waits })
+}
+
+/// What each head hook uses of fuel, on an instance whose instructions are counted: the same number on
+/// every machine. In its second call, when it is warm.
+fn fuel(subject: &Subject, case: &Case) -> Result<Vec<(&'static str, u64)>, Error> {
+    let limits = PluginLimits { fuel_max: Some(u64::MAX / 2), ..*subject.plugin.limits() };
+    let allow = subject.plugin.allow().clone().into();
+    let plugin = subject.engine.load(subject.plugin.name(), &subject.component, &limits, &allow);
+    let plugin = plugin.map_err(|error| Error::plugin(error.to_string()))?;
+    let mut instances = Instances::new();
+    let chain = instances.chain(&subject::plan(&plugin, &case.config));
+    let chain = chain.map_err(|error| Error::plugin(error.to_string()))?;
+    let hooks = plugin.hooks();
+    let mut used = Vec::new();
+    for (hook, mut call) in [
+        (Hook::Request, Box::new(request(Some(&chain), case)) as Box<dyn FnMut()>),
+        (Hook::Response, Box::new(response(Some(&chain), case))),
+    ] {
+        if hooks.has(hook) {
+            call();
+            call();
+            used.extend(instances.fuel_used().map(|fuel| (hook.as_str(), fuel)));
+        }
+    }
+    Ok(used)
 }
 
 /// One thing that is measured.
@@ -167,24 +204,42 @@ impl<'a> Row<'a> {
     }
 }
 
+/// The row in which nothing is done.
+const NOTHING: usize = 3;
+
+/// What a body hook is shown.
+const CHUNK_BYTES: usize = 16 * 1024;
+
 /// Nanoseconds of a bare call, and of each hook.
 struct Measured {
     bare: f64,
     hooks: Vec<(&'static str, f64)>,
 }
 
-fn measure(subject: &Subject, chain: &Chain, case: &Case) -> Result<Measured, Error> {
+fn measure(
+    subject: &Subject,
+    chain: &Chain,
+    case: &Case,
+    tried: &Tried,
+) -> Result<Measured, Error> {
     let hooks = subject.plugin.hooks();
     let mut rows = vec![
         Row::new("bare", None, bare(subject)?),
         Row::new("request in place", None, request(None, case)),
         Row::new("answer in place", None, response(None, case)),
+        Row::new("nothing", None, || ()),
     ];
-    if hooks.has(Hook::Request) {
+    if hooks.has(Hook::Request) && !tried.waits {
         rows.push(Row::new("on-request", Some(1), request(Some(chain), case)));
     }
-    if hooks.has(Hook::Response) {
+    if hooks.has(Hook::Response) && !tried.waits {
         rows.push(Row::new("on-response", Some(2), response(Some(chain), case)));
+    }
+    for hook in [Hook::RequestBody, Hook::ResponseBody].into_iter().filter(|hook| hooks.has(*hook))
+    {
+        if let Some(shown) = chunk(chain, case, hook) {
+            rows.push(Row::new(hook.as_str(), Some(NOTHING), shown));
+        }
     }
     for _ in 0..ROUNDS {
         for row in &mut rows {
@@ -230,6 +285,35 @@ fn response<'a>(chain: Option<&'a Chain>, case: &'a Case) -> impl FnMut() + 'a {
     }
 }
 
+/// Shows a chunk of a body that goes on; nothing when the plugin wants to see none of this message, or all
+/// of it at once.
+fn chunk<'a>(chain: &'a Chain, case: &'a Case, hook: Hook) -> Option<impl FnMut() + 'a> {
+    let mut exchange = Box::<Exchange>::default();
+    play::fill_request(&mut exchange, case);
+    let (mut exchange, _) = chain.on_request(exchange, Instant::now());
+    let body = match hook {
+        Hook::RequestBody => &case.request.body,
+        _ => {
+            play::fill_answer(&mut exchange, case);
+            exchange = chain.on_response(exchange, 1, Instant::now()).0;
+            &case.answer.body
+        }
+    };
+    let mut filter = match hook {
+        Hook::RequestBody => chain.request_filter(&mut exchange)?,
+        _ => chain.response_filter(&mut exchange)?,
+    };
+    let body = body.as_deref().filter(|body| !body.is_empty()).unwrap_or("x");
+    let shown: Vec<u8> = body.bytes().cycle().take(CHUNK_BYTES).collect();
+    let (mut place, mut out) = (Some(exchange), Vec::new());
+    filter.show(&mut place, &shown, false, &mut out).ok()?;
+    (!filter.is_idle()).then_some(move || {
+        out.clear();
+        // One that fails later than at its first chunk is none that is measured.
+        let _ = filter.show(&mut place, black_box(&shown), false, &mut out);
+    })
+}
+
 /// A call with nothing in it, by the same engine.
 fn bare(subject: &Subject) -> Result<impl FnMut() + 'static, Error> {
     let failed = |error: wasmtime::Error| Error::failure(format!("the bare call: {error:#}"));
@@ -251,47 +335,55 @@ fn answer(
     file: &Path,
     subject: &Subject,
     measured: &Measured,
+    fuel: &[(&'static str, u64)],
     start: Duration,
     memory: u64,
-    verdict: Flow,
+    tried: &Tried,
 ) -> Answer {
     let ms = |time: Duration| time.as_secs_f64() * 1e3;
     let mut text = format!("{}\n", file.display());
     let bare = measured.bare;
     let mut line = |name: &str, ns: f64, note: &str| {
         // Writing to a string cannot fail.
-        let _ = writeln!(text, "  {name:<12} {ns:>12.0} ns  {:>8.2} x bare{note}", ns / bare);
+        let _ = writeln!(text, "  {name:<16} {ns:>12.0} ns  {:>8.2} x bare{note}", ns / bare);
     };
     line("bare call", bare, "");
     for (name, ns) in &measured.hooks {
-        let note = match (*name, verdict) {
-            ("on-request", Flow::Respond) => "   (it answers this request itself)",
-            _ => "",
-        };
-        line(name, *ns, note);
+        let of_hook = fuel.iter().find(|(hook, _)| hook == name);
+        let mut note = of_hook.map_or_else(String::new, |(_, fuel)| format!("  {fuel:>10} fuel"));
+        match (*name, tried.flow) {
+            ("on-request", Flow::Respond) => note.push_str("   (it answers this request itself)"),
+            ("on-request-body" | "on-response-body", _) => note.push_str("   a chunk of 16 KiB"),
+            _ => {}
+        }
+        line(name, *ns, &note);
     }
-    let _ = writeln!(text, "  memory       {:>12} an instance", project::size(memory));
-    let _ = writeln!(text, "  compiling    {:>12.1} ms", ms(subject.compile));
-    let _ = write!(text, "  starting     {:>12.3} ms  (instantiate, init)", ms(start));
+    if tried.waits {
+        text.push_str("  its head hooks may wait for callouts, and are not measured\n");
+    }
+    let _ = writeln!(text, "  memory           {:>12} an instance", project::size(memory));
+    let _ = writeln!(text, "  compiling        {:>12.1} ms", ms(subject.compile));
+    let _ = write!(text, "  starting         {:>12.3} ms  (instantiate, init)", ms(start));
     if cfg!(debug_assertions) {
         text.push_str(
             "\n  a debug build of the gateway: what is not wasm is many times slower than it is",
         );
     }
-    let hooks = measured
-        .hooks
-        .iter()
-        .map(|(name, ns)| json!({ "hook": name, "ns": ns, "times_bare": ns / bare }));
+    let hooks = measured.hooks.iter().map(|(name, ns)| {
+        let fuel = fuel.iter().find(|(hook, _)| hook == name).map(|(_, fuel)| fuel);
+        json!({ "hook": name, "ns": ns, "times_bare": ns / bare, "fuel": fuel })
+    });
     let json = json!({
         "ok": true,
         "name": **subject.plugin.name(),
-        "bytes": subject.bytes,
+        "bytes": subject.component.len(),
         "bare_ns": bare,
         "hooks": hooks.collect::<Vec<Value>>(),
         "memory_bytes": memory,
         "compile_ms": ms(subject.compile),
         "start_ms": ms(start),
-        "answers_itself": verdict == Flow::Respond,
+        "answers_itself": tried.flow == Flow::Respond,
+        "waits": tried.waits,
         "debug_build": cfg!(debug_assertions),
     });
     Answer { text, json, failed: None }

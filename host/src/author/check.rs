@@ -18,7 +18,7 @@ pub(super) fn check(file: &Path, limits: &Limits, config: &str) -> Result<Answer
     let shown = file.display();
     let mut problems = Vec::new();
     let mut facts = json!({});
-    match Subject::load(file, limits) {
+    match Subject::load(file, limits, false) {
         Err(error) if error.failed == Failed::Plugin => {
             problems.push(error.message);
             let unknown = inspect::unknown_imports(file).into_iter();

@@ -9,6 +9,8 @@
 //! | `test` | plays golden requests through it and compares | `test`, `case`, `play`, `compare` |
 //! | `bench` | says what its hooks cost, beside a bare call | `bench` |
 //!
+//! `zproxy --watch` builds what is saved (`watch`).
+//!
 //! Everything runs the real plugin engine and chain of the gateway, in this process and without
 //! sockets. stdout carries the result, stderr what compilers and diagnostics say.
 //!
@@ -26,6 +28,7 @@ mod play;
 mod project;
 mod subject;
 mod test;
+mod watch;
 
 use std::path::PathBuf;
 
@@ -33,6 +36,7 @@ use clap::{Args, Subcommand, ValueEnum};
 use serde_json::{Value, json};
 
 pub use project::Language;
+pub use watch::{has_projects, watch};
 
 use crate::config::Problems;
 
@@ -124,6 +128,9 @@ struct Limits {
     /// Time of a hook, as `limits.time_ms_max` of the configuration.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=60_000))]
     time_ms_max: Option<u32>,
+    /// Fuel of a hook, as `limits.fuel_max` of the configuration.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1000..))]
+    fuel_max: Option<u64>,
     /// What it may reach, as `plugins.NAME.allow` of the configuration.
     #[arg(long, value_name = "JSON")]
     allow: Option<String>,

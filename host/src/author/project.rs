@@ -73,6 +73,25 @@ pub(super) fn build(dir: &Path, output: Option<PathBuf>) -> Result<Answer, Error
     Ok(Answer { text, json, failed: None })
 }
 
+/// Whether a folder is a plugin's project. A workspace of cargo is none.
+pub(super) fn is_project(dir: &Path) -> bool {
+    let manifest = || fs::read_to_string(dir.join("Cargo.toml")).unwrap_or_default();
+    match recognise(dir) {
+        Ok(Language::Rust) => manifest().contains("cdylib"),
+        Ok(_) => true,
+        Err(_) => false,
+    }
+}
+
+/// Builds the project in `dir` into a plugins folder; where its component is.
+pub(super) fn make_into(dir: &Path, folder: &Path) -> Result<PathBuf, Error> {
+    let name = match recognise(dir)? {
+        Language::Rust => package(&dir.canonicalize().unwrap_or_else(|_| dir.to_owned()))?.name,
+        _ => subject::name_of(dir),
+    };
+    make(dir, Some(folder.join(format!("{name}.wasm"))))
+}
+
 /// Builds the project in `dir`; where its component is.
 pub(super) fn make(dir: &Path, output: Option<PathBuf>) -> Result<PathBuf, Error> {
     let language = recognise(dir)?;

@@ -15,7 +15,7 @@ use crate::config::{
     self, Allow, Environment, OnError, Overrides, PluginLimits, PluginLimitsConfig, System,
 };
 use crate::plugin::load::COMPONENT_BYTES_MAX;
-use crate::plugin::{ChainPlan, LinkPlan, PlanSource, Plugin, PluginEngine};
+use crate::plugin::{ChainPlan, CodeCache, LinkPlan, PlanSource, Plugin, PluginEngine};
 
 /// A component that has been loaded.
 pub(super) struct Subject {
@@ -23,29 +23,34 @@ pub(super) struct Subject {
     pub(super) plugin: Arc<Plugin>,
     /// The upstreams of its project, by name.
     pub(super) upstreams: Vec<Arc<str>>,
-    pub(super) bytes: usize,
+    /// The file's content.
+    pub(super) component: Vec<u8>,
     /// How long compiling took.
     pub(super) compile: Duration,
 }
 
 impl Subject {
-    /// Reads and compiles a component.
-    pub(super) fn load(file: &Path, limits: &Limits) -> Result<Self, Error> {
+    /// Reads and compiles a component. `anew`: also if its compiled code is kept where the gateway would
+    /// look for it.
+    pub(super) fn load(file: &Path, limits: &Limits, anew: bool) -> Result<Self, Error> {
         let bytes = read(file)?;
         let name = name_of(file);
-        let Terms { limits: configured, allow, upstreams } = match &limits.allow {
+        let Terms { limits: configured, allow, upstreams, code } = match &limits.allow {
             Some(allow) => granted(file, &name, allow)?,
             None => configured(file, &name)?,
         };
         let limits = limits.over(configured);
         let engine = PluginEngine::new().map_err(|error| Error::failure(format!("{error:#}")))?;
+        // Where it cannot be kept it is compiled every time.
+        let code = code.filter(|_| !anew).and_then(|folder| CodeCache::open(&folder).ok());
+        engine.keep_code_in(code);
         #[expect(clippy::disallowed_methods, reason = "how long compiling takes")]
         let began = std::time::Instant::now();
         let plugin = engine.load(&name, &bytes, &limits, &allow);
         let compile = began.elapsed();
         let plugin =
             plugin.map_err(|error| Error::plugin(format!("{}: {error}", file.display())))?;
-        Ok(Self { engine, plugin, upstreams, bytes: bytes.len(), compile })
+        Ok(Self { engine, plugin, upstreams, component: bytes, compile })
     }
 }
 
@@ -67,6 +72,7 @@ impl Limits {
         PluginLimits {
             memory_bytes_max: memory.unwrap_or(configured.memory_bytes_max),
             time_max: time.unwrap_or(configured.time_max),
+            fuel_max: self.fuel_max.or(configured.fuel_max),
             body_bytes_max: configured.body_bytes_max,
             instances_max: configured.instances_max,
         }
@@ -110,7 +116,7 @@ fn configured(file: &Path, name: &str) -> Result<Terms, Error> {
     let folders = if beside.ends_with("plugins") { 2 } else { 1 };
     let mut folders = file.ancestors().skip(1).take(folders);
     let Some(folder) = folders.find(|folder| folder.join("zproxy.json").is_file()) else {
-        return Ok(Terms::default());
+        return find_in(b"{}", "the defaults", beside, name);
     };
     let path = folder.join("zproxy.json");
     let shown = path.display().to_string();
@@ -133,13 +139,9 @@ fn find_in(text: &[u8], shown: &str, folder: &Path, name: &str) -> Result<Terms,
     let (_, settings) = config::load(text, shown, &Overrides::default(), &place, &[])?;
     let upstreams = settings.upstreams.iter().map(|upstream| Arc::clone(&upstream.name)).collect();
     let plugin = settings.plugins.iter().find(|plugin| *plugin.name == *name);
-    let default = Terms::default();
-    Ok(match plugin {
-        Some(plugin) => {
-            Terms { limits: plugin.limits, allow: Arc::clone(&plugin.allow), upstreams }
-        }
-        None => Terms { upstreams, ..default },
-    })
+    let (limits, allow) =
+        plugin.map_or_else(unmentioned, |plugin| (plugin.limits, Arc::clone(&plugin.allow)));
+    Ok(Terms { limits, allow, upstreams, code: settings.plugin_cache })
 }
 
 /// What a plugin runs with.
@@ -147,20 +149,21 @@ struct Terms {
     limits: PluginLimits,
     allow: Arc<Allow>,
     upstreams: Vec<Arc<str>>,
+    /// Where compiled code is kept.
+    code: Option<PathBuf>,
 }
 
-impl Default for Terms {
-    /// For one that no configuration mentions.
-    fn default() -> Self {
-        let default = PluginLimitsConfig::default();
-        let limits = PluginLimits {
-            memory_bytes_max: default.memory_bytes_max,
-            time_max: Duration::from_millis(default.time_ms_max.into()),
-            body_bytes_max: default.body_bytes_max,
-            instances_max: default.instances_max,
-        };
-        Self { limits, allow: Arc::default(), upstreams: Vec::new() }
-    }
+/// What a plugin may use that no configuration mentions.
+fn unmentioned() -> (PluginLimits, Arc<Allow>) {
+    let default = PluginLimitsConfig::default();
+    let limits = PluginLimits {
+        memory_bytes_max: default.memory_bytes_max,
+        time_max: Duration::from_millis(default.time_ms_max.into()),
+        fuel_max: default.fuel_max,
+        body_bytes_max: default.body_bytes_max,
+        instances_max: default.instances_max,
+    };
+    (limits, Arc::default())
 }
 
 /// The system as the gateway would see it if it were started in a project's folder.

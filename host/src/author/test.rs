@@ -32,7 +32,7 @@ pub(super) fn test(subject: &Path, cases: &[PathBuf], limits: &Limits) -> Result
         all.push((file, cases));
     }
     log::keep();
-    let subject = Subject::load(&component, limits)?;
+    let subject = Subject::load(&component, limits, false)?;
     Ok(play_all(&subject, &all))
 }
 

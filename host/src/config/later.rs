@@ -18,7 +18,6 @@ const KEYS: &[(&str, &str, &str)] = &[
     ("Route", "component", "components as targets come later"),
     ("Route", "mirror", "mirroring comes later"),
     ("Route", "compression", "compression comes later"),
-    ("PluginLimits", "fuel_max", "limits by fuel come later"),
     ("Limits", "connections_per_ip_max", "limits per client address come later"),
 ];
 

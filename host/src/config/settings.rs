@@ -403,6 +403,8 @@ pub struct PluginLimits {
     pub memory_bytes_max: usize,
     /// Longest time in one hook call.
     pub time_max: Duration,
+    /// Most fuel in one hook call; `None`: it is not counted.
+    pub fuel_max: Option<u64>,
     /// Largest body that it may hold, or put in place of another.
     pub body_bytes_max: usize,
     /// Instances per worker, of a plugin that waits.

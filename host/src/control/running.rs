@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 use tokio::sync::Notify;
 
 use super::SocketFiles;
+use super::admin::events::Events;
 use super::certificates;
 use super::metrics::{self, Globals, Report};
 use super::shelf::Held;
@@ -57,6 +58,7 @@ pub struct Running {
     ready: AtomicBool,
     draining: AtomicBool,
     drain_began: Notify,
+    events: Events,
     started: Instant,
 }
 
@@ -112,6 +114,7 @@ impl Running {
             ready: AtomicBool::new(false),
             draining: AtomicBool::new(false),
             drain_began: Notify::new(),
+            events: Events::default(),
             started: Instant::now(),
         }
     }
@@ -137,6 +140,7 @@ impl Running {
         if self.draining.swap(true, Ordering::AcqRel) {
             return;
         }
+        self.events.tell("drain", &json!({}));
         let mut doors = lock(&self.doors);
         doors.files.remove();
         for acceptor in &doors.acceptors {
@@ -150,6 +154,11 @@ impl Running {
             worker.send(Message::Drain);
         }
         self.drain_began.notify_one();
+    }
+
+    /// Who listens to what happens.
+    pub fn events(&self) -> &Events {
+        &self.events
     }
 
     /// Waits for the beginning of a drain; for one who waits at a time.

@@ -40,6 +40,14 @@ pub(crate) struct Source {
     set: Vec<String>,
 }
 
+impl Source {
+    /// The plugins folder that a flag or a variable names.
+    pub(crate) fn plugins_folder(&self) -> Result<Option<PathBuf>, LoadError> {
+        let flag = self.plugins.clone().map(|path| text("--plugins", path.into())).transpose()?;
+        Ok(pick("--plugins", flag, "ZPROXY_PLUGINS")?.map(|(_, folder)| folder.into()))
+    }
+}
+
 /// A loaded configuration, or why there is none.
 pub(crate) enum LoadError {
     Usage(String),

@@ -1,9 +1,11 @@
-//! wasmtime as plugins need it: one engine per process, and the clock that ends what takes too long.
+//! wasmtime as plugins need it: an engine per process, another one for plugins whose instructions are
+//! counted, and the clock that ends what takes too long.
 //!
 //! Not here: components (`load`), and what runs in them (`instance`).
 
 use std::sync::Arc;
 use std::sync::Mutex;
+use std::sync::OnceLock;
 use std::sync::PoisonError;
 use std::sync::Weak;
 use std::sync::atomic::AtomicU64;
@@ -23,6 +25,7 @@ use super::cache::CodeCache;
 use super::host;
 use super::host::State;
 use super::load::Plugin;
+use crate::config::PluginLimits;
 use crate::state::States;
 
 /// How exactly time limits hold: a call is ended up to two ticks late. 200 wake-ups a second cost
@@ -38,8 +41,9 @@ const STACK_BYTES_MAX: usize = 1024 * 1024;
 /// Its clock thread starts with the first plugin and ends when the engine is dropped; a plugin
 /// keeps its engine alive.
 pub struct PluginEngine {
-    engine: Engine,
-    linker: Linker<State>,
+    plain: Side,
+    /// For plugins whose fuel is limited; made with the first of them.
+    metered: Arc<OnceLock<Side>>,
     /// Ends the ticker by being dropped.
     ticker: Mutex<Option<mpsc::Sender<()>>>,
     generation: AtomicU64,
@@ -52,17 +56,24 @@ pub struct PluginEngine {
     pub(super) states: States,
 }
 
-impl PluginEngine {
-    /// Makes the engine. Fails where the machine does not allow what wasmtime needs.
-    #[expect(clippy::disallowed_methods, reason = "where the plugins' clock begins")]
-    pub fn new() -> anyhow::Result<Arc<Self>> {
+/// wasmtime's engine, and everything that plugins may import, but for what [`host::deny`] adds.
+#[derive(Clone)]
+pub(super) struct Side {
+    pub(super) engine: Engine,
+    pub(super) linker: Linker<State>,
+}
+
+impl Side {
+    /// `metered`: every instruction is counted, which only those pay who ask for it.
+    fn new(metered: bool) -> wasmtime::Result<Self> {
         let mut config = Config::new();
         config
             // Calls are much cheaper without. Components that export or import async functions are
             // refused.
             .concurrency_support(false)
-            // A load and a comparison per call and loop; fuel would count every instruction.
+            // A load and a comparison per call and loop; fuel counts every instruction.
             .epoch_interruption(true)
+            .consume_fuel(metered)
             // A guest that recurses without end hits this and traps, long before the thread's end.
             .max_wasm_stack(STACK_BYTES_MAX)
             // A new instance maps its first memory instead of filling it.
@@ -75,12 +86,20 @@ impl PluginEngine {
             // them a tenth of its compiled code, in memory that nobody touches before a failure.
             .wasm_backtrace_details(WasmBacktraceDetails::Enable)
             .generate_address_map(true);
-        let engine = Engine::new(&config).map_err(readable)?;
+        let engine = Engine::new(&config)?;
         let mut linker = Linker::new(&engine);
-        host::link(&mut linker).map_err(readable)?;
+        host::link(&mut linker)?;
+        Ok(Self { engine, linker })
+    }
+}
+
+impl PluginEngine {
+    /// Makes the engine. Fails where the machine does not allow what wasmtime needs.
+    #[expect(clippy::disallowed_methods, reason = "where the plugins' clock begins")]
+    pub fn new() -> anyhow::Result<Arc<Self>> {
         Ok(Arc::new(Self {
-            engine,
-            linker,
+            plain: Side::new(false).map_err(readable)?,
+            metered: Arc::default(),
             ticker: Mutex::new(None),
             generation: AtomicU64::new(0),
             loaded: Mutex::new(Vec::new()),
@@ -100,14 +119,22 @@ impl PluginEngine {
         self.cache.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// wasmtime's part.
+    /// wasmtime's part, for plugins whose fuel is not limited.
     pub(crate) fn wasmtime(&self) -> &Engine {
-        &self.engine
+        &self.plain.engine
     }
 
-    /// Everything that plugins may import, but for what [`host::deny`] adds.
-    pub(super) fn linker(&self) -> Linker<State> {
-        self.linker.clone()
+    /// What a plugin with these limits is compiled for.
+    pub(super) fn side(&self, limits: &PluginLimits) -> wasmtime::Result<Side> {
+        if limits.fuel_max.is_none() {
+            return Ok(self.plain.clone());
+        }
+        if let Some(side) = self.metered.get() {
+            return Ok(side.clone());
+        }
+        let side = Side::new(true)?;
+        // One that somebody else has made in the same moment is as good.
+        Ok(self.metered.get_or_init(|| side).clone())
     }
 
     /// When the clock of all instances began.
@@ -127,10 +154,13 @@ impl PluginEngine {
             return Ok(());
         }
         let (stop, stopped) = mpsc::channel::<()>();
-        let engine = self.engine.clone();
+        let (plain, metered) = (self.plain.engine.clone(), Arc::clone(&self.metered));
         thread::Builder::new().name("plugin-clock".to_owned()).spawn(move || {
             while stopped.recv_timeout(TICK) == Err(mpsc::RecvTimeoutError::Timeout) {
-                engine.increment_epoch();
+                plain.increment_epoch();
+                if let Some(side) = metered.get() {
+                    side.engine.increment_epoch();
+                }
             }
         })?;
         *ticker = Some(stop);
@@ -165,7 +195,7 @@ mod tests {
     fn the_clock_ends_with_the_engine() {
         let engine = PluginEngine::new().unwrap();
         engine.start_ticker().unwrap();
-        let weak = engine.engine.weak();
+        let weak = engine.plain.engine.weak();
 
         drop(engine);
 

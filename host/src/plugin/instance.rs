@@ -53,6 +53,8 @@ pub enum FailureKind {
     Trap,
     /// It ran longer than it may.
     Timeout,
+    /// It used more fuel than it may.
+    Fuel,
     /// It trapped after it was refused memory.
     Memory,
     /// It broke a rule of an interface: a bad field name, a bad reply.
@@ -67,6 +69,7 @@ impl FailureKind {
         match self {
             Self::Trap => "trap",
             Self::Timeout => "timeout",
+            Self::Fuel => "fuel",
             Self::Memory => "memory",
             Self::Violation => "violation",
             Self::Unavailable => "unavailable",
@@ -234,6 +237,11 @@ impl Instance {
     pub(super) fn memory_bytes(&self) -> usize {
         let (slot, idle) = (self.slot.borrow(), self.idle.borrow());
         slot.live.iter().chain(&*idle).map(Live::memory_bytes).sum()
+    }
+
+    /// Fuel that the last call has used, where it is counted.
+    pub(super) fn fuel_used(&self) -> Option<u64> {
+        self.slot.borrow().live.as_ref().or(self.idle.borrow().last()).and_then(Live::fuel_used)
     }
 
     /// Log lines lost since this was last asked.

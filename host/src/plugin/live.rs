@@ -71,8 +71,15 @@ pub(super) struct Live {
     values: Values,
     /// Its store has a function that waits, so that every call of it has to be on a fiber.
     waits: bool,
-    ticks: u64,
+    bounds: Bounds,
     time_max: Duration,
+}
+
+/// What one call may take.
+#[derive(Clone, Copy)]
+struct Bounds {
+    ticks: u64,
+    fuel: Option<u64>,
 }
 
 /// Whether a call whose time is up by the clock is to be ended; `used` is the thread's CPU time.
@@ -114,8 +121,12 @@ fn instantiate(plugin: &Plugin, store: &mut Store<State>) -> wasmtime::Result<In
 /// A new store, which may be busy for `time_max`.
 fn make_store(plugin: &Plugin, time_max: Duration) -> Store<State> {
     let state = State::new(plugin.state(), &plugin.allow, plugin.limits(), plugin.engine.started());
-    let mut store = Store::new(plugin.engine.wasmtime(), state);
+    let mut store = Store::new(plugin.component.engine(), state);
     store.limiter(|state| &mut state.limiter);
+    if plugin.limits().fuel_max.is_some() {
+        // What is made once is bounded by time. It cannot fail: the engine counts.
+        let _ = store.set_fuel(u64::MAX);
+    }
     store.set_hostcall_fuel(HOSTCALL_BYTES_MAX);
     store.set_max_component_handles(HANDLES_MAX);
     store.epoch_deadline_callback(|mut call| {
@@ -142,7 +153,7 @@ pub(super) fn validate(plugin: &Plugin, config: &str) -> Result<(), Vec<Complain
         wasmtime::Result::Ok(invoke!(plugin.waits, validate, store, (config,))?.0)
     };
     let found = ask(&mut store).map_err(|error| {
-        let failure = failure(&error, store.data_mut(), INIT_TIME_MAX, began);
+        let failure = failure(&error, store.data_mut(), INIT_TIME_MAX, None, began);
         vec![Complaint::of(&failure.message)]
     })?;
     let more = found.len().saturating_sub(COMPLAINTS_MAX);
@@ -174,7 +185,7 @@ impl Live {
             wasmtime::Result::Ok((registration, guests))
         };
         let (registration, guests) = init(&mut store)
-            .map_err(|error| failure(&error, store.data_mut(), INIT_TIME_MAX, began))?;
+            .map_err(|error| failure(&error, store.data_mut(), INIT_TIME_MAX, None, began))?;
         let unavailable = |message: String| {
             Failure::new(FailureKind::Unavailable, clean(message.as_bytes(), 2048))
         };
@@ -191,7 +202,7 @@ impl Live {
             response_fields: response_fields.map_err(unavailable)?,
             values: Values::default(),
             waits: plugin.waits,
-            ticks: ticks(limits.time_max),
+            bounds: Bounds { ticks: ticks(limits.time_max), fuel: limits.fuel_max },
             time_max: limits.time_max,
         })
     }
@@ -199,6 +210,11 @@ impl Live {
     /// Linear memory that it holds.
     pub(super) fn memory_bytes(&self) -> usize {
         self.store.data().limiter.memory_bytes()
+    }
+
+    /// Fuel that the last call has used, where it is counted.
+    pub(super) fn fuel_used(&self) -> Option<u64> {
+        Some(self.bounds.fuel?.saturating_sub(self.store.get_fuel().ok()?))
     }
 
     /// Log lines lost since this was last asked.
@@ -218,7 +234,7 @@ impl Live {
             (Hook::Request, Guests { request_filter: Some(guest), .. }) => {
                 let find = |field: &Field, out: &mut Vec<u8>| field.of_request(exchange, out);
                 self.values.find(&self.request_fields, find);
-                begin(&mut self.store, self.ticks, Phase::Head, place);
+                begin(&mut self.store, self.bounds, Phase::Head, place);
                 self.values.hand(|fields| guest.call_on_request(&mut self.store, fields))
             }
             (Hook::Response, Guests { response_filter: Some(guest), .. }) => {
@@ -226,7 +242,7 @@ impl Live {
                 let fields = &exchange.response.fields;
                 let find = |field: &Field, out: &mut Vec<u8>| field.of_response(fields, out);
                 self.values.find(&self.response_fields, find);
-                begin(&mut self.store, self.ticks, Phase::Head, place);
+                begin(&mut self.store, self.bounds, Phase::Head, place);
                 self.values.hand(|fields| guest.call_on_response(&mut self.store, status, fields))
             }
             _ => return Ok(Flow::Next),
@@ -243,13 +259,13 @@ impl Live {
         asks: Asks,
     ) -> Result<Flow, Box<Failure>> {
         let Some(exchange) = place.as_deref() else { return Ok(Flow::Next) };
-        let (store, ticks, time_max) = (&mut self.store, self.ticks, self.time_max);
+        let (store, bounds, time_max) = (&mut self.store, self.bounds, self.time_max);
         let answer = match (hook, &self.guests) {
             (Hook::Request, Guests { request_filter: Some(guest), .. }) => {
                 let find = |field: &Field, out: &mut Vec<u8>| field.of_request(exchange, out);
                 self.values.find(&self.request_fields, find);
                 let fields = self.values.all();
-                begin(store, ticks, Phase::Head, place);
+                begin(store, bounds, Phase::Head, place);
                 store.data_mut().waits.begin(asks, time_max);
                 guest.func_on_request().call_async(store, (&fields,)).await
             }
@@ -259,7 +275,7 @@ impl Live {
                 let find = |field: &Field, out: &mut Vec<u8>| field.of_response(given, out);
                 self.values.find(&self.response_fields, find);
                 let fields = self.values.all();
-                begin(store, ticks, Phase::Head, place);
+                begin(store, bounds, Phase::Head, place);
                 store.data_mut().waits.begin(asks, time_max);
                 guest.func_on_response().call_async(store, (status, &fields)).await
             }
@@ -278,8 +294,8 @@ impl Live {
         body: &[u8],
         asks: Asks,
     ) -> Result<ChunkFlow, Box<Failure>> {
-        let (store, ticks, time_max) = (&mut self.store, self.ticks, self.time_max);
-        begin(store, ticks, Phase::Chunk, place);
+        let (store, bounds, time_max) = (&mut self.store, self.bounds, self.time_max);
+        begin(store, bounds, Phase::Chunk, place);
         store.data_mut().waits.begin(asks, time_max);
         let answer = match (hook, &self.guests) {
             (Hook::RequestBody, Guests { request_body_filter: Some(guest), .. }) => {
@@ -305,14 +321,14 @@ impl Live {
         (chunk, end): (&[u8], bool),
         showing: Showing,
     ) -> Result<ChunkFlow, Box<Failure>> {
-        let (store, ticks, waits) = (&mut self.store, self.ticks, self.waits);
+        let (store, bounds, waits) = (&mut self.store, self.bounds, self.waits);
         let answer = match (hook, &self.guests) {
             (Hook::RequestBody, Guests { request_body_filter: Some(guest), .. }) => {
-                begin(store, ticks, Phase::Chunk, place);
+                begin(store, bounds, Phase::Chunk, place);
                 invoke!(waits, guest.func_on_request_body(), store, (chunk, end))
             }
             (Hook::ResponseBody, Guests { response_body_filter: Some(guest), .. }) => {
-                begin(store, ticks, Phase::Chunk, place);
+                begin(store, bounds, Phase::Chunk, place);
                 invoke!(waits, guest.func_on_response_body(), store, (chunk, end))
             }
             _ => return Ok(ChunkFlow::Pass),
@@ -331,7 +347,7 @@ impl Live {
         summary: &Summary,
     ) -> Result<(), Box<Failure>> {
         let Some(guest) = &self.guests.completion else { return Ok(()) };
-        begin(&mut self.store, self.ticks, Phase::Other, place);
+        begin(&mut self.store, self.bounds, Phase::Other, place);
         let us = |time: Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
         let summary = types::Summary {
             status: summary.status,
@@ -347,7 +363,7 @@ impl Live {
     /// Calls `on-tick` or `shutdown`, which have no exchange.
     pub(super) fn on_time(&mut self, hook: Hook, began: Instant) -> Result<(), Box<Failure>> {
         let (store, mut place) = (&mut self.store, None);
-        begin(store, self.ticks, Phase::Other, &mut place);
+        begin(store, self.bounds, Phase::Other, &mut place);
         let answer = match (hook, &self.guests) {
             (Hook::Tick, Guests { ticker: Some(guest), .. }) => {
                 invoke!(self.waits, guest.func_on_tick(), store, ())
@@ -381,7 +397,7 @@ impl Live {
                 Err(rule) => Failure::new(FailureKind::Violation, rule),
             },
             (Ok(_), Some(violation)) => Failure::new(FailureKind::Violation, violation),
-            (Err(error), _) => failure(&error, state, self.time_max, began),
+            (Err(error), _) => failure(&error, state, self.time_max, self.bounds.fuel, began),
         };
         state.reply.forget();
         state.captures.clear();
@@ -442,14 +458,23 @@ fn settle_chunk(
 }
 
 /// Hands the exchange over and starts the clock.
-fn begin(store: &mut Store<State>, ticks: u64, phase: Phase, place: &mut Option<Box<Exchange>>) {
+fn begin(
+    store: &mut Store<State>,
+    bounds: Bounds,
+    phase: Phase,
+    place: &mut Option<Box<Exchange>>,
+) {
     let state = store.data_mut();
     std::mem::swap(&mut state.exchange, place);
     state.mark = None;
     state.overran_at = None;
     state.limiter.forget_refused();
     state.body.begin(phase);
-    store.set_epoch_deadline(ticks);
+    store.set_epoch_deadline(bounds.ticks);
+    if let Some(fuel) = bounds.fuel {
+        // It cannot fail: the engine counts.
+        let _ = store.set_fuel(fuel);
+    }
 }
 
 /// Puts an error of wasmtime into words.
@@ -457,12 +482,17 @@ fn failure(
     error: &wasmtime::Error,
     state: &mut State,
     time_max: Duration,
+    fuel_max: Option<u64>,
     began: Instant,
 ) -> Box<Failure> {
     let refused = state.limiter.refused();
     let trap = error.downcast_ref::<Trap>();
     let (kind, mut message) = match trap {
         Some(Trap::Interrupt) => (FailureKind::Timeout, format!("it ran longer than {time_max:?}")),
+        Some(Trap::OutOfFuel) => {
+            let fuel = fuel_max.unwrap_or(u64::MAX);
+            (FailureKind::Fuel, format!("it used more fuel than its {fuel}"))
+        }
         Some(Trap::StackOverflow) => (FailureKind::Trap, "it overflowed its stack".to_owned()),
         _ if refused => {
             let held = state.limiter.memory_bytes() / 1024;

@@ -1,6 +1,6 @@
 //! From the bytes of a component to a plugin that instances can be made of.
 //!
-//! 1. Is it a component, and not too large?
+//! 1. Is it a component, not too large, and of a shape that can be compiled in time (`shape`)?
 //! 2. Does it compile?
 //! 3. Does it export `lifecycle` and at least one hook, in a version and with signatures known here?
 //! 4. Is everything that it imports there?
@@ -13,6 +13,8 @@
 use std::fmt::Write;
 use std::sync::Arc;
 use std::sync::PoisonError;
+use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::Ordering;
 use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
@@ -25,6 +27,7 @@ use wasmtime::component::InstancePre;
 use wasmtime::component::types::ComponentItem;
 
 use super::engine::PluginEngine;
+use super::engine::Side;
 use super::exports;
 use super::exports::Exports;
 use super::exports::Hooks;
@@ -36,6 +39,7 @@ use super::instance::Hook;
 use super::instance::Warm;
 use super::live;
 use super::live::Live;
+use super::shape;
 use crate::config::Allow;
 use crate::config::PluginLimits;
 use crate::state::{PluginState, States};
@@ -79,12 +83,27 @@ pub enum LoadError {
          it with `wasm-tools component new`"
     )]
     CoreModule,
+    /// Of a shape that no compiler of plugins makes, and that takes this one longest.
+    #[error("has {found} {what}; a plugin may have {max}")]
+    Shape {
+        /// Of what there is too much.
+        what: &'static str,
+        /// How much there is.
+        found: u64,
+        /// How much there may be.
+        max: u64,
+    },
     /// Invalid, or with features that the gateway does not have.
     #[error("does not compile: {0}")]
     Compile(String),
     /// It takes too long.
     #[error("does not compile within {0:?}")]
     CompileTime(Duration),
+    /// Others were given up on, and the compiler is still busy with them.
+    #[error(
+        "is not compiled: {0} components that took too long are still being compiled; take them away"
+    )]
+    CompilerBusy(usize),
     /// No plugin at all.
     #[error(
         "exports no `zproxy:gateway/lifecycle@0.1.0`, which every plugin must export; it exports {0}"
@@ -146,6 +165,14 @@ pub enum LoadError {
     /// version.
     #[error("cannot be linked: {0}")]
     Link(String),
+    /// Its instructions are counted, or are not, and should not or should be.
+    #[error(
+        "`limits.fuel_max` has come or gone, for which the component must be compiled anew: load it again"
+    )]
+    Metering,
+    /// The machine does not allow what counting instructions needs.
+    #[error("no engine that counts instructions: {0}")]
+    Engine(String),
     /// The process is short of threads.
     #[error("a thread cannot be started: {0}")]
     Thread(#[from] std::io::Error),
@@ -237,7 +264,10 @@ impl Plugin {
         if self.is_under(limits, allow) {
             return Ok(Arc::clone(self));
         }
-        let engine = self.engine.wasmtime();
+        if limits.fuel_max.is_some() != self.limits.fuel_max.is_some() {
+            return Err(LoadError::Metering);
+        }
+        let engine = self.component.engine();
         for (import, item) in self.component.component().component_type().imports(engine) {
             imports::check(engine, &self.name, import, &item.ty, allow)?;
         }
@@ -330,7 +360,9 @@ impl PluginEngine {
         if let Some(plugin) = self.find_loaded(name, &digest, limits, allow) {
             return plugin.under(limits, allow);
         }
-        let engine = self.wasmtime();
+        let side = self.side(limits).map_err(|error| LoadError::Engine(format!("{error:#}")))?;
+        let Side { engine, mut linker } = side;
+        let engine = &engine;
         let cache = self.cache();
         let known = cache.as_ref().and_then(|cache| cache.find(engine, &digest));
         let component = match known {
@@ -345,7 +377,6 @@ impl PluginEngine {
         };
         let kind = component.component_type();
         let found = exports::check(engine, &kind)?;
-        let mut linker = self.linker();
         for (import, item) in kind.imports(engine) {
             imports::check(engine, name, import, &item.ty, allow)?;
             if let ComponentItem::ComponentInstance(interface) = &item.ty
@@ -394,7 +425,12 @@ impl PluginEngine {
     ) -> Option<Arc<Plugin>> {
         let loaded = self.loaded.lock().unwrap_or_else(PoisonError::into_inner);
         let known = loaded.iter().filter_map(std::sync::Weak::upgrade);
-        let same = known.filter(|plugin| *plugin.name == *name && plugin.digest == digest);
+        let metered = |limits: &PluginLimits| limits.fuel_max.is_some();
+        let same = known.filter(|plugin| {
+            *plugin.name == *name
+                && plugin.digest == digest
+                && metered(&plugin.limits) == metered(limits)
+        });
         same.max_by_key(|plugin| (plugin.is_under(limits, allow), plugin.generation))
     }
 }
@@ -405,6 +441,11 @@ pub fn digest_of(bytes: &[u8]) -> String {
 }
 
 fn compile(engine: &Engine, bytes: &[u8]) -> Result<Component, LoadError> {
+    shape::check(bytes)?;
+    let left = LEFT_COMPILING.load(Ordering::Relaxed);
+    if left >= LEFT_COMPILING_MAX {
+        return Err(LoadError::CompilerBusy(left));
+    }
     let (engine, bytes) = (engine.clone(), bytes.to_vec());
     let failed = |text: &str| LoadError::Compile(clean(text.as_bytes(), 1024));
     match apart(COMPILE_TIME_MAX, move || Component::from_binary(&engine, &bytes))? {
@@ -423,6 +464,13 @@ enum Done<T> {
     TooLate,
 }
 
+/// Threads that were left to themselves and are still at it.
+static LEFT_COMPILING: AtomicUsize = AtomicUsize::new(0);
+
+/// Each may take a CPU, and memory, until it has finished: a file that is tried again and again must not
+/// take them all.
+const LEFT_COMPILING_MAX: usize = 2;
+
 /// Does `work` on a thread of its own. When that takes longer than `time_max` the thread is left to
 /// itself: nothing ends a thread, but nobody has to wait for it.
 fn apart<T: Send + 'static>(
@@ -430,14 +478,23 @@ fn apart<T: Send + 'static>(
     work: impl FnOnce() -> T + Send + 'static,
 ) -> std::io::Result<Done<T>> {
     let (done, result) = mpsc::sync_channel(1);
+    let (leave, left) = mpsc::sync_channel::<()>(1);
     let thread = thread::Builder::new().name("plugin-compiler".to_owned());
     thread.stack_size(COMPILE_STACK_BYTES).spawn(move || {
         // Nobody is left to be told when it is too late.
         let _ = done.send(work());
+        if left.recv().is_ok() {
+            LEFT_COMPILING.fetch_sub(1, Ordering::Relaxed);
+        }
     })?;
     Ok(match result.recv_timeout(time_max) {
         Ok(result) => Done::In(result),
-        Err(mpsc::RecvTimeoutError::Timeout) => Done::TooLate,
+        Err(mpsc::RecvTimeoutError::Timeout) => {
+            LEFT_COMPILING.fetch_add(1, Ordering::Relaxed);
+            // One that panics later counts for ever; it is one that must not be tried again.
+            let _ = leave.send(());
+            Done::TooLate
+        }
         Err(mpsc::RecvTimeoutError::Disconnected) => Done::Panicked,
     })
 }
@@ -495,6 +552,10 @@ mod tests {
         let endless = move || ended.recv().is_ok();
         assert_eq!(apart(Duration::from_millis(10), endless).unwrap(), Done::TooLate);
 
+        assert_eq!(LEFT_COMPILING.load(Ordering::Relaxed), 1);
         end.send(()).unwrap();
+        while LEFT_COMPILING.load(Ordering::Relaxed) > 0 {
+            thread::yield_now();
+        }
     }
 }

@@ -37,6 +37,7 @@ mod host;
 mod imports;
 mod live;
 mod native;
+mod shape;
 
 pub use body::{BodyFilter, BodyStop, ChunkFlow, Halt, Wish};
 pub use cache::CodeCache;

@@ -57,12 +57,13 @@ pub enum Outcome {
 
 impl Outcome {
     /// All there are, in the order of [`HookStats::calls`].
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Next,
         Self::Respond,
         Self::Abort,
         Self::Failed(FailureKind::Trap),
         Self::Failed(FailureKind::Timeout),
+        Self::Failed(FailureKind::Fuel),
         Self::Failed(FailureKind::Memory),
         Self::Failed(FailureKind::Violation),
         Self::Failed(FailureKind::Unavailable),
@@ -85,9 +86,10 @@ impl Outcome {
             Self::Abort => 2,
             Self::Failed(FailureKind::Trap) => 3,
             Self::Failed(FailureKind::Timeout) => 4,
-            Self::Failed(FailureKind::Memory) => 5,
-            Self::Failed(FailureKind::Violation) => 6,
-            Self::Failed(FailureKind::Unavailable) => 7,
+            Self::Failed(FailureKind::Fuel) => 5,
+            Self::Failed(FailureKind::Memory) => 6,
+            Self::Failed(FailureKind::Violation) => 7,
+            Self::Failed(FailureKind::Unavailable) => 8,
         }
     }
 }
@@ -245,7 +247,8 @@ impl Meter {
     /// The counts, without what only instances know.
     pub(super) fn read(&self) -> PluginStats {
         let hooks = self.hooks.each_ref().map(HookMeter::read);
-        let discarding = [FailureKind::Trap, FailureKind::Timeout, FailureKind::Memory];
+        use FailureKind::{Fuel, Memory, Timeout, Trap};
+        let discarding = [Trap, Timeout, Fuel, Memory];
         let traps = |hook: &HookStats| -> u64 {
             discarding.iter().map(|kind| hook.calls[Outcome::Failed(*kind).index()]).sum()
         };
@@ -287,10 +290,10 @@ mod tests {
         meter.record_time(Hook::Response, Duration::from_secs(5));
 
         let stats = meter.read();
-        assert_eq!(stats.hooks[0].calls, [1, 1, 0, 0, 0, 0, 0, 0]);
+        assert_eq!(stats.hooks[0].calls, [1, 1, 0, 0, 0, 0, 0, 0, 0]);
         assert_eq!(stats.hooks[0].durations[..3], [1, 1, 0]);
         assert_eq!(stats.hooks[0].duration_ns_sum, 501);
-        assert_eq!(stats.hooks[1].calls, [0, 0, 0, 0, 1, 0, 0, 0]);
+        assert_eq!(stats.hooks[1].calls, [0, 0, 0, 0, 1, 0, 0, 0, 0]);
         assert_eq!(stats.hooks[1].durations[DURATION_BUCKETS - 1], 1);
         assert_eq!(stats.traps, 1);
     }

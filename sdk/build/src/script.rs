@@ -10,7 +10,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::project::{Project, replace, run};
+use crate::project::{Project, once, run};
 use crate::{Error, io_error};
 
 /// Newer ones have not been tried.
@@ -36,14 +36,16 @@ await writeFile(out, component);
 /// refused, and when the component cannot be written.
 pub fn build_javascript(project: &Project) -> Result<(), Error> {
     let package = find_componentize_js(project)?;
-    fs::create_dir_all(&project.work).map_err(io_error(&project.work))?;
+    once(project, &package.to_string_lossy(), |made| componentize_js(project, &package, made))
+}
+
+fn componentize_js(project: &Project, package: &Path, made: &Path) -> Result<(), Error> {
     // Its real path: the tool grants the folder that it runs in and nothing that a link leads to.
     let work = project.work.canonicalize().map_err(io_error(&project.work))?;
     let script = work.join("build.mjs");
     fs::write(&script, BUILD_JS).map_err(io_error(&script))?;
     // One module with the helpers beside it: that is all that imports can find.
     let source = stage(project, &work, "zproxy.js")?;
-    let made = work.join("component.wasm");
     let mut node = Command::new("node");
     node.current_dir(&work)
         .arg(&script)
@@ -51,9 +53,8 @@ pub fn build_javascript(project: &Project) -> Result<(), Error> {
         .arg(source)
         .arg(&project.wit)
         .arg(&project.world)
-        .arg(&made);
-    run(node, "componentize-js")?;
-    replace(&project.destination, &fs::read(&made).map_err(io_error(&made))?)
+        .arg(made);
+    run(node, "componentize-js")
 }
 
 /// Builds a plugin in Python.
@@ -64,8 +65,12 @@ pub fn build_javascript(project: &Project) -> Result<(), Error> {
 /// refused, and when the component cannot be written.
 pub fn build_python(project: &Project) -> Result<(), Error> {
     let componentize = find_componentize_py(project)?;
-    fs::create_dir_all(&project.work).map_err(io_error(&project.work))?;
-    let made = project.work.join("component.wasm");
+    once(project, &componentize.to_string_lossy(), |made| {
+        componentize_py(project, &componentize, made)
+    })
+}
+
+fn componentize_py(project: &Project, componentize: &Path, made: &Path) -> Result<(), Error> {
     let module = project.source.file_stem().unwrap_or_default();
     let mut command = Command::new(componentize);
     command
@@ -79,9 +84,8 @@ pub fn build_python(project: &Project) -> Result<(), Error> {
         .arg("--python-path")
         .arg(&project.kit)
         .arg("--output")
-        .arg(&made);
-    run(command, "componentize-py")?;
-    replace(&project.destination, &fs::read(&made).map_err(io_error(&made))?)
+        .arg(made);
+    run(command, "componentize-py")
 }
 
 /// Copies the source and the SDK's helper into `folder`; where the source is then.

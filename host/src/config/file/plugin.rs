@@ -48,6 +48,12 @@ pub struct PluginLimitsConfig {
     #[schemars(range(min = 1, max = 60_000))]
     pub time_ms_max: u32,
 
+    /// Most fuel in one call of a hook: about a unit for each instruction, so that the limit is the same on
+    /// every machine and for every run. When left out nothing is counted, which makes calls cheaper.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1000), example = 10_000_000)]
+    pub fuel_max: Option<u64>,
+
     /// Largest body that the plugin may hold until all of it is here, or put in place of another,
     /// in bytes. A plugin that asks for more fails. It comes into the instance's memory, twice
     /// if it is changed there.
@@ -65,6 +71,7 @@ impl Default for PluginLimitsConfig {
         Self {
             memory_bytes_max: 16 * 1024 * 1024,
             time_ms_max: 10,
+            fuel_max: None,
             body_bytes_max: 4 * 1024 * 1024,
             instances_max: 32,
         }

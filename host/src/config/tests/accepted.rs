@@ -242,7 +242,7 @@ fn a_chain_takes_its_own_config_before_the_plugins() {
         .load(
             r#"{"plugins_dir": "/p",
             "plugins": {"A": {"config": {"k": 1}, "on_error": "open",
-                              "limits": {"memory_bytes_max": 65536, "time_ms_max": 3}},
+                              "limits": {"memory_bytes_max": 65536, "time_ms_max": 3, "fuel_max": 5000}},
                         "b": {"path": "/elsewhere/b.wasm"}},
             "middleware": {"native_one": {"x": [1.5]}, "c": {"enabled": false}},
             "routes": [{"path": "/", "upstream": "echo", "middleware": [
@@ -259,6 +259,7 @@ fn a_chain_takes_its_own_config_before_the_plugins() {
     let limits = PluginLimits {
         memory_bytes_max: 65536,
         time_max: Duration::from_millis(3),
+        fuel_max: Some(5000),
         body_bytes_max: 4 << 20,
         instances_max: 32,
     };

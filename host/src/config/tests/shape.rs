@@ -243,7 +243,6 @@ fn what_comes_later_is_refused_by_name() {
         (r#"{"routes": [{"component": "x"}]}"#, "routes[0].component", "components"),
         (r#"{"routes": [{"mirror": "x"}]}"#, "routes[0].mirror", "mirroring"),
         (r#"{"routes": [{"compression": true}]}"#, "routes[0].compression", "compression"),
-        (r#"{"plugins": {"a": {"limits": {"fuel_max": 1}}}}"#, "plugins.a.limits.fuel_max", "fuel"),
     ] {
         let lines = Fake::default().lines(text);
         let wanted = format!(": {path}: `{path}` is not supported by this version: ");

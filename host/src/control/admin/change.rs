@@ -9,7 +9,7 @@ use hyper::{Request, StatusCode};
 use serde_json::{Value, json};
 use tokio::sync::oneshot;
 
-use super::{Admin, Answer, Deadline, json, problem, problem_of};
+use super::{Admin, Answer, CHANGE_TIME_MAX, Deadline, json, problem, problem_of};
 use crate::control::change::{Order, Outcome, Refusal, RefusalKind, Reply};
 use crate::plugin::load::COMPONENT_BYTES_MAX;
 
@@ -52,7 +52,7 @@ pub(super) async fn change(
     request: Request<Incoming>,
     deadline: &Deadline,
 ) -> Answer {
-    deadline.extend();
+    deadline.extend(CHANGE_TIME_MAX);
     let (sender, outcome) = oneshot::channel::<Outcome>();
     let reply: Reply = Box::new(move |outcome| {
         // Whoever asked may have left.

@@ -2,11 +2,13 @@
 //!
 //! On a listener and a thread of its own, so that it answers while the workers are busy. Not a hot
 //! path: hyper serves it. A peer can neither hang nor grow it: connections are capped, each is for one
-//! request and has a time limit as a whole, and only a component is read as a body, one at a time.
+//! request and has a time limit as a whole, and only a component is read as a body, one at a time. Streams
+//! of events (`events`) take longer; there are few.
 //!
 //! Not here: what the answers say (`running`, `metrics`), changes (`control::change`).
 
 mod change;
+pub(super) mod events;
 
 use std::cell::Cell;
 use std::convert::Infallible;
@@ -37,6 +39,7 @@ use super::change::Order;
 use super::running::Running;
 use crate::config::{self, Address};
 use crate::worker::listen::{self, Listening};
+use events::Content;
 
 /// Open admin connections. Monitoring needs a handful.
 const CONNECTIONS_MAX: usize = 256;
@@ -49,8 +52,8 @@ const CONNECTION_TIME_MAX: Duration = Duration::from_secs(10);
 /// at most), perhaps after somebody else's.
 const CHANGE_TIME_MAX: Duration = Duration::from_secs(300);
 
-const PATHS: [&str; 8] =
-    ["/livez", "/readyz", "/metrics", "/info", "/routes", "/plugins", "/workers", "/certs"];
+const PATHS: [&str; 9] =
+    ["/livez", "/readyz", "/metrics", "/info", "/routes", "/plugins", "/workers", "/certs", "/events"];
 
 const CHANGES: &str = "/reload /drain /plugins/NAME /plugins/NAME/rollback";
 
@@ -104,7 +107,9 @@ impl AdminServer {
         let thread = std::thread::Builder::new()
             .name("admin".to_owned())
             .spawn(move || {
-                let admin = Admin { running, orders, uploads: Semaphore::new(1), is_tcp };
+                let streams = Arc::new(Semaphore::new(events::STREAMS_MAX));
+                let uploads = Semaphore::new(1);
+                let admin = Admin { running, orders, uploads, streams, is_tcp };
                 if let Err(error) = serve(admin, listening, &stopped) {
                     log::error!(target: "admin", "{error:#}");
                 }
@@ -135,6 +140,7 @@ struct Admin {
     running: Arc<Running>,
     orders: Sender<Order>,
     uploads: Semaphore,
+    streams: Arc<Semaphore>,
     is_tcp: bool,
 }
 
@@ -142,9 +148,9 @@ struct Admin {
 struct Deadline(Cell<Instant>);
 
 impl Deadline {
-    /// For a change, there is more time.
-    fn extend(&self) {
-        self.0.set(Instant::now() + CHANGE_TIME_MAX);
+    /// For a change or a stream, there is more time.
+    fn extend(&self, time_max: Duration) {
+        self.0.set(Instant::now() + time_max);
     }
 
     async fn over(&self) {
@@ -154,7 +160,7 @@ impl Deadline {
     }
 }
 
-type Answer = Response<Full<Bytes>>;
+type Answer = Response<Content>;
 
 enum Socket {
     Tcp(TcpListener),
@@ -282,8 +288,29 @@ async fn answer(admin: &Admin, request: Request<Incoming>, deadline: &Deadline) 
         "/routes" => json(StatusCode::OK, &running.routes()),
         "/certs" => json(StatusCode::OK, &running.certificates()),
         "/plugins" => json(StatusCode::OK, &running.plugins(&running.reports().await)),
+        "/events" => stream(admin, request.method(), deadline),
         _ => json(StatusCode::OK, &running.workers_json(&running.answers().await)),
     }
+}
+
+/// Events from now on, for as long as the listener wants.
+fn stream(admin: &Admin, method: &Method, deadline: &Deadline) -> Answer {
+    let Ok(place) = Arc::clone(&admin.streams).try_acquire_owned() else {
+        let detail = format!("{} streams of events are open already", events::STREAMS_MAX);
+        return problem(StatusCode::SERVICE_UNAVAILABLE, &detail);
+    };
+    let mut answer = respond(StatusCode::OK, "text/event-stream", String::new());
+    if *method == Method::GET {
+        deadline.extend(events::STREAM_TIME_MAX);
+        let running = &admin.running;
+        let now = serde_json::json!({
+            "config_generation": running.config_generation(),
+            "ready": running.is_ready(),
+            "draining": running.is_draining(),
+        });
+        *answer.body_mut() = events::stream(running.events(), &now, place);
+    }
+    answer
 }
 
 async fn metrics(running: &Running, request: &Request<Incoming>) -> Answer {
@@ -350,7 +377,7 @@ fn problem_of(status: StatusCode, detail: &str, more: serde_json::Value) -> Answ
 }
 
 fn respond(status: StatusCode, content_type: &'static str, text: String) -> Answer {
-    let mut answer = Response::new(Full::new(Bytes::from(text)));
+    let mut answer = Response::new(Content::Full(Full::new(Bytes::from(text))));
     *answer.status_mut() = status;
     let fields = answer.headers_mut();
     fields.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));

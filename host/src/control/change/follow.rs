@@ -144,6 +144,7 @@ impl Control {
         held.file_gone = true;
         held.file_digest = None;
         let (name, path) = (&held.name, path.display());
+        self.running.events().tell("file-gone", &serde_json::json!({ "plugin": **name }));
         log::warn!(
             target: "plugin",
             "plugin `{name}`: {path} has gone; what was loaded goes on until a reload"

@@ -298,6 +298,10 @@ impl Control {
 
     fn say_swapped(&self, plugin: &Plugin, from: From) {
         let (name, generation, digest) = (plugin.name(), plugin.generation(), plugin.digest());
+        let told = json!({
+            "plugin": **name, "generation": generation, "digest": digest, "from": from.as_str(),
+        });
+        self.running.events().tell("swap", &told);
         let (from, digest) = (from.as_str(), &digest[..12.min(digest.len())]);
         log::info!(
             target: "plugin",
@@ -316,6 +320,7 @@ impl Control {
         };
         log::error!(target: "plugin", "{detail}{goes_on}");
         self.running.count_swap(name, "refused");
+        self.running.events().tell("refused", &json!({ "plugin": **name, "problem": detail }));
         if held.source.is_err() {
             held.source = Err(detail.clone());
         }

@@ -12,7 +12,7 @@ use crate::config::{self, Listener, PluginSource, Problems, Settings};
 use crate::control::StartError;
 use crate::control::shelf::{Held, origin};
 use crate::control::snapshot::{self, Bad};
-use crate::plugin::{PlanSource, digest_of};
+use crate::plugin::{LoadError, PlanSource, digest_of};
 
 impl Control {
     pub(super) fn reload(&mut self) -> Outcome {
@@ -20,8 +20,13 @@ impl Control {
         let result = if outcome.is_ok() { "ok" } else { "refused" };
         self.running.count_reload(result);
         match &outcome {
-            Ok(value) => log::info!(target: "control", "reloaded: {value}"),
+            Ok(value) => {
+                log::info!(target: "control", "reloaded: {value}");
+                let generation = self.running.config_generation();
+                self.running.events().tell("reload", &json!({ "config_generation": generation }));
+            }
             Err(refusal) => {
+                self.running.events().tell("reload", &json!({ "problem": refusal.detail }));
                 log::error!(target: "control", "reload refused: {}", refusal.detail);
                 for problem in &refusal.problems {
                     log::error!(target: "control", "{problem}");
@@ -113,6 +118,14 @@ impl Control {
         if digest.is_some() && digest == held.file_digest {
             if let Some(serving) = held.serving() {
                 let again = serving.under(&plugin.limits, &plugin.allow);
+                let again = again.or_else(|error| match (error, &bytes) {
+                    (LoadError::Metering, Ok(bytes))
+                        if digest.as_deref() == Some(serving.digest()) =>
+                    {
+                        self.engine.load(&plugin.name, bytes, &plugin.limits, &plugin.allow)
+                    }
+                    (error, _) => Err(error),
+                });
                 held.source = again.map(PlanSource::Wasm).map_err(|error| error.to_string());
             }
             return held;

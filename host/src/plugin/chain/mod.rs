@@ -186,6 +186,11 @@ impl Instances {
         }
     }
 
+    /// Fuel that the last call of an instance has used, where it is counted: of the first there is.
+    pub fn fuel_used(&self) -> Option<u64> {
+        self.wasm.iter().find_map(Weak::upgrade)?.fuel_used()
+    }
+
     fn stats_of(&self, meter: &Meter) -> PluginStats {
         let instances = self.wasm.iter().filter_map(Weak::upgrade);
         let instances: Vec<_> =

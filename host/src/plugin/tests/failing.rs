@@ -185,41 +185,103 @@ fn links_further_out_see_what_takes_the_place_of_a_failed_response() {
     assert_eq!(exchange.response.status, 299);
 }
 
-/// Requests that make a plugin fail, among others that do not.
+/// A chain of a guest alone, with these limits.
+fn chain_of(guest: &Guest, limits: &PluginLimits) -> Chain {
+    let plugin = ENGINE.load("guest", &guest.build(), limits, &Arc::default()).unwrap();
+    let link = LinkPlan { plugin: PlanSource::Wasm(plugin), ..link(&fragile(), OnError::Closed) };
+    Instances::new().chain(&ChainPlan { links: vec![link] }).unwrap()
+}
+
+/// So much later that everything is forgiven.
+const LATER: Duration = Duration::from_secs(3600);
+
+/// A request that makes a plugin fail, at this time.
+fn fail_at(chain: &Chain, now: Instant) -> HookFailure {
+    failure(chain.on_request(request(&[("x-bad", "")]), now).1)
+}
+
+/// Requests that make a plugin fail, among others that do not. The time is the test's: a busy machine
+/// changes nothing.
 #[test]
 fn a_plugin_that_keeps_failing_backs_off_and_comes_back() {
     let limits = PluginLimits { time_max: Duration::from_millis(1), ..LIMITS };
-    let bytes = when_bad("(loop (br 0))", "").build();
-    let plugin = ENGINE.load("guest", &bytes, &limits, &Arc::default()).unwrap();
-    let plan = ChainPlan {
-        links: vec![LinkPlan {
-            plugin: PlanSource::Wasm(plugin),
-            ..link(&fragile(), OnError::Closed)
-        }],
-    };
-    let chain = Instances::new().chain(&plan).unwrap();
-    let fail = || failure(down(&chain, request(&[("x-bad", "")])).1);
-    let works = || down(&chain, request(&[])).1.outcome.is_ok();
-    let deadline = Instant::now() + Duration::from_secs(60);
+    let chain = chain_of(&when_bad("(loop (br 0))", ""), &limits);
+    let works = |now| chain.on_request(request(&[]), now).1.outcome.is_ok();
+    let mut now = Instant::now();
 
     for _ in 0..3 {
-        assert_eq!(fail().kind, FailureKind::Timeout, "answered by a new instance at once");
-        assert!(works());
+        now += LATER;
+        assert_eq!(fail_at(&chain, now).kind, FailureKind::Timeout, "by a new instance");
+        assert!(works(now + LATER));
     }
-    let waiting = loop {
-        let failed = fail();
-        if failed.kind == FailureKind::Unavailable {
-            break failed;
-        }
-        works();
-        assert!(Instant::now() < deadline, "no back-off");
-    };
-    while !works() {
-        assert!(Instant::now() < deadline, "it never came back");
-    }
+    let now = Instant::now();
+    let waiting = (0..1000).map(|_| fail_at(&chain, now));
+    let waiting = waiting.into_iter().find(|failed| failed.kind == FailureKind::Unavailable);
 
     let text = "it fails so much that it has to wait, the last time so: it ran longer than 1ms";
-    assert_eq!(&*waiting.message, text);
+    assert_eq!(&*waiting.expect("no back-off").message, text);
+    assert!(!works(now), "whoever asks");
+    assert!(works(Instant::now() + LATER), "it never came back");
+}
+
+/// What is broken costs nothing: requests are refused without a call.
+#[test]
+fn a_plugin_that_has_to_wait_is_not_called() {
+    let limits = PluginLimits { time_max: Duration::from_millis(1), ..LIMITS };
+    let chain = chain_of(&when_bad("(loop (br 0))", ""), &limits);
+    let now = Instant::now();
+    while fail_at(&chain, now).kind != FailureKind::Unavailable {}
+    let began = crate::sys::thread_cpu_time();
+
+    for _ in 0..1000 {
+        assert_eq!(fail_at(&chain, now).kind, FailureKind::Unavailable);
+    }
+
+    // A call of each would take a second at least.
+    let used = crate::sys::thread_cpu_time() - began;
+    assert!(used < Duration::from_millis(900), "{used:?}");
+}
+
+/// The same number of instructions wherever and whenever it runs.
+#[test]
+fn a_limit_of_fuel_ends_a_loop_at_the_same_instruction() {
+    let time_max = Duration::from_secs(60);
+    let limits = PluginLimits { time_max, fuel_max: Some(10_000), ..LIMITS };
+    let guest = when_bad("(loop (br 0))", "");
+    let mut instances = Instances::new();
+    let plugin = ENGINE.load("guest", &guest.build(), &limits, &Arc::default()).unwrap();
+    let link = LinkPlan { plugin: PlanSource::Wasm(plugin), ..link(&fragile(), OnError::Closed) };
+    let chain = instances.chain(&ChainPlan { links: vec![link] }).unwrap();
+    let good = || {
+        assert_eq!(down(&chain, request(&[])).1.outcome.unwrap(), Flow::Next);
+        instances.fuel_used().unwrap()
+    };
+
+    let used = good();
+    let failed = fail_at(&chain, Instant::now());
+
+    assert_eq!((failed.kind, failed.kind.as_str()), (FailureKind::Fuel, "fuel"));
+    assert!(failed.message.starts_with("it used more fuel than its 10000"), "{}", failed.message);
+    assert!((1..1000).contains(&used), "{used}");
+    assert_eq!(good(), used, "each call has all of it");
+}
+
+/// Only those pay for counting whose fuel is limited: they are compiled for an engine of their own.
+#[test]
+fn fuel_is_counted_for_those_that_ask_for_it() {
+    let bytes = Guest::noop().build();
+    let load = |fuel_max| {
+        let limits = PluginLimits { fuel_max, ..LIMITS };
+        ENGINE.load("metered", &bytes, &limits, &Arc::default()).unwrap()
+    };
+
+    let (plain, metered) = (load(None), load(Some(5_000)));
+
+    assert!(Arc::ptr_eq(&plain, &load(None)) && Arc::ptr_eq(&metered, &load(Some(5_000))));
+    let more = PluginLimits { fuel_max: Some(6_000), ..LIMITS };
+    assert!(metered.under(&more, &Arc::default()).is_ok());
+    let refused = metered.under(&LIMITS, &Arc::default()).unwrap_err().to_string();
+    assert!(refused.contains("`limits.fuel_max` has come or gone"), "{refused}");
 }
 
 #[test]
@@ -230,10 +292,10 @@ fn a_plugin_that_keeps_failing_does_not_grow_the_process() {
         let pages = std::fs::read_to_string("/proc/self/statm").unwrap();
         pages.split(' ').nth(1).unwrap().parse::<usize>().unwrap() * 4096
     };
-    // A plugin that has to wait is asked again.
-    let fail = |times: usize| {
+    // Each time everything is forgiven: nothing here waits.
+    let fail = |times: u32| {
         for _ in 0..times {
-            while failure(down(&chain, request(&[("x-bad", "")])).1).kind != FailureKind::Trap {}
+            assert_eq!(fail_at(&chain, Instant::now() + LATER).kind, FailureKind::Trap);
         }
     };
     fail(100);
@@ -244,7 +306,7 @@ fn a_plugin_that_keeps_failing_does_not_grow_the_process() {
     // Other tests run in the same process; a leaked instance would be 1000 times 256 KiB.
     let grown = resident().saturating_sub(before);
     assert!(grown < 128 * 1024 * 1024, "{grown} bytes");
-    while down(&chain, request(&[])).1.outcome.is_err() {}
+    chain.on_request(request(&[]), Instant::now() + LATER).1.outcome.unwrap();
     let stats = &instances.stats()[0];
     assert_eq!((stats.traps, stats.instances), (1100, 1));
     assert_eq!(stats.memory_bytes, 4 * 65_536);
@@ -273,15 +335,7 @@ fn a_trap_is_no_memory_failure_because_of_an_earlier_refusal() {
 #[test]
 fn a_loop_is_not_given_more_time_where_the_limit_is_high() {
     let limits = PluginLimits { time_max: Duration::from_millis(500), ..LIMITS };
-    let bytes = when_bad("(loop (br 0))", "").build();
-    let plugin = ENGINE.load("guest", &bytes, &limits, &Arc::default()).unwrap();
-    let plan = ChainPlan {
-        links: vec![LinkPlan {
-            plugin: PlanSource::Wasm(plugin),
-            ..link(&fragile(), OnError::Closed)
-        }],
-    };
-    let chain = Instances::new().chain(&plan).unwrap();
+    let chain = chain_of(&when_bad("(loop (br 0))", ""), &limits);
     let began = crate::sys::thread_cpu_time();
 
     let failed = failure(down(&chain, request(&[("x-bad", "")])).1);

@@ -15,6 +15,9 @@ pub(crate) struct Guest {
     pub(crate) request_fields: Vec<String>,
     /// Declared names.
     pub(crate) response_fields: Vec<String>,
+    /// Instructions at the start of `realloc`, which the host calls while it hands something over. It may
+    /// `call_indirect` through `$table`, in which `core` may put functions.
+    pub(crate) on_realloc: &'static str,
     /// Instructions at the start of `init`.
     pub(crate) init: &'static str,
     /// Instructions of `on-request`, which leave its answer: 0 for next, 1 for respond.
@@ -128,6 +131,7 @@ impl Guest {
             ));
         }
         let (init, core, imports) = (self.init, &self.core, &self.imports);
+        let on_realloc = self.on_realloc;
         let registration = self.registration();
         format!(
             "(component
@@ -141,8 +145,10 @@ impl Guest {
   {imports}
   (core module $libc-code
     (memory (export \"memory\") 4)
+    (table $table (export \"table\") 1 funcref)
     (global $top (export \"top\") (mut i32) (i32.const 8192))
     (func (export \"realloc\") (param i32 i32 i32 i32) (result i32) (local $at i32)
+      {on_realloc}
       (local.set $at (i32.and
         (i32.add (global.get $top) (i32.sub (local.get 2) (i32.const 1)))
         (i32.sub (i32.const 0) (local.get 2))))
@@ -153,6 +159,7 @@ impl Guest {
   (core instance $host {given})
   (core module $main-code
     (import \"libc\" \"memory\" (memory 4))
+    (import \"libc\" \"table\" (table $table 1 funcref))
     (import \"libc\" \"top\" (global $top (mut i32)))
     {taken}
     {registration}

@@ -3,6 +3,7 @@
 mod chains;
 mod failing;
 pub(crate) mod guest;
+mod imports;
 mod loading;
 mod native;
 mod probing;
@@ -27,6 +28,7 @@ static ENGINE: LazyLock<Arc<PluginEngine>> = LazyLock::new(|| PluginEngine::new(
 const LIMITS: PluginLimits = PluginLimits {
     memory_bytes_max: 2 * 1024 * 1024,
     time_max: Duration::from_millis(20),
+    fuel_max: None,
     body_bytes_max: 1 << 20,
     instances_max: 4,
 };
