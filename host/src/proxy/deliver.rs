@@ -46,7 +46,7 @@ pub struct Delivered {
 }
 
 impl Delivered {
-    fn new(context: &Context, after: After, written: u64, head: usize) -> Self {
+    pub(super) fn new(context: &Context, after: After, written: u64, head: usize) -> Self {
         let head = head as u64;
         Self { after, written, head, broken: None, ended: context.clock.now() }
     }
@@ -82,7 +82,7 @@ pub async fn local(
     write::response(&mut message, &mut exchange.response, Framing::None, field);
     let head = message.len();
     for capture in exchange.captures.drain(..) {
-        capture.end_with(body.clone());
+        capture.end_with(&body);
     }
     let body = if bodiless || exchange.request.method == Method::Head { &[] } else { &*body };
     let long = body.len() >= APART_BYTES_MIN;
@@ -113,7 +113,11 @@ pub async fn local(
 }
 
 /// What may follow a response that is all here; `rest` is what the client will still send.
-fn after_local(context: &Context, facts: &RequestFacts, rest: Option<&BodyReader>) -> After {
+pub(super) fn after_local(
+    context: &Context,
+    facts: &RequestFacts,
+    rest: Option<&BodyReader>,
+) -> After {
     let short =
         rest.is_none_or(|rest| rest.remaining().is_some_and(|left| left <= DRAIN_BYTES_MAX));
     match rest {
@@ -183,7 +187,11 @@ pub async fn shown(
 }
 
 /// What the client will still send of a body that nobody wants; `None` when nothing.
-fn unread(context: &Context, facts: &RequestFacts, untouched: bool) -> Option<BodyReader> {
+pub(super) fn unread(
+    context: &Context,
+    facts: &RequestFacts,
+    untouched: bool,
+) -> Option<BodyReader> {
     let framing = match facts.framing {
         Framing::None => return None,
         // Somewhere in the middle, or never to come: only the end of the connection tells.
@@ -193,7 +201,7 @@ fn unread(context: &Context, facts: &RequestFacts, untouched: bool) -> Option<Bo
     Some(BodyReader::new(framing, Form::Content, u64::MAX, &context.head_limits))
 }
 
-async fn drain(
+pub(super) async fn drain(
     context: &Context,
     client: &mut Client,
     mut body: BodyReader,
@@ -409,7 +417,7 @@ pub async fn tunnel(
     Delivered { broken, ..Delivered::new(context, after, down.written(), head) }
 }
 
-fn connection_field(version: Version, after: After) -> ConnectionField {
+pub(super) fn connection_field(version: Version, after: After) -> ConnectionField {
     match (version, after) {
         (Version::Http11, After::KeepAlive) => ConnectionField::Absent,
         (Version::Http10, After::KeepAlive) => ConnectionField::KeepAlive,

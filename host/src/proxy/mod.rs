@@ -24,11 +24,14 @@ pub mod forward;
 pub mod headers;
 pub mod held;
 mod record;
+mod refetch;
 pub mod relay;
 pub mod reply;
+pub mod share;
 mod target;
 pub mod trace;
 
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -122,7 +125,7 @@ enum Answer {
 
 /// Answers one request. Cannot fail: an error becomes a response in one place, `reply`.
 pub async fn handle(
-    context: &Context,
+    context: &Rc<Context>,
     client: &mut Client,
     exchange: Box<Exchange>,
     facts: &RequestFacts,
@@ -154,10 +157,18 @@ pub async fn handle(
     };
     (exchange, answer) = response(context, client, exchange, answer, facts, &mut progress).await;
     let filter = response_filter(context, &mut exchange, &answer, &progress);
+    if matches!(answer, Answer::Local) || exchange.captures.is_empty() || filter.is_some() {
+        // There is nothing that others could read along.
+        exchange.fetches.clear();
+    }
     let switches = exchange.response.status == 101;
     let mut place = Some(exchange);
     let untouched = !progress.touched;
     let delivered = match answer {
+        Answer::Local if share::is_coming(&place) => {
+            let exchange = place.get_or_insert_default();
+            Ok(share::coming(context, client, exchange, facts, untouched).await)
+        }
         Answer::Local => match filter {
             None => Err(None),
             Some(filter) => {
@@ -169,6 +180,12 @@ pub async fn handle(
             let protocol = protocol.as_deref().unwrap_or_default();
             let exchange = place.get_or_insert_default();
             Ok(deliver::tunnel(context, client, exchange, answered, protocol, times).await)
+        }
+        Answer::Upstream(answered, times)
+            if share::is_shared(&place, &answered) && filter.is_none() =>
+        {
+            let exchange = place.get_or_insert_default();
+            Ok(share::upstream(context, client, exchange, facts, answered, times).await)
         }
         Answer::Upstream(answered, times) => {
             deliver::upstream(context, client, &mut place, facts, answered, times, filter)
@@ -192,6 +209,9 @@ pub async fn handle(
     if let Some(index) = progress.route {
         exchange = context.chains[index].on_log(exchange, progress.reached, &summary);
     }
+    if let Some(refetch) = exchange.refetch.take() {
+        refetch::spawn(context, client, &mut exchange, progress, refetch);
+    }
     (exchange, delivered.after)
 }
 
@@ -213,10 +233,34 @@ async fn request(
     if let Err(error) = admit(client, &mut exchange, facts, plan, context, progress) {
         return (exchange, Err(error));
     }
+    pass(context, client, exchange, facts, protocol, started, progress, (index, 0)).await
+}
+
+/// The way down from a link of the route's chain on.
+#[expect(clippy::too_many_arguments, reason = "what a request is made of")]
+async fn pass(
+    context: &Context,
+    client: &mut Client,
+    exchange: Box<Exchange>,
+    facts: &mut RequestFacts,
+    protocol: Option<&[u8]>,
+    started: Instant,
+    progress: &mut Progress,
+    (index, from): (usize, usize),
+) -> (Box<Exchange>, Result<Answer, RequestError>) {
+    let plan = &context.snapshot.plans[index];
     let chain = &context.chains[index];
-    let (mut exchange, mut passed) = chain.on_request(exchange, started);
+    let (mut exchange, mut passed) = chain.on_request_from(from, exchange, started);
     let mut body = None;
-    while let Some(halt) = exchange.take_halt() {
+    loop {
+        if let Some(waiting) = exchange.waiting.take() {
+            let link = waiting.link;
+            share::wait(client, waiting).await;
+            exchange.looked_up = None;
+            (exchange, passed) = chain.on_request_from(link, exchange, context.clock.now());
+            continue;
+        }
+        let Some(halt) = exchange.take_halt() else { break };
         let next = halt.link + 1;
         let (context, body_bytes_max) = (context, plan.body_bytes_max);
         let timeout = plan.request_timeout;
@@ -359,6 +403,14 @@ async fn response(
     let mut entered = progress.entered;
     let plan = &context.snapshot.plans[index];
     let chain = &context.chains[index];
+    if chain.reads_bodies(entered)
+        && let Some(follow) = exchange.coming.take()
+    {
+        match share::collect(follow).await {
+            Ok(whole) => exchange.body = Some(whole.into()),
+            Err(error) => fail(context, &mut exchange, error, progress),
+        }
+    }
     let mut now = context.clock.now();
     loop {
         let (back, result) = chain.on_response(exchange, entered, now);
@@ -495,6 +547,7 @@ fn sanitize_reply(context: &Context, exchange: &mut Exchange) {
 fn fail(context: &Context, exchange: &mut Exchange, error: RequestError, progress: &mut Progress) {
     progress.error = Some(error);
     exchange.captures.clear();
+    exchange.coming = None;
     exchange.forget_response_stages();
     reply::error(exchange, error, progress.allow.as_deref());
     sanitize_reply(context, exchange);
