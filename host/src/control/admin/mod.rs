@@ -7,6 +7,7 @@
 //! Not here: what the answers say (`running`, `metrics`), changes (`control::change`).
 
 mod change;
+mod purge;
 
 use std::cell::Cell;
 use std::convert::Infallible;
@@ -52,7 +53,7 @@ const CHANGE_TIME_MAX: Duration = Duration::from_secs(300);
 const PATHS: [&str; 7] =
     ["/livez", "/readyz", "/metrics", "/info", "/routes", "/plugins", "/workers"];
 
-const CHANGES: &str = "/reload /drain /plugins/NAME /plugins/NAME/rollback";
+const CHANGES: &str = "/reload /drain /plugins/NAME /plugins/NAME/rollback /cache/purge";
 
 /// The admin listener, bound and not yet served.
 pub struct AdminSocket {
