@@ -178,13 +178,13 @@ pub async fn upstream(
     captures.iter_mut().for_each(Capture::publish);
     exchange.fetches.clear();
     let mut source = Source::new(answered, captures, context);
-    // On an error whoever reads along is told.
-    if source.take().is_ok() {
-        if source.reader.is_done() {
-            source.end(context);
-        } else {
+    match source.take() {
+        Ok(()) if source.reader.is_done() => source.end(context),
+        Ok(()) => {
             tokio::task::spawn_local(source.fill(Rc::clone(&context.own), times.idle));
         }
+        // Whoever reads along is told by this.
+        Err(_) => drop(source),
     }
     exchange.coming = follow;
     coming(context, client, exchange, facts, untouched).await

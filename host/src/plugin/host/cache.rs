@@ -41,6 +41,16 @@ impl State {
         same.then(|| Arc::clone(&last.stored))
     }
 
+    /// Whether there is something else under `key` than what this exchange has looked up.
+    fn has_changed(&self, key: &[u8]) -> bool {
+        let now = self.kept.cache().lookup(key, self.now());
+        match (now, self.looked_up(key)) {
+            (Some(now), Some(seen)) => !Arc::ptr_eq(&now, &seen),
+            (now, None) => now.is_some(),
+            (None, Some(_)) => false,
+        }
+    }
+
     fn find(&self, key: &[u8]) -> Option<Arc<cache::Stored>> {
         self.looked_up(key).or_else(|| self.kept.cache().lookup(key, self.now()))
     }
@@ -172,27 +182,31 @@ impl Host for State {
             return Turn::Alone;
         }
         let now_us = self.now().monotonic_us;
-        let Some(exchange) = self.exchange.as_deref_mut() else { return Turn::Alone };
+        let Some(exchange) = self.exchange.as_deref() else { return Turn::Alone };
         // It is here already.
         if exchange.response.status != 0 {
             return Turn::Alone;
         }
-        match self.kept.cache().claim(&key) {
+        let flight = match self.kept.cache().claim(&key) {
+            // Somebody has fetched it since this hook has looked: that is to be looked at.
+            cache::Turn::Mine(fetch) if self.has_changed(&key) => fetch.give_up(),
             cache::Turn::Mine(fetch) => {
                 self.fetches.push(fetch);
-                Turn::Fetch
+                return Turn::Fetch;
             }
-            cache::Turn::Wait(flight) => {
-                let until = now_us.saturating_add(u64::from(wait_ms) * 1000);
-                let until = *exchange.waits_until_us.get_or_insert(until);
-                let rest_us = until.saturating_sub(now_us);
-                if rest_us == 0 {
-                    return Turn::Alone;
-                }
-                self.waiting = Some(Waiting { flight, link: 0, rest_us });
-                Turn::Wait
-            }
+            cache::Turn::Wait(flight) => flight,
+        };
+        let until = now_us.saturating_add(u64::from(wait_ms) * 1000);
+        let until = match self.exchange.as_deref_mut() {
+            Some(exchange) => *exchange.waits_until_us.get_or_insert(until),
+            None => now_us,
+        };
+        let rest_us = until.saturating_sub(now_us);
+        if rest_us == 0 {
+            return Turn::Alone;
         }
+        self.waiting = Some(Waiting { flight, link: 0, rest_us });
+        Turn::Wait
     }
 
     fn refetch(&mut self, key: Vec<u8>) -> bool {
@@ -201,8 +215,8 @@ impl Host for State {
             return false;
         }
         match self.kept.cache().claim(&key) {
-            cache::Turn::Mine(fetch) => self.refetch = Some(fetch),
-            cache::Turn::Wait(_) => return false,
+            cache::Turn::Mine(fetch) if !self.has_changed(&key) => self.refetch = Some(fetch),
+            _ => return false,
         }
         true
     }

@@ -66,6 +66,11 @@ pub struct Fetch {
 }
 
 impl Fetch {
+    /// Leaves it to others: nothing has to be fetched. What is returned is over already.
+    pub fn give_up(self) -> Flight {
+        Flight { shared: Arc::clone(&self.shared), seat: None }
+    }
+
     /// Whether what it brings is out of date already.
     pub fn is_doomed(&self) -> bool {
         self.shared.doomed.load(Ordering::Acquire)
@@ -141,7 +146,7 @@ mod tests {
         flights.doom(|key| key == b"k");
         assert!(fetch.is_doomed());
 
-        drop(fetch);
+        assert!(fetch.give_up().poll_over(&cx).is_ready());
 
         assert!(waiting.iter_mut().all(|flight| flight.poll_over(&cx).is_ready()));
         assert!(matches!(flights.claim(b"k"), Turn::Mine(next) if !next.is_doomed()));
