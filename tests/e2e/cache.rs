@@ -380,6 +380,21 @@ fn what_is_too_large_is_not_stored_but_arrives() {
     }
 }
 
+/// Interface §3 and §7: the short form, without a file, a plugins entry or a grant.
+#[test]
+fn the_short_form_of_the_original_works_with_what_is_built_in() {
+    let upstream = Upstream::answering("silent");
+    let gateway = Gateway::start(json!({
+        "middleware": { "cache": { "enabled": true, "ttl_seconds": 60 } },
+        "routes": [{ "path": "/", "upstream": upstream.url(), "middleware": ["cache"] }],
+    }));
+
+    gateway.get("/");
+
+    assert_eq!(hit(&gateway, "/").text(), "silent");
+    assert_eq!(upstream.requests().len(), 1);
+}
+
 #[test]
 fn the_access_log_says_what_the_cache_did() {
     let upstream = Upstream::sending(response(FRESH, "x"));

@@ -209,9 +209,7 @@ pub async fn handle(
     if let Some(index) = progress.route {
         exchange = context.chains[index].on_log(exchange, progress.reached, &summary);
     }
-    if let Some(refetch) = exchange.refetch.take() {
-        refetch::spawn(context, client, &mut exchange, progress, refetch);
-    }
+    refetch::spawn(context, client, &mut exchange, progress);
     (exchange, delivered.after)
 }
 

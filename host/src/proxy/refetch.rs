@@ -18,16 +18,15 @@ use crate::http::parse::{Framing, RequestFacts};
 use crate::http::{Connection, Name};
 use crate::io::Stream;
 use crate::plugin::Exchange;
-use crate::plugin::exchange::Refetch;
 
-/// Lets the request of an exchange that is over go on.
+/// Lets the request of an exchange that is over go on, if a plugin has asked for that.
 pub(super) fn spawn(
     context: &Rc<Context>,
     client: &Client,
     exchange: &mut Exchange,
     progress: Progress,
-    refetch: Refetch,
 ) {
+    let Some(refetch) = exchange.refetch.take() else { return };
     let Some(route) = progress.route else { return };
     let mut job = context.take_exchange();
     exchange.move_into(&mut job);

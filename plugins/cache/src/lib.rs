@@ -410,7 +410,7 @@ fn serve(
     }
 }
 
-export!(Cache: on_request, on_response);
+export!(Cache: on_request, on_response, validate);
 
 #[cfg(test)]
 mod tests;
