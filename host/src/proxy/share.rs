@@ -219,7 +219,7 @@ pub async fn coming(
     facts: &RequestFacts,
     untouched: bool,
 ) -> Delivered {
-    let Some(mut follow) = exchange.coming.take() else {
+    let Some(follow) = exchange.coming.take() else {
         return deliver::local(context, client, exchange, facts, untouched).await;
     };
     if let Some(whole) = follow.whole() {
@@ -248,40 +248,20 @@ pub async fn coming(
     let mut run = Vec::new();
     write::response(&mut run, response, framing, connection_field(version, after));
     let head = run.len();
-    let chunked = framing == Framing::Chunked;
     client.timer.limit(None);
-    let mut written = 0;
-    while !empty {
-        // What is there already goes with one write.
-        let next = match poll_fn(|cx| Poll::Ready(follow.poll_next(cx))).await {
-            Poll::Ready(next) => next,
-            Poll::Pending => {
-                if !send(context, client, &mut run, &mut written).await {
-                    return Delivered::nothing(context);
-                }
-                client.timer.disarm();
-                poll_fn(|cx| follow.poll_next(cx)).await
-            }
-        };
-        match next {
-            Ok(Some(piece)) => frame(&mut run, &piece, chunked),
-            Ok(None) => break,
-            Err(Broken) => {
-                // An orderly end could be taken for the end of the body.
-                client.connection.stream.reset_at_end();
-                let delivered = Delivered::new(context, After::Abort, written, head);
-                return Delivered { broken: Some("upstream left"), ..delivered };
-            }
+    let chunked = framing == Framing::Chunked;
+    let mut out = Out { context, client: &mut *client, run, written: 0, chunked };
+    let poured = if empty { out.send().await } else { out.pour(follow).await };
+    let written = out.written;
+    match poured {
+        Ok(()) => {}
+        Err(Stopped::Client) => return Delivered::nothing(context),
+        Err(Stopped::Source) => {
+            // An orderly end could be taken for the end of the body.
+            client.connection.stream.reset_at_end();
+            let delivered = Delivered::new(context, After::Abort, written, head);
+            return Delivered { broken: Some("upstream left"), ..delivered };
         }
-        if run.len() >= RUN_BYTES_MAX && !send(context, client, &mut run, &mut written).await {
-            return Delivered::nothing(context);
-        }
-    }
-    if chunked && !empty {
-        run.extend_from_slice(b"0\r\n\r\n");
-    }
-    if !send(context, client, &mut run, &mut written).await {
-        return Delivered::nothing(context);
     }
     if after == After::KeepAlive
         && let Some(rest) = rest
@@ -292,31 +272,73 @@ pub async fn coming(
     Delivered::new(context, after, written, head)
 }
 
-/// Appends a piece of a body.
-fn frame(run: &mut Vec<u8>, piece: &[u8], chunked: bool) {
-    if piece.is_empty() {
-        return;
-    }
-    if chunked {
-        run.extend_from_slice(format!("{:x}\r\n", piece.len()).as_bytes());
-    }
-    run.extend_from_slice(piece);
-    if chunked {
-        run.extend_from_slice(b"\r\n");
-    }
+/// Why a body was not sent to its end.
+enum Stopped {
+    /// The client takes no more.
+    Client,
+    /// There is no more.
+    Source,
 }
 
-/// Writes what there is. False when the client takes no more.
-async fn send(
-    context: &Context,
-    client: &mut Client,
-    run: &mut Vec<u8>,
-    written: &mut u64,
-) -> bool {
-    let Client { connection, timer, .. } = client;
-    timer.arm(context.idle_timeout());
-    let sent = connection.write_all(run, timer).await.is_ok();
-    *written += run.len() as u64;
-    run.clear();
-    sent
+/// A response on its way to a client.
+struct Out<'a> {
+    context: &'a Context,
+    client: &'a mut Client,
+    /// What is put together for the next write.
+    run: Vec<u8>,
+    written: u64,
+    chunked: bool,
+}
+
+impl Out<'_> {
+    /// Sends a body as it comes.
+    async fn pour(&mut self, mut follow: Follow) -> Result<(), Stopped> {
+        loop {
+            // What is there already goes with one write.
+            let next = match poll_fn(|cx| Poll::Ready(follow.poll_next(cx))).await {
+                Poll::Ready(next) => next,
+                Poll::Pending => {
+                    self.send().await?;
+                    self.client.timer.disarm();
+                    poll_fn(|cx| follow.poll_next(cx)).await
+                }
+            };
+            match next {
+                Ok(Some(piece)) => self.frame(&piece),
+                Ok(None) => break,
+                Err(Broken) => return Err(Stopped::Source),
+            }
+            if self.run.len() >= RUN_BYTES_MAX {
+                self.send().await?;
+            }
+        }
+        if self.chunked {
+            self.run.extend_from_slice(b"0\r\n\r\n");
+        }
+        self.send().await
+    }
+
+    /// Appends a piece of a body.
+    fn frame(&mut self, piece: &[u8]) {
+        if piece.is_empty() {
+            return;
+        }
+        if self.chunked {
+            self.run.extend_from_slice(format!("{:x}\r\n", piece.len()).as_bytes());
+        }
+        self.run.extend_from_slice(piece);
+        if self.chunked {
+            self.run.extend_from_slice(b"\r\n");
+        }
+    }
+
+    /// Writes what has been put together.
+    async fn send(&mut self) -> Result<(), Stopped> {
+        let Client { connection, timer, .. } = &mut *self.client;
+        timer.arm(self.context.idle_timeout());
+        let sent = connection.write_all(&self.run, timer).await;
+        self.written += self.run.len() as u64;
+        self.run.clear();
+        sent.map_err(|_| Stopped::Client)
+    }
 }

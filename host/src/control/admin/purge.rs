@@ -63,8 +63,11 @@ pub(super) async fn purge(admin: &Admin, request: Request<Incoming>) -> Answer {
     json(StatusCode::OK, &json!({ "removed": removed }))
 }
 
+/// Forgets things in a cache; how many they were.
+type Forget = Box<dyn Fn(&Cache) -> usize>;
+
 /// What is to be done with each cache. None: nothing was said, or two things.
-fn forget(purge: Purge) -> Option<Box<dyn Fn(&Cache) -> usize>> {
+fn forget(purge: Purge) -> Option<Forget> {
     let url = |key: &[u8]| key.split(|byte| *byte == b'\n').next().unwrap_or_default().to_vec();
     Some(match (purge.url, purge.prefix, purge.surrogate_key, purge.all) {
         (Some(wanted), None, None, false) => {
