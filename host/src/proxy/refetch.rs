@@ -12,8 +12,9 @@ use std::future::poll_fn;
 use std::rc::Rc;
 use std::task::Poll;
 
+use super::back::response;
 use super::context::Context;
-use super::{Answer, Client, Progress, fail, pass, response, share};
+use super::{Answer, Client, Progress, fail, pass, share};
 use crate::http::parse::{Framing, RequestFacts};
 use crate::http::{Connection, Name};
 use crate::io::Stream;
