@@ -201,6 +201,7 @@ fn stale_responses_are_served_while_another_one_is_fetched() {
 
     assert_eq!(hit(&gateway, "/").text(), "number 1");
     assert_eq!(upstream.requests().len(), 2);
+    gateway.counts("zproxy_upstream_requests_total", &[("status", "200")], 2.0);
 }
 
 #[test]

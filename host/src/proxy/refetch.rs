@@ -84,6 +84,10 @@ async fn run(
         fail(context, &mut exchange, error, &mut progress);
         Answer::Local
     });
+    if let Some((upstream, server)) = progress.upstream.zip(progress.journey.server) {
+        let status = progress.upstream_status.unwrap_or(0);
+        context.tallies.server_answered(upstream, server, status);
+    }
     // The link that asked for this has its turn, too.
     progress.entered = progress.entered.max(from.1);
     let back = response(context, nobody, exchange, answer, &mut facts, &mut progress).await;
