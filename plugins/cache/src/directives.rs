@@ -193,6 +193,12 @@ impl RequestDirectives {
         read
     }
 
+    /// Whether any fresh response will do, so that what another request fetches may.
+    pub(crate) fn takes_what_is_fresh(&self) -> bool {
+        let picky = self.max_age.is_some() || self.min_fresh.is_some();
+        !self.no_cache && !self.no_store && !picky
+    }
+
     /// Whether it says nothing, so that a fresh response may be used as it is.
     pub(crate) fn is_silent(&self) -> bool {
         *self == Self::default()

@@ -258,7 +258,7 @@ impl Cache {
             return upstream(plan);
         }
         // What is good for one request only is not waited for by others.
-        let shared = !kept.no_cache && kept.lifetime > 0;
+        let shared = !kept.no_cache && kept.lifetime > 0 && asked.takes_what_is_fresh();
         if is_arriving {
             return self.miss(request, plan, asked, shared);
         }
@@ -299,7 +299,8 @@ impl Cache {
             return nothing_cached();
         }
         // What answers a condition or a range is of no use to others.
-        let shared = waits && plan.is_get && plan.conditions.is_empty() && !asked.no_store;
+        let shared =
+            waits && plan.is_get && plan.conditions.is_empty() && asked.takes_what_is_fresh();
         if shared && !self.claim(&plan) {
             return Found::Wait;
         }
