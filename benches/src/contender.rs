@@ -42,10 +42,10 @@ enum Program {
     Direct,
     /// This binary's own `relay`.
     Relay { splice: bool },
-    /// `peers/haproxy.cfg`, with splicing of bodies, or with the fields that ZProxy adds.
-    Haproxy { splice: bool, fields: bool },
-    /// `peers/nginx.conf`, with buffers for large bodies.
-    Nginx { tuned: bool },
+    /// `peers/haproxy.cfg`, with splicing of bodies, with the fields that ZProxy adds, or with its cache.
+    Haproxy { splice: bool, fields: bool, cache: bool },
+    /// `peers/nginx.conf`, with buffers for large bodies, or with its cache.
+    Nginx { tuned: bool, cache: bool },
     /// `peers/envoy.yaml`.
     Envoy,
     /// `peers/zproxy.json`.
@@ -61,7 +61,11 @@ enum Plugins {
     Noop(usize),
     /// Three different ones, on a route of their own.
     Three,
+    /// The cache.
+    Cache,
 }
+
+const HAPROXY_PLAIN: Program = Program::Haproxy { splice: false, fields: false, cache: false };
 
 const fn kind(name: &'static str, program: Program) -> Kind {
     Kind { name, program, workers: 1, tls: false }
@@ -78,17 +82,24 @@ pub(crate) const RELAY: Kind = kind("relay", Program::Relay { splice: false });
 /// Moves bytes in the kernel.
 pub(crate) const RELAY_SPLICE: Kind = kind("relay-splice", Program::Relay { splice: true });
 /// HAProxy with what everyone does.
-pub(crate) const HAPROXY: Kind = kind("haproxy", Program::Haproxy { splice: false, fields: false });
+pub(crate) const HAPROXY: Kind = kind("haproxy", HAPROXY_PLAIN);
 /// HAProxy with ZProxy's fields.
 pub(crate) const HAPROXY_FIELDS: Kind =
-    kind("haproxy-fields", Program::Haproxy { splice: false, fields: true });
+    kind("haproxy-fields", Program::Haproxy { splice: false, fields: true, cache: false });
 /// HAProxy with splicing.
 pub(crate) const HAPROXY_SPLICE: Kind =
-    kind("haproxy-splice", Program::Haproxy { splice: true, fields: false });
+    kind("haproxy-splice", Program::Haproxy { splice: true, fields: false, cache: false });
+/// HAProxy answering from its cache.
+pub(crate) const HAPROXY_CACHE: Kind =
+    kind("haproxy-cache", Program::Haproxy { splice: false, fields: false, cache: true });
 /// nginx with its default buffers.
-pub(crate) const NGINX: Kind = kind("nginx", Program::Nginx { tuned: false });
+pub(crate) const NGINX: Kind = kind("nginx", Program::Nginx { tuned: false, cache: false });
 /// nginx with large ones.
-pub(crate) const NGINX_TUNED: Kind = kind("nginx-tuned", Program::Nginx { tuned: true });
+pub(crate) const NGINX_TUNED: Kind =
+    kind("nginx-tuned", Program::Nginx { tuned: true, cache: false });
+/// nginx answering from its cache.
+pub(crate) const NGINX_CACHE: Kind =
+    kind("nginx-cache", Program::Nginx { tuned: false, cache: true });
 /// Envoy.
 pub(crate) const ENVOY: Kind = kind("envoy", Program::Envoy);
 /// ZProxy on epoll.
@@ -99,6 +110,10 @@ pub(crate) const URING: Kind = zproxy("zproxy-uring", "uring", Plugins::None);
 pub(crate) const EPOLL_1: Kind = zproxy("zproxy-epoll+1", "epoll", Plugins::Noop(1));
 /// With four times that.
 pub(crate) const EPOLL_4: Kind = zproxy("zproxy-epoll+4", "epoll", Plugins::Noop(4));
+/// Answering from its cache.
+pub(crate) const EPOLL_CACHE: Kind = zproxy("zproxy-epoll+cache", "epoll", Plugins::Cache);
+/// The same on io_uring.
+pub(crate) const URING_CACHE: Kind = zproxy("zproxy-uring+cache", "uring", Plugins::Cache);
 /// With three plugins loaded.
 pub(crate) const EPOLL_THREE: Kind = zproxy("zproxy-epoll+three", "epoll", Plugins::Three);
 
@@ -180,6 +195,7 @@ impl Lab {
         let needed: Vec<PathBuf> = match plugins {
             Plugins::None => vec![self.zproxy.clone()],
             Plugins::Noop(_) => vec![self.zproxy.clone(), self.noop.clone()],
+            Plugins::Cache => vec![self.zproxy.clone(), self.plugin("cache")],
             Plugins::Three => {
                 vec![
                     self.zproxy.clone(),
@@ -339,7 +355,7 @@ impl Lab {
             |wanted: bool, text: &str| if wanted { text.to_owned() } else { String::new() };
         Ok(match kind.program {
             Program::Direct | Program::Relay { .. } | Program::Envoy => vec![],
-            Program::Haproxy { splice, fields } => {
+            Program::Haproxy { splice, fields, cache } => {
                 let numbers = cpus.iter().map(usize::to_string).collect::<Vec<_>>().join(" ");
                 let map = format!("cpu-map auto:1/1-2 {numbers}");
                 vec![
@@ -351,17 +367,23 @@ impl Lab {
                     ("@HAPROXY_FIELDS@", optional(fields, HAPROXY_ADDED)),
                     ("@HAPROXY_TLS@", optional(kind.tls, &format!("ssl crt {folder}/both.pem"))),
                     ("@SCHEME@", if kind.tls { "https" } else { "http" }.to_owned()),
+                    ("@HAPROXY_CACHE@", optional(cache, HAPROXY_STORE)),
+                    ("@HAPROXY_CACHED@", optional(cache, HAPROXY_USE)),
                 ]
             }
-            Program::Nginx { tuned } => {
+            Program::Nginx { tuned, cache } => {
                 let mask = |cpu: &usize| format!("1{}", "0".repeat(*cpu));
                 let masks = cpus.iter().map(mask).collect::<Vec<_>>().join(" ");
                 let affinity = format!("worker_cpu_affinity {masks};");
+                let store = folder.join("cache").display().to_string();
+                let nginx_store = format!("proxy_cache_path {store} keys_zone=bench:10m;");
                 vec![
                     ("@NGINX_CPUS@", optional(cpus.len() == 2, &affinity)),
                     ("@NGINX_BUFFERS@", optional(tuned, NGINX_BUFFERS)),
                     ("@NGINX_TLS@", optional(kind.tls, "ssl")),
                     ("@NGINX_CERTIFICATE@", optional(kind.tls, &nginx_certificate(&folder))),
+                    ("@NGINX_CACHE@", optional(cache, &nginx_store)),
+                    ("@NGINX_CACHED@", optional(cache, "proxy_cache bench;")),
                 ]
             }
             Program::Zproxy { io, plugins } => {
@@ -383,6 +405,13 @@ impl Lab {
             Plugins::None => (json!({}), json!([route("/", vec![])])),
             Plugins::Noop(length) => {
                 (json!({ "noop": noop()? }), json!([route("/", vec!["noop"; length])]))
+            }
+            Plugins::Cache => {
+                let cache = json!({
+                    "path": fs::canonicalize(self.plugin("cache"))?,
+                    "allow": { "cache": true },
+                });
+                (json!({ "cache": cache }), json!([route("/", vec!["cache"])]))
             }
             Plugins::Three => {
                 let path = |name: &str| fs::canonicalize(self.plugin(name));
@@ -420,6 +449,16 @@ http-request set-header X-Forwarded-Host %[req.hdr(host)]
     http-response add-header Via \"1.1 haproxy\"
     unique-id-format %[uuid()]
     unique-id-header X-Request-Id";
+
+/// HAProxy's cache, large enough for everything that is asked for.
+const HAPROXY_STORE: &str = "\
+cache bench
+    total-max-size 64
+    max-object-size 1000000
+    max-age 3600";
+const HAPROXY_USE: &str = "\
+http-request cache-use bench
+    http-response cache-store bench";
 
 /// Larger than any small response, and few system calls for a large one.
 const NGINX_BUFFERS: &str = "\

@@ -247,8 +247,8 @@ struct Responses {
 impl Responses {
     fn new() -> Self {
         Self {
-            small: response("200 OK", SMALL_BODY_BYTES),
-            unsupported: response("501 Not Implemented", 0),
+            small: response("200 OK", "no-store", SMALL_BODY_BYTES),
+            unsupported: response("501 Not Implemented", "no-store", 0),
             sized: HashMap::new(),
         }
     }
@@ -266,8 +266,13 @@ impl Responses {
         if let Some(found) = self.sized.get(target) {
             return found.clone();
         }
-        let Some(body_bytes) = size_of_target(target) else { return self.small.clone() };
-        let made = response("200 OK", body_bytes);
+        // What caches may keep; its date is long past, so that may be long.
+        let (size, caching) = match target.strip_prefix(b"/cached") {
+            Some(size) => (size, "max-age=2000000000"),
+            None => (target, "no-store"),
+        };
+        let Some(body_bytes) = size_of_target(size) else { return self.small.clone() };
+        let made = response("200 OK", caching, body_bytes);
         self.sized.insert(target.to_vec(), made.clone());
         made
     }
@@ -291,10 +296,10 @@ fn size_of_target(target: &[u8]) -> Option<usize> {
 }
 
 /// A whole response: a head like those of small application servers, and letters.
-fn response(status: &str, body_bytes: usize) -> Rc<[u8]> {
+fn response(status: &str, caching: &str, body_bytes: usize) -> Rc<[u8]> {
     let mut bytes = format!(
         "HTTP/1.1 {status}\r\nServer: origin\r\nDate: Tue, 01 Jul 2025 00:00:00 GMT\r\n\
-         Content-Type: text/plain; charset=utf-8\r\nCache-Control: no-store\r\n\
+         Content-Type: text/plain; charset=utf-8\r\nCache-Control: {caching}\r\n\
          Content-Length: {body_bytes}\r\n\r\n"
     )
     .into_bytes();

@@ -70,6 +70,13 @@ const URING: Kind = contender::URING;
 
 /// Everyone with a small request; one peer once more with the fields that ZProxy adds.
 const SMALL: &[Kind] = &[RELAY, HAPROXY, HAPROXY_FIELDS, NGINX, ENVOY, EPOLL, URING];
+/// Those who keep responses.
+const CACHES: &[Kind] = &[
+    contender::HAPROXY_CACHE,
+    contender::NGINX_CACHE,
+    contender::EPOLL_CACHE,
+    contender::URING_CACHE,
+];
 /// Everyone once.
 const ONCE: &[Kind] = &[RELAY, HAPROXY, NGINX, ENVOY, EPOLL, URING];
 /// Those who speak TLS to clients.
@@ -274,6 +281,30 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
         name: "plugins",
         title: "keep-alive, 100-byte responses, 64 connections, chains of 0, 1 and 4 no-op plugins",
         contenders: &[EPOLL, contender::EPOLL_1, contender::EPOLL_4],
+        ..KEEPALIVE
+    },
+    Scenario {
+        name: "cache-hit",
+        title: "keep-alive, 1 KiB responses from the cache, 64 connections",
+        contenders: CACHES,
+        path: "/cached/1k",
+        body_bytes: 1 << 10,
+        goals: &[
+            Goal::Share("zproxy-epoll+cache", "haproxy-cache", 1.0),
+            Goal::Share("zproxy-uring+cache", "haproxy-cache", 1.0),
+        ],
+        ..KEEPALIVE
+    },
+    Scenario {
+        name: "cache-hit-100k",
+        title: "keep-alive, 100 KiB responses from the cache, 64 connections",
+        contenders: CACHES,
+        path: "/cached/100k",
+        body_bytes: 102_400,
+        goals: &[
+            Goal::Share("zproxy-epoll+cache", "nginx-cache", 1.0),
+            Goal::Share("zproxy-uring+cache", "nginx-cache", 1.0),
+        ],
         ..KEEPALIVE
     },
     Scenario {

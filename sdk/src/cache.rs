@@ -51,8 +51,53 @@ pub struct Stored {
     pub ttl: Duration,
     /// What [`store`] was given.
     pub note: Vec<u8>,
-    /// Length of its body.
+    /// Length of its body; `u64::MAX` while that is still arriving.
     pub body_bytes: u64,
+}
+
+/// On which terms [`keep`] keeps a response.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Terms {
+    /// What the plugin wants to remember of it.
+    pub note: Vec<u8>,
+    /// How long it is kept.
+    pub ttl: Duration,
+    /// Names for [`remove_tagged`].
+    pub tags: Vec<String>,
+    /// The largest body, when that is less than what the operator grants.
+    pub body_bytes_max: Option<u64>,
+    /// Names of fields that are not kept.
+    pub without: Vec<String>,
+}
+
+/// Who fetches what is not stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Turn {
+    /// This request; others wait for it.
+    Fetch,
+    /// Another request: return [`Flow::Next`](crate::Flow::Next), and the hook is called once more.
+    Wait,
+    /// Everybody for themselves.
+    Alone,
+}
+
+/// What became of a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// Answered with what is stored and fresh.
+    Hit,
+    /// Answered with what another request was just fetching.
+    Collapsed,
+    /// Answered with what is stored and no longer fresh.
+    Stale,
+    /// Answered with what is stored, after the upstream had said that it is still good.
+    Revalidated,
+    /// What was stored was no longer good.
+    Expired,
+    /// Nothing was stored that fits.
+    Miss,
+    /// Not the cache's business.
+    Bypass,
 }
 
 /// What is stored under `key`.
@@ -78,9 +123,71 @@ pub fn field(key: impl AsRef<[u8]>, name: &str) -> Option<Vec<u8>> {
 /// once, and not to be changed. `None` when there is nothing.
 #[must_use]
 pub fn serve(key: impl AsRef<[u8]>, fields: &[(&str, &[u8])]) -> Option<Reply> {
-    let fields: Vec<_> =
-        fields.iter().map(|(name, value)| ((*name).to_owned(), value.to_vec())).collect();
-    host::cache::serve(key.as_ref(), &fields).then(Reply::sent)
+    host::cache::serve(key.as_ref(), &owned(fields)).then(Reply::sent)
+}
+
+/// As [`serve`], with the status 304 and without body.
+#[must_use]
+pub fn serve_not_modified(key: impl AsRef<[u8]>, fields: &[(&str, &[u8])]) -> Option<Reply> {
+    host::cache::serve_not_modified(key.as_ref(), &owned(fields)).then(Reply::sent)
+}
+
+/// As [`serve`], with the status 206 and the bytes `first` to `last` of the body. `None` when it has none.
+#[must_use]
+pub fn serve_part(
+    key: impl AsRef<[u8]>,
+    first: u64,
+    last: u64,
+    fields: &[(&str, &[u8])],
+) -> Option<Reply> {
+    host::cache::serve_part(key.as_ref(), first, last, &owned(fields)).then(Reply::sent)
+}
+
+fn owned(fields: &[(&str, &[u8])]) -> Vec<(String, Vec<u8>)> {
+    fields.iter().map(|(name, value)| ((*name).to_owned(), value.to_vec())).collect()
+}
+
+/// In `on_response`: as [`store`], on these terms.
+pub fn keep(key: impl AsRef<[u8]>, terms: Terms) {
+    let Terms { note, ttl, tags, body_bytes_max, without } = terms;
+    let (ttl_ms, body_bytes_max) = (milliseconds(ttl), body_bytes_max.unwrap_or(u64::MAX));
+    let terms = host::cache::Terms { note, ttl_ms, tags, body_bytes_max, without };
+    host::cache::keep(key.as_ref(), &terms);
+}
+
+/// Keeps a note alone: [`lookup`] finds it with the status 0, and [`serve`] does not.
+pub fn mark(key: impl AsRef<[u8]>, note: impl AsRef<[u8]>, ttl: Duration) {
+    host::cache::mark(key.as_ref(), note.as_ref(), milliseconds(ttl));
+}
+
+/// In `on_request`: whose turn it is to fetch what belongs under `key`, when others have to be waited for
+/// no longer than `wait` altogether.
+#[must_use]
+pub fn claim(key: impl AsRef<[u8]>, wait: Duration) -> Turn {
+    match host::cache::claim(key.as_ref(), milliseconds(wait)) {
+        host::cache::Turn::Fetch => Turn::Fetch,
+        host::cache::Turn::Wait => Turn::Wait,
+        host::cache::Turn::Alone => Turn::Alone,
+    }
+}
+
+/// In `on_request`, before a reply: also sends the request on, when that has been sent. Its response meets
+/// `on_response`. False when one is on its way for `key`.
+pub fn refetch(key: impl AsRef<[u8]>) -> bool {
+    host::cache::refetch(key.as_ref())
+}
+
+/// Counts what became of this request, for metrics and access log.
+pub fn count(outcome: Outcome) {
+    host::cache::count(match outcome {
+        Outcome::Hit => host::cache::Outcome::Hit,
+        Outcome::Collapsed => host::cache::Outcome::Collapsed,
+        Outcome::Stale => host::cache::Outcome::Stale,
+        Outcome::Revalidated => host::cache::Outcome::Revalidated,
+        Outcome::Expired => host::cache::Outcome::Expired,
+        Outcome::Miss => host::cache::Outcome::Miss,
+        Outcome::Bypass => host::cache::Outcome::Bypass,
+    });
 }
 
 /// In `on_response`: keeps this response under `key` once it has arrived in whole, with the status and

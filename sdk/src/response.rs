@@ -3,6 +3,7 @@
 
 use std::borrow::Cow;
 
+use crate::Request;
 use crate::fields::{Fields, Known, Pushed, text};
 use crate::host::{reply, response as host};
 
@@ -25,6 +26,12 @@ impl Response {
     /// For a hook that is not handed the status.
     pub(crate) fn unseen() -> Self {
         Self { status: None, pushed: Pushed::default(), replacement: None }
+    }
+
+    /// The request that it answers, as it was sent on; edits are lost.
+    #[must_use]
+    pub fn request(&self) -> Request {
+        Request::new(Pushed::default())
     }
 
     /// The status code.

@@ -205,3 +205,32 @@ fn a_cache_stays_within_what_was_granted() {
     assert_eq!(order(&gateway, "/", "huge-key").status(), 503);
     gateway.logs("cache.lookup: key and note have at most 4 KiB");
 }
+
+/// What a plugin is shown it may change: the store must not keep what the client did not get, nor serve
+/// past the plugin.
+#[test]
+fn a_response_whose_body_a_plugin_is_shown_is_not_kept() {
+    let upstream = Upstream::answering("hello");
+    let shown = json!({ "at": "response", "chunk": "upper" });
+    let gateway = Gateway::start(json!({
+        "upstreams": { "test": { "servers": [upstream.address()] } },
+        "plugins": {
+            "cacher": { "path": guest("cacher"), "allow": { "cache": true } },
+            "body": { "path": guest("body"), "config": shown },
+        },
+        "routes": [
+            { "path": "/shown", "upstream": "test", "middleware": ["body", "cacher"] },
+            { "path": "/", "upstream": "test", "middleware": ["cacher"] },
+        ],
+    }));
+    gateway.get("/plain");
+    hit(&gateway, "/plain");
+
+    for _ in 0..3 {
+        let answer = gateway.get("/shown");
+        assert_eq!((answer.text(), answer.field("x-cache")), ("HELLO", None));
+    }
+
+    // That answer is shown to the plugin, too.
+    assert_eq!(order(&gateway, "/shown", "look").text(), "NONE");
+}

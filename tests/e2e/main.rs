@@ -20,6 +20,7 @@ mod bodies;
 mod body_hooks;
 mod built_in;
 mod callouts;
+mod cache;
 mod cached;
 mod chaos;
 mod cli;

@@ -11,7 +11,7 @@ use crate::http::Method;
 use crate::plugin::Hook;
 use crate::plugin::stats::{DURATION_BOUNDS_NS, HookStats, Outcome, PluginStats};
 use crate::state::metrics::{Kind, Metric};
-use crate::state::{PluginState, Usage};
+use crate::state::{PluginState, Usage, cache};
 use crate::telemetry::histogram::BOUNDS_US;
 use crate::telemetry::{Handshake, Histogram, WorkerReport};
 
@@ -395,9 +395,27 @@ fn kept(text: &mut Text, states: &[Arc<PluginState>]) {
     each("zproxy_plugin_state_bytes", help, |usage| usage.bytes);
     let help = "Entries of it.";
     each("zproxy_plugin_state_entries", help, |usage| usage.entries);
+    cached(text, states);
     for metric in states.iter().flat_map(|state| state.metrics().read()) {
         own(text, &metric);
     }
+}
+
+/// What became of requests that a cache was asked about. Nothing, where none is.
+fn cached(text: &mut Text, states: &[Arc<PluginState>]) {
+    let caches: Vec<_> = states.iter().filter_map(|state| state.granted_cache()).collect();
+    if caches.is_empty() {
+        return;
+    }
+    let help = "Requests that a cache has seen, by what became of them.";
+    text.family("zproxy_cache_requests_total", "counter", help);
+    for (index, outcome) in cache::Outcome::ALL.into_iter().enumerate() {
+        let count: u64 = caches.iter().map(|cache| cache.outcomes()[index].1).sum();
+        text.sample("zproxy_cache_requests_total", &[("result", outcome.as_str())], count);
+    }
+    text.family("zproxy_cache_bytes", "gauge", "Memory of stored responses.");
+    let bytes: usize = caches.iter().map(|cache| cache.usage().1).sum();
+    text.sample("zproxy_cache_bytes", &[], bytes);
 }
 
 /// A metric that a plugin has made.

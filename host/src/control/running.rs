@@ -371,7 +371,7 @@ impl Running {
     }
 
     /// What plugins keep.
-    fn states(&self) -> Vec<Arc<PluginState>> {
+    pub(super) fn states(&self) -> Vec<Arc<PluginState>> {
         let shelf = lock(&self.shelf);
         shelf.iter().filter_map(|held| Some(Arc::clone(held.serving()?.state()))).collect()
     }

@@ -75,6 +75,17 @@ impl Stream {
         self.as_multiplexed().is_some()
     }
 
+    /// A socket whose peer says nothing and is there as long as the second half of the pair.
+    ///
+    /// # Errors
+    ///
+    /// There is no socket to be had.
+    pub fn silent() -> io::Result<(Self, OwnedFd)> {
+        let (ours, theirs) = std::os::unix::net::UnixStream::pair()?;
+        ours.set_nonblocking(true)?;
+        Ok((Self::new(ours.into(), false)?, theirs.into()))
+    }
+
     /// Connects over TCP. Dropping the future closes the socket.
     ///
     /// # Errors

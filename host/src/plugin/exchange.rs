@@ -13,7 +13,7 @@ use super::instance::{FailureKind, Hook};
 use crate::http::{EditError, PathAt, RequestHead, RequestMark, ResponseHead, ResponseMark};
 use crate::io::TlsFacts;
 use crate::route::Params;
-use crate::state::cache::Capture;
+use crate::state::cache::{Cache, Capture, Fetch, Flight, Follow, Outcome, Stored};
 
 /// Notes of one exchange: at most this many,
 pub const NOTES_MAX: usize = 64;
@@ -73,11 +73,63 @@ pub struct Exchange {
     pub(crate) failed: Vec<(Arc<str>, FailureKind)>,
     /// Who keeps the response that is there, with its body when that arrives.
     pub(crate) captures: Vec<Capture>,
+    /// What its plugins have found in a cache last.
+    pub(crate) looked_up: Option<LookedUp>,
+    /// What this exchange fetches while others wait for it.
+    pub(crate) fetches: Vec<Fetch>,
+    /// Somebody else's fetch that is to be waited for.
+    pub(crate) waiting: Option<Waiting>,
+    /// When there has been enough waiting for others, in microseconds of the gateway's clock.
+    pub(crate) waits_until_us: Option<u64>,
+    /// The body of the answer, while it is on its way into a cache.
+    pub(crate) coming: Option<Follow>,
+    /// The request goes on in the background once it has been answered.
+    pub(crate) refetch: Option<Refetch>,
+    /// Links before this one are not shown the response.
+    pub(crate) floor: usize,
+    /// What a cache says became of the request: for the access log.
+    pub(crate) cached: Option<Outcome>,
     /// What hooks took, of those that were timed, which is a sample: for the access log.
     pub(crate) timed: Vec<(Arc<str>, Duration)>,
     notes: Vec<(String, Vec<u8>)>,
     /// How often an answer was put in place: tells a mark on one response from one on another.
     answers: u32,
+}
+
+/// What was found in a cache.
+pub struct LookedUp {
+    /// In which,
+    pub cache: Arc<Cache>,
+    /// under which key,
+    pub key: Vec<u8>,
+    /// and what.
+    pub stored: Arc<Stored>,
+}
+
+impl std::fmt::Debug for LookedUp {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("LookedUp").field("status", &self.stored.status).finish_non_exhaustive()
+    }
+}
+
+/// A request that waits for what another one fetches.
+#[derive(Debug)]
+pub struct Waiting {
+    /// That fetch.
+    pub flight: Flight,
+    /// The link to go on with.
+    pub link: usize,
+    /// How much longer, in microseconds.
+    pub rest_us: u64,
+}
+
+/// A request that goes on in the background.
+#[derive(Debug)]
+pub struct Refetch {
+    /// What it holds while it is there.
+    pub fetch: Fetch,
+    /// The link that has answered.
+    pub link: usize,
 }
 
 /// Parameters of a route's path.
@@ -161,6 +213,14 @@ impl Exchange {
         self.response_stages.clear();
         self.failed.clear();
         self.captures.clear();
+        self.looked_up = None;
+        self.fetches.clear();
+        self.waiting = None;
+        self.waits_until_us = None;
+        self.coming = None;
+        self.refetch = None;
+        self.floor = 0;
+        self.cached = None;
         self.timed.clear();
         self.notes.clear();
     }
@@ -195,6 +255,7 @@ impl Exchange {
         self.body = Some(body);
         // Nobody reads the body of the response that was there.
         self.captures.clear();
+        self.coming = None;
         // Those who would have been shown the body of the answer before are not shown this one.
         self.response_stages.clear();
         self.answers = self.answers.wrapping_add(1);
@@ -203,6 +264,19 @@ impl Exchange {
     /// Says, in `on_request` or `on_response`, how native middleware wants to be shown the message's body.
     pub fn wish_body(&mut self, wish: Wish) {
         self.wish = Some(wish);
+    }
+
+    /// Moves the request into another exchange, with all that is known of it, and forgets it here.
+    pub(crate) fn move_into(&mut self, other: &mut Self) {
+        std::mem::swap(&mut self.request, &mut other.request);
+        std::mem::swap(&mut self.notes, &mut other.notes);
+        other.looked_up = self.looked_up.take();
+        other.client_ip = self.client_ip;
+        other.scheme = self.scheme;
+        other.route = self.route.take();
+        other.params = self.params.take();
+        other.upstreams = self.upstreams.take();
+        other.chosen = self.chosen;
     }
 
     /// Whether the chain has stopped in the middle.

@@ -31,6 +31,7 @@ use super::declared::Values;
 use super::engine::ticks;
 use super::exchange::Exchange;
 use super::exchange::Flow;
+use super::exchange::Refetch;
 use super::exchange::Summary;
 use super::exports::Guests;
 use super::host::Phase;
@@ -391,7 +392,7 @@ impl Live {
             (Ok(answer), None) => match settle(answer, state, place.as_deref_mut()) {
                 Ok(result) => {
                     state.reply.forget();
-                    state.captures.clear();
+                    state.forget_cached();
                     return Ok(result);
                 }
                 Err(rule) => Failure::new(FailureKind::Violation, rule),
@@ -400,7 +401,7 @@ impl Live {
             (Err(error), _) => failure(&error, state, self.time_max, self.bounds.fuel, began),
         };
         state.reply.forget();
-        state.captures.clear();
+        state.forget_cached();
         if let (Some(mark), Some(exchange)) = (&state.mark, place) {
             failure.undone = exchange.roll_back(mark);
         }
@@ -419,11 +420,19 @@ fn settle_head(
             if let Some(exchange) = exchange {
                 exchange.wish = state.body.wish.take().or(exchange.wish.take());
                 exchange.captures.append(&mut state.captures);
+                exchange.fetches.append(&mut state.fetches);
+                exchange.waiting = state.waiting.take();
             }
             Ok(Flow::Next)
         }
-        Action::Respond if exchange.is_some_and(|it| state.reply.put_into(it)) => Ok(Flow::Respond),
-        Action::Respond => Err("it answered `respond` without a call of `reply.send`"),
+        Action::Respond => {
+            let Some(exchange) = exchange.filter(|_| state.reply.is_made()) else {
+                return Err("it answered `respond` without a call of `reply.send`");
+            };
+            state.reply.put_into(exchange);
+            exchange.refetch = state.refetch.take().map(|fetch| Refetch { fetch, link: 0 });
+            Ok(Flow::Respond)
+        }
     }
 }
 

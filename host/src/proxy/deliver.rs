@@ -47,7 +47,7 @@ pub struct Delivered {
 }
 
 impl Delivered {
-    fn new(context: &Context, after: After, written: u64, head: u64) -> Self {
+    pub(super) fn new(context: &Context, after: After, written: u64, head: u64) -> Self {
         Self { after, written, head, broken: None, ended: context.clock.now() }
     }
 
@@ -84,7 +84,7 @@ pub async fn local(
     let opening = connection.prepare_response(&mut message, response, Framing::None, field);
     let head = opening.bytes;
     for capture in exchange.captures.drain(..) {
-        capture.end_with(body.clone());
+        capture.end_with(&body);
     }
     let body = if bodiless || exchange.request.method == Method::Head { &[] } else { &*body };
     let long = body.len() >= APART_BYTES_MIN;
@@ -117,7 +117,11 @@ pub async fn local(
 }
 
 /// What may follow a response that is all here; `rest` is what the client will still send.
-fn after_local(context: &Context, facts: &RequestFacts, rest: Option<&BodyReader>) -> After {
+pub(super) fn after_local(
+    context: &Context,
+    facts: &RequestFacts,
+    rest: Option<&BodyReader>,
+) -> After {
     let short =
         rest.is_none_or(|rest| rest.remaining().is_some_and(|left| left <= DRAIN_BYTES_MAX));
     match rest {
@@ -195,7 +199,7 @@ pub async fn shown(
 }
 
 /// What the client will still send of a body that nobody wants; `None` when nothing.
-fn unread(
+pub(super) fn unread(
     context: &Context,
     client: &Client,
     facts: &RequestFacts,
@@ -212,7 +216,7 @@ fn unread(
     Some(BodyReader::new(framing, Form::Content, u64::MAX, &context.head_limits))
 }
 
-async fn drain(
+pub(super) async fn drain(
     context: &Context,
     client: &mut Client,
     mut body: BodyReader,
@@ -449,7 +453,7 @@ pub async fn tunnel(
     Delivered { broken, ..Delivered::new(context, after, down.written(), head) }
 }
 
-fn connection_field(version: Version, after: After) -> ConnectionField {
+pub(super) fn connection_field(version: Version, after: After) -> ConnectionField {
     match (version, after) {
         (Version::Http11, After::KeepAlive) | (Version::Http2, _) => ConnectionField::Absent,
         (Version::Http10, After::KeepAlive) => ConnectionField::KeepAlive,

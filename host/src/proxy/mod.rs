@@ -17,6 +17,7 @@
 //! (`upstream`), framing (`http`).
 
 mod admit;
+mod back;
 pub mod client;
 pub mod context;
 pub mod deliver;
@@ -25,16 +26,20 @@ mod grpc;
 pub mod headers;
 pub mod held;
 mod record;
+mod refetch;
 pub mod relay;
 pub mod reply;
+pub mod share;
 mod shown;
 mod target;
 pub mod trace;
 
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use admit::{admit, find_route, is_misdirected};
+use back::{response, response_filter};
 use bytes::Bytes;
 use client::ClientFacts;
 pub use context::{Clock, Context, Home, Own, RoutePlan, Snapshot};
@@ -48,7 +53,7 @@ use crate::error::RequestError;
 use crate::http::parse::{self, Framing, RequestFacts};
 use crate::http::{Connection, Method, Name, Version};
 use crate::io::Timer;
-use crate::plugin::{BodyFilter, Exchange, Hook, Wish};
+use crate::plugin::Exchange;
 use crate::route::Params;
 
 /// A client's connection and what is known about the client.
@@ -132,7 +137,7 @@ enum Answer {
 
 /// Answers one request. Cannot fail: an error becomes a response in one place, `reply`.
 pub async fn handle(
-    context: &Context,
+    context: &Rc<Context>,
     client: &mut Client,
     exchange: Box<Exchange>,
     facts: &RequestFacts,
@@ -168,10 +173,18 @@ pub async fn handle(
         answer = Answer::Local;
     }
     let filter = response_filter(context, &mut exchange, &answer, &progress);
+    if matches!(answer, Answer::Local) || exchange.captures.is_empty() || filter.is_some() {
+        // There is nothing that others could read along.
+        exchange.fetches.clear();
+    }
     let switches = exchange.response.status == 101;
     let mut place = Some(exchange);
     let untouched = !progress.touched;
     let delivered = match answer {
+        Answer::Local if share::is_coming(&place) => {
+            let exchange = place.get_or_insert_default();
+            Ok(share::coming(context, client, exchange, facts, untouched).await)
+        }
         Answer::Local => match filter {
             None => Err(None),
             Some(filter) => {
@@ -183,6 +196,12 @@ pub async fn handle(
             let protocol = protocol.as_deref().unwrap_or_default();
             let exchange = place.get_or_insert_default();
             Ok(deliver::tunnel(context, client, exchange, answered, protocol, times).await)
+        }
+        Answer::Upstream(answered, times)
+            if share::is_shared(&place, &answered) && filter.is_none() =>
+        {
+            let exchange = place.get_or_insert_default();
+            Ok(share::upstream(context, client, exchange, facts, answered, times).await)
         }
         Answer::Upstream(answered, times) => {
             deliver::upstream(context, client, &mut place, facts, answered, times, filter)
@@ -206,6 +225,7 @@ pub async fn handle(
     if let Some(index) = progress.route {
         exchange = context.chains[index].on_log(exchange, progress.reached, &summary);
     }
+    refetch::spawn(context, client, &mut exchange, progress);
     (exchange, delivered.after)
 }
 
@@ -230,10 +250,34 @@ async fn request(
     if let Err(error) = admit(client, &mut exchange, facts, plan, context, progress) {
         return (exchange, Err(error));
     }
+    pass(context, client, exchange, facts, protocol, started, progress, (index, 0)).await
+}
+
+/// The way down from a link of the route's chain on.
+#[expect(clippy::too_many_arguments, reason = "what a request is made of")]
+async fn pass(
+    context: &Context,
+    client: &mut Client,
+    exchange: Box<Exchange>,
+    facts: &mut RequestFacts,
+    protocol: Option<&[u8]>,
+    started: Instant,
+    progress: &mut Progress,
+    (index, from): (usize, usize),
+) -> (Box<Exchange>, Result<Answer, RequestError>) {
+    let plan = &context.snapshot.plans[index];
     let chain = &context.chains[index];
-    let (mut exchange, mut passed) = chain.on_request(exchange, started);
+    let (mut exchange, mut passed) = chain.on_request_from(from, exchange, started);
     let mut body = None;
-    while let Some(halt) = exchange.take_halt() {
+    loop {
+        if let Some(waiting) = exchange.waiting.take() {
+            let link = waiting.link;
+            share::wait(client, waiting).await;
+            exchange.looked_up = None;
+            (exchange, passed) = chain.on_request_from(link, exchange, context.clock.now());
+            continue;
+        }
+        let Some(halt) = exchange.take_halt() else { break };
         let next = halt.link + 1;
         let (context, body_bytes_max) = (context, plan.body_bytes_max);
         let timeout = plan.request_timeout;
@@ -366,150 +410,6 @@ fn deadline(exchange: &Exchange, started: Instant) -> Option<Instant> {
     started.checked_add(grpc::timeout(&exchange.request.fields)?)
 }
 
-/// The way back up: plugins that saw the request see its response, whoever made it.
-async fn response(
-    context: &Context,
-    client: &mut Client,
-    mut exchange: Box<Exchange>,
-    mut answer: Answer,
-    facts: &mut RequestFacts,
-    progress: &mut Progress,
-) -> (Box<Exchange>, Answer) {
-    let Some(index) = progress.route.filter(|_| progress.entered > 0) else {
-        return (exchange, answer);
-    };
-    if exchange.response.status == 101 {
-        // The connection is no longer HTTP; there is nothing that a plugin could change.
-        return (exchange, answer);
-    }
-    let mut entered = progress.entered;
-    let plan = &context.snapshot.plans[index];
-    let chain = &context.chains[index];
-    let mut now = context.clock.now();
-    loop {
-        let (back, result) = chain.on_response(exchange, entered, now);
-        exchange = back;
-        let error = match (result, exchange.take_halt()) {
-            (Err(broken), _) => {
-                entered = broken.entered;
-                RequestError::Plugin
-            }
-            (Ok(_), None) => break,
-            (Ok(_), Some(halt)) => {
-                entered = halt.link;
-                let until = now + plan.request_timeout;
-                let wish = match halt.wish {
-                    Some(wish) => wish,
-                    None => {
-                        let mut place = Some(exchange);
-                        let called = held::call(
-                            context,
-                            chain,
-                            client,
-                            &mut place,
-                            halt.link,
-                            Hook::Response,
-                            until,
-                        );
-                        let called = called.await;
-                        exchange = place.unwrap_or_default();
-                        now = context.clock.now();
-                        match (called, exchange.take_halt().and_then(|halt| halt.wish)) {
-                            (Ok(_), None) => continue,
-                            (Ok(_), Some(wish)) => wish,
-                            (Err(error), _) => {
-                                fail(context, &mut exchange, error, progress);
-                                answer = Answer::Local;
-                                continue;
-                            }
-                        }
-                    }
-                };
-                // RFC 9110 §9.3.2, §6.4.1: there is nothing that could be held.
-                let empty =
-                    exchange.request.method == Method::Head || exchange.response.is_bodiless();
-                if empty && matches!(wish, Wish::Hold(_)) {
-                    continue;
-                }
-                let (answered, idle) = match std::mem::replace(&mut answer, Answer::Local) {
-                    Answer::Upstream(answered, times) => (Some(answered), times.idle),
-                    Answer::Local => (None, context.idle_timeout()),
-                };
-                let mut place = Some(exchange);
-                let held = held::Response { context, chain, idle, until };
-                let link = (entered, wish);
-                let done = held.hold(client, &mut place, facts, answered, link).await;
-                exchange = place.unwrap_or_default();
-                now = context.clock.now();
-                match done {
-                    Ok(()) => continue,
-                    Err(error) => error,
-                }
-            }
-        };
-        // What takes the response's place goes on to those above the one that failed.
-        fail(context, &mut exchange, error, progress);
-        answer = Answer::Local;
-    }
-    let bodiless = exchange.response.is_bodiless();
-    match answer {
-        // A plugin has put its own answer in the place of the upstream's; or made it one that has no
-        // body. The upstream's connection ends with its unread body.
-        Answer::Upstream(answered, _)
-            if exchange.body.is_some() || (bodiless && answered.facts.framing != Framing::None) =>
-        {
-            drop(answered);
-            if exchange.body.is_none() {
-                // The body that was to be kept does not come.
-                exchange.captures.clear();
-            }
-            sanitize_reply(context, &mut exchange);
-            (exchange, Answer::Local)
-        }
-        Answer::Upstream(answered, times) => {
-            if progress.upstream_status != Some(exchange.response.status) {
-                fit_length(&mut exchange, answered.facts.framing);
-            }
-            (exchange, Answer::Upstream(answered, times))
-        }
-        Answer::Local => {
-            sanitize_reply(context, &mut exchange);
-            (exchange, Answer::Local)
-        }
-    }
-}
-
-/// Who is shown the body of the answer; nobody when it has none.
-fn response_filter(
-    context: &Context,
-    exchange: &mut Exchange,
-    answer: &Answer,
-    progress: &Progress,
-) -> Option<Box<BodyFilter>> {
-    let filter = context.chains[progress.route?].response_filter(exchange)?;
-    let body = match answer {
-        Answer::Local => exchange.body.as_ref().is_some_and(|body| !body.is_empty()),
-        Answer::Upstream(answered, _) => answered.facts.framing != Framing::None,
-    };
-    let bodiless = exchange.response.is_bodiless() || exchange.request.method == Method::Head;
-    (body && !bodiless).then_some(filter)
-}
-
-/// A plugin has changed the status of an upstream's response, and with it what `Content-Length` may
-/// say of a body that is not there (RFC 9110 §8.6).
-fn fit_length(exchange: &mut Exchange, framing: Framing) {
-    if framing != Framing::None {
-        return;
-    }
-    let response = &mut exchange.response;
-    if response.status == 204 {
-        response.fields.remove_known(Name::ContentLength);
-    } else if !response.is_bodiless() && exchange.request.method != Method::Head {
-        response.fields.remove_known(Name::ContentLength);
-        response.fields.push("Content-Length", b"0");
-    }
-}
-
 /// What every answer has that was not made by an upstream.
 fn sanitize_reply(context: &Context, exchange: &mut Exchange) {
     if !exchange.response.fields.has(Name::Date) {
@@ -521,6 +421,7 @@ fn sanitize_reply(context: &Context, exchange: &mut Exchange) {
 fn fail(context: &Context, exchange: &mut Exchange, error: RequestError, progress: &mut Progress) {
     progress.error = Some(error);
     exchange.captures.clear();
+    exchange.coming = None;
     exchange.forget_response_stages();
     reply::error(exchange, error, progress.allow.as_deref());
     sanitize_reply(context, exchange);

@@ -8,6 +8,7 @@ use super::forward::Journey;
 use super::{Client, Progress};
 use crate::error::RequestError;
 use crate::plugin::{Exchange, LinkPlan, PlanSource, Summary};
+use crate::state::cache::Outcome;
 use crate::telemetry::{AccessRecord, Finished, PluginRecord};
 
 /// Counts the request and writes its line in the access log.
@@ -58,6 +59,7 @@ pub(super) fn record(
         wall_ms: context.clock.wall_ms(),
         attempts,
         body_bytes_out: delivered.written.saturating_sub(delivered.head),
+        cache: exchange.cached.map(Outcome::as_str),
         plugins: &plugins,
     });
     summary

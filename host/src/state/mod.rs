@@ -108,6 +108,11 @@ impl PluginState {
         self.cache.get_or_init(Arc::default)
     }
 
+    /// Its responses, if it has ever been granted any.
+    pub fn granted_cache(&self) -> Option<&Arc<Cache>> {
+        self.cache.get()
+    }
+
     /// Its metrics.
     pub fn metrics(&self) -> &Arc<Metrics> {
         &self.metrics

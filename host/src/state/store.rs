@@ -90,6 +90,19 @@ impl<V> Store<V> {
         result
     }
 
+    /// Removes every entry whose key `condemned` says yes to, one shard after another. How many there were.
+    pub(super) fn remove_if(&self, condemned: impl Fn(&[u8]) -> bool) -> usize {
+        let removed = self.shards.iter().map(|shard| {
+            let mut table = lock(shard);
+            let before = (table.len(), table.bytes());
+            let removed = table.remove_if(&condemned);
+            self.account(before, &table);
+            drop(table);
+            removed.len()
+        });
+        removed.sum()
+    }
+
     /// Takes what is too much away.
     fn shrink(&self) {
         let mut empty = 0;

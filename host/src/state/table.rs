@@ -138,6 +138,16 @@ impl<V> Table<V> {
         self.take(found)
     }
 
+    /// Removes every entry whose key `condemned` says yes to.
+    pub(super) fn remove_if(&mut self, condemned: impl Fn(&[u8]) -> bool) -> Vec<V> {
+        let found: Vec<u32> = (0..)
+            .zip(&self.entries)
+            .filter(|(_, entry)| entry.value.is_some() && condemned(&entry.key))
+            .map(|(at, _)| at)
+            .collect();
+        found.into_iter().filter_map(|at| self.take(at)).collect()
+    }
+
     /// Removes the entry that is missed least.
     pub(super) fn evict(&mut self) -> Option<V> {
         // A fifth is kept for new keys, so that they have a chance to be used again.

@@ -457,7 +457,7 @@ fn cache(bytes_max: usize, object_bytes_max: usize) -> Arc<Cache> {
 }
 
 fn label<'a>(key: &'a [u8], tags: &'a [String]) -> Label<'a> {
-    Label { key, note: b"note", ttl_ms: 1000, tags }
+    Label { key, note: b"note", ttl_ms: 1000, tags, body_bytes_max: usize::MAX, without: &[] }
 }
 
 fn keep(cache: &Arc<Cache>, key: &[u8], body: &[u8], tags: &[String]) {
@@ -478,13 +478,16 @@ fn a_response_is_there_when_it_has_ended_and_until_its_time_is_up() {
     capture.end();
 
     let stored = cache.lookup(b"k", at(600)).unwrap();
-    assert_eq!((stored.status, &*stored.body, &*stored.note), (203, &b"hello"[..], &b"note"[..]));
+    assert_eq!(
+        (stored.status, &**stored.body().unwrap(), &*stored.note),
+        (203, &b"hello"[..], &b"note"[..])
+    );
     assert_eq!((stored.age_ms(at(600)), stored.ttl_ms(at(600))), (100, 900));
     assert_eq!(stored.fields.joined("a", b", ").unwrap(), &b"1, 2"[..]);
     assert_eq!(stored.fields.len(), 2, "what frames a message belongs to one connection");
     assert!(cache.lookup(b"k", at(1500)).is_none());
     assert_eq!(cache.usage(), (0, 0));
-    assert_eq!(&*stored.body, b"hello", "who has it keeps it");
+    assert_eq!(&**stored.body().unwrap(), b"hello", "who has it keeps it");
 }
 
 /// Many large responses on their way must not take more memory than those that have arrived.
@@ -550,8 +553,9 @@ fn a_refresh_takes_fields_over_but_those_about_the_body() {
     capture.end();
     let new = response(&[("content-encoding", "br"), ("a", "2"), ("a", "3"), ("c", "4")]);
 
-    assert!(cache.refresh(b"k", &new, b"new", 1000, at(900)));
-    assert!(!cache.refresh(b"none", &new, b"", 1000, at(900)));
+    let found = cache.lookup(b"k", at(900)).unwrap();
+    assert!(cache.refresh(b"k", &found, &new, (b"new", 1000), at(900)).unwrap().1);
+    assert!(!cache.refresh(b"none", &found, &new, (b"", 1000), at(900)).unwrap().1);
 
     let stored = cache.lookup(b"k", at(1800)).unwrap();
     let value = |name| {
@@ -559,5 +563,5 @@ fn a_refresh_takes_fields_over_but_those_about_the_body() {
         String::from_utf8(value.into_owned()).unwrap()
     };
     assert_eq!(["content-encoding", "a", "b", "c"].map(value), ["gzip", "2,3", "1", "4"]);
-    assert_eq!((&*stored.body, &*stored.note), (&b"body"[..], &b"new"[..]));
+    assert_eq!((&**stored.body().unwrap(), &*stored.note), (&b"body"[..], &b"new"[..]));
 }

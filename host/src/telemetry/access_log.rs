@@ -4,7 +4,7 @@
 //! writer cannot keep up, lines are dropped and counted (`zproxy_access_log_dropped_total`).
 //!
 //! Fields, in JSON: `ts request_id trace_id client method host path protocol tls_version tls_cipher
-//! tls_server_name status flags bytes_in bytes_out duration_us phases{upstream_us} route upstream server attempts
+//! tls_server_name status flags bytes_in bytes_out duration_us phases{upstream_us} route upstream server attempts cache
 //! plugins[{name,generation,verdict,us}]`. A plugin's `us`, its hooks together, is there for a sample of
 //! the requests: reading clocks costs as much as a tenth of a call.
 //! What does not apply is left out. `method`, `host`, `path` and `protocol` are the client's own,
@@ -73,6 +73,8 @@ pub struct AccessRecord<'a> {
     pub attempts: u32,
     /// Bytes written to the client after the head.
     pub body_bytes_out: u64,
+    /// What a cache says became of it.
+    pub cache: Option<&'static str>,
     /// Plugins that have seen the request, with what each one said. Asked only for a line that holds it.
     pub plugins: &'a dyn Fn() -> Vec<PluginRecord<'a>>,
 }
@@ -259,6 +261,9 @@ fn json(out: &mut Vec<u8>, record: &AccessRecord<'_>, redact: &[String]) {
     }
     if record.attempts > 0 {
         number(out, "attempts", u64::from(record.attempts));
+    }
+    if let Some(cache) = record.cache {
+        member(out, "cache", cache);
     }
     let plugins = (record.plugins)();
     if !plugins.is_empty() {
@@ -467,6 +472,7 @@ mod tests {
             wall_ms: 1_795_244_400_123,
             attempts: 1,
             body_bytes_out: 2,
+            cache: None,
             plugins: &|| {
                 let took = Some(Duration::from_nanos(412));
                 let jwt = PluginRecord { name: "jwt", generation: Some(3), verdict: "next", took };

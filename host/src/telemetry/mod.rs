@@ -253,6 +253,13 @@ impl Tallies {
         }
     }
 
+    /// A server has answered a request that no client waits for; status 0: it has not.
+    pub fn server_answered(&self, upstream: usize, server: usize, status: u16) {
+        if let Some(tally) = self.upstreams.get(upstream) {
+            tally.answered(server, status);
+        }
+    }
+
     /// A server could not be reached, and another one of its upstream is asked.
     pub fn server_failed(&self, upstream: usize, server: usize) {
         if let Some(tally) = self.upstreams.get(upstream) {

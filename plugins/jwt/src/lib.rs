@@ -17,7 +17,7 @@ mod token;
 mod claims;
 mod json;
 
-use zproxy_sdk::{Flow, Middleware, Reply, Request, clock, debug, export};
+use zproxy_sdk::{Flow, Middleware, Reply, Request, clock, context, debug, export};
 
 use config::Config;
 use source::Source;
@@ -78,6 +78,8 @@ impl Jwt {
     /// Prepares a request for the upstream. A field that a claim goes to is the plugin's alone:
     /// what the client sent under that name never gets through.
     fn pass(&self, request: &mut Request, values: Vec<Option<String>>) {
+        // For plugins that keep responses: this one may be for this client alone.
+        context::set("authenticated", "jwt");
         if !self.forward_token {
             self.source.strip(request);
         }

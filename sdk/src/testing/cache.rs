@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use super::host::Host;
 use super::message::Response;
 use crate::bindings::imports::zproxy::gateway::cache::Stored;
+pub(crate) use crate::bindings::imports::zproxy::gateway::cache::{Outcome, Terms, Turn};
 
 /// The limits of `wit/`.
 const BYTES_MAX: usize = 4096;
@@ -62,23 +63,86 @@ pub(crate) fn field(key: &[u8], name: &str) -> Option<Vec<u8>> {
     })?
 }
 
-pub(crate) fn serve(key: &[u8], fields: &[(String, Vec<u8>)]) -> bool {
+/// Makes what is stored under `key` the reply, as `shape` makes it.
+fn serve_as(
+    key: &[u8],
+    fields: &[(String, Vec<u8>)],
+    shape: impl FnOnce(&mut Response) -> bool,
+) -> bool {
     let served = with_kept(key, |host, kept| {
         let mut response = kept.response.clone();
-        fields.iter().for_each(|(name, value)| response.head.set(name, value));
-        host.reply = Some(response);
-        (kept, ())
+        let fits = response.status != 0 && shape(&mut response);
+        if fits {
+            fields.iter().for_each(|(name, value)| response.head.set(name, value));
+            host.reply = Some(response);
+        }
+        (kept, fits)
     });
-    served.is_some()
+    served == Some(true)
+}
+
+pub(crate) fn serve(key: &[u8], fields: &[(String, Vec<u8>)]) -> bool {
+    serve_as(key, fields, |_| true)
+}
+
+pub(crate) fn serve_not_modified(key: &[u8], fields: &[(String, Vec<u8>)]) -> bool {
+    serve_as(key, fields, |response| {
+        response.status = 304;
+        response.body.clear();
+        response.head.0.retain(|(name, _)| {
+            let name = name.to_ascii_lowercase();
+            let kept = ["content-location", "content-security-policy"];
+            !name.starts_with("content-") || kept.contains(&&*name)
+        });
+        true
+    })
+}
+
+pub(crate) fn serve_part(key: &[u8], first: u64, last: u64, fields: &[(String, Vec<u8>)]) -> bool {
+    serve_as(key, fields, |response| {
+        let whole = std::mem::take(&mut response.body);
+        let (first, last) = (usize::try_from(first), usize::try_from(last));
+        let (Ok(first), Ok(last)) = (first, last) else { return false };
+        let Some(part) = whole.get(first..=last) else { return false };
+        response.status = 206;
+        response.body = part.to_vec();
+        let range = format!("bytes {first}-{last}/{}", whole.len());
+        response.head.set("content-range", range.as_bytes());
+        true
+    })
 }
 
 pub(crate) fn store(key: &[u8], note: &[u8], ttl_ms: u32, tags: &[String]) {
+    let (note, tags, without) = (note.to_vec(), tags.to_vec(), Vec::new());
+    keep(key, &Terms { note, ttl_ms, tags, body_bytes_max: u64::MAX, without });
+}
+
+pub(crate) fn keep(key: &[u8], terms: &Terms) {
+    let Terms { note, ttl_ms, tags, body_bytes_max, without } = terms;
     Host::with(|host| {
-        if takes(host, key, note, tags) && host.request.method != "HEAD" {
+        let fits = host.response.body.len() as u64 <= *body_bytes_max;
+        if takes(host, key, note, tags) && fits && host.request.method != "HEAD" {
+            let mut response = host.response.clone();
+            without.iter().for_each(|name| response.head.remove(name));
             let kept = Kept {
-                response: host.response.clone(),
+                response,
+                note: note.clone(),
+                tags: tags.clone(),
+                stored_ms: host.unix_ms,
+                ends_ms: host.unix_ms.saturating_add((*ttl_ms).into()),
+            };
+            host.cache.insert(key.to_vec(), kept);
+        }
+    });
+}
+
+pub(crate) fn mark(key: &[u8], note: &[u8], ttl_ms: u32) {
+    Host::with(|host| {
+        if takes(host, key, note, &[]) {
+            let kept = Kept {
+                response: Response::status(0),
                 note: note.to_vec(),
-                tags: tags.to_vec(),
+                tags: Vec::new(),
                 stored_ms: host.unix_ms,
                 ends_ms: host.unix_ms.saturating_add(ttl_ms.into()),
             };
@@ -86,6 +150,21 @@ pub(crate) fn store(key: &[u8], note: &[u8], ttl_ms: u32, tags: &[String]) {
         }
     });
 }
+
+/// There is one request at a time.
+pub(crate) fn claim(key: &[u8], _wait_ms: u32) -> Turn {
+    Host::with(|host| takes(host, key, b"", &[]));
+    Turn::Fetch
+}
+
+/// What would be sent on is nobody's to answer here.
+pub(crate) fn refetch(key: &[u8]) -> bool {
+    Host::with(|host| takes(host, key, b"", &[]));
+    true
+}
+
+/// Nobody asks.
+pub(crate) fn count(_: Outcome) {}
 
 pub(crate) fn refresh(key: &[u8], note: &[u8], ttl_ms: u32) -> bool {
     let refreshed = with_kept(key, |host, mut kept| {

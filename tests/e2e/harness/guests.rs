@@ -79,6 +79,7 @@ fn folder() -> &'static Path {
         let file = |name: &str| folder.join(format!("{name}.wasm"));
         let mut artifacts = vec![
             Artifact::library("zproxy-plugin-jwt", "jwt", file("jwt")),
+            Artifact::library("zproxy-plugin-cache", "cache", file("cache")),
             Artifact::library("header-stamp", "header_stamp", file("header-stamp")),
         ];
         artifacts.extend(GUESTS.map(|name| Artifact::example("zproxy-guests", name, file(name))));

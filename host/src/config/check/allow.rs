@@ -178,6 +178,12 @@ fn store(written: &StoreGrantConfig) -> Option<usize> {
     }
 }
 
+/// As much of a cache as there is when nothing is said about it.
+pub(super) fn usual_cache() -> CacheSize {
+    let bytes_max = CacheSizeConfig::default().bytes_max;
+    CacheSize { bytes_max, object_bytes_max: OBJECT_BYTES_MAX.min(bytes_max / 4) }
+}
+
 fn cache(written: &CacheGrantConfig, at: &At, report: &mut Report) -> Option<CacheSize> {
     let size = match written {
         CacheGrantConfig::Plain(false) => return None,

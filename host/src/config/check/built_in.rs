@@ -17,13 +17,16 @@ struct BuiltIn {
     name: &'static str,
     counters: bool,
     kv: bool,
+    cache: bool,
     /// Keys of its configuration that hold URLs: it may ask there.
     urls: &'static [&'static str],
 }
 
 /// In the order of their names.
-const ALL: [BuiltIn; 1] =
-    [BuiltIn { name: "jwt", counters: false, kv: false, urls: &["jwks_url"] }];
+const ALL: [BuiltIn; 2] = [
+    BuiltIn { name: "cache", counters: false, kv: false, cache: true, urls: &[] },
+    BuiltIn { name: "jwt", counters: false, kv: false, cache: false, urls: &["jwks_url"] },
+];
 
 /// Names of the plugins that the binary brings along.
 pub fn built_in_names<'a>() -> impl Iterator<Item = &'a str> {
@@ -43,6 +46,9 @@ pub(super) fn grant(name: &str, allow: &mut Allow) {
     }
     if one.kv {
         allow.kv.get_or_insert(size);
+    }
+    if one.cache {
+        allow.cache.get_or_insert_with(allow::usual_cache);
     }
 }
 

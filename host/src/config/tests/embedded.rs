@@ -21,20 +21,21 @@ fn every_plugin_of_the_folder_can_be_tried() {
         [
             ("/", None),
             ("/echo", None),
+            ("/try/cache", Some("/try/cache")),
             ("/try/header-stamp", Some("/try/header-stamp")),
             ("/try/jwt", Some("/try/jwt")),
             ("/try/mine", Some("/try/mine")),
         ]
     );
     assert_eq!(settings.routes[0].matching, Matching::Exact);
-    assert_eq!(&*settings.routes[3].chain[0].config, r#"{"jwt_secret":"your-256-bit-secret"}"#);
+    assert_eq!(&*settings.routes[4].chain[0].config, r#"{"jwt_secret":"your-256-bit-secret"}"#);
     let Target::Respond { body, .. } = &settings.routes[0].target else { panic!() };
     let page = std::str::from_utf8(body).unwrap();
     for part in [
         concat!("ZProxy ", env!("CARGO_PKG_VERSION")),
         "/echo ",
         "/try/header-stamp/",
-        "Plugins found: header-stamp, jwt, mine",
+        "Plugins found: cache, header-stamp, jwt, mine",
         "curl -i http://127.0.0.1:81/echo\n",
         "curl -i http://127.0.0.1:81/try/jwt/hello -H 'Authorization: Bearer eyJhbGciOiJIUzI1NiI",
     ] {
@@ -77,7 +78,7 @@ fn a_flag_replaces_a_plugins_demo_configuration() {
 
     let (_, settings) = load_embedded(&overrides, &fake, &[]).unwrap();
 
-    assert_eq!(&*settings.routes[2].chain[0].config, r#"{"jwt_secret":"mine"}"#);
+    assert_eq!(&*settings.routes[3].chain[0].config, r#"{"jwt_secret":"mine"}"#);
 }
 
 #[test]

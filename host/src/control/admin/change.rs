@@ -19,6 +19,7 @@ pub(super) enum Asked<'a> {
     Drain,
     Swap(&'a str),
     Rollback(&'a str),
+    Purge,
 }
 
 /// The change that a POST to `path` asks for.
@@ -26,6 +27,7 @@ pub(super) fn asked(path: &str) -> Option<Asked<'_>> {
     match path {
         "/reload" => return Some(Asked::Reload),
         "/drain" => return Some(Asked::Drain),
+        "/cache/purge" => return Some(Asked::Purge),
         _ => {}
     }
     let rest = path.strip_prefix("/plugins/")?;
@@ -62,6 +64,8 @@ pub(super) async fn change(
         Asked::Reload => Order::Reload(reply),
         Asked::Drain => Order::Drain(reply),
         Asked::Rollback(name) => Order::Rollback { name: name.to_owned(), reply },
+        // Nothing that the control thread would have to do.
+        Asked::Purge => return super::purge::purge(admin, request).await,
         Asked::Swap(name) => {
             // One at a time, since each may be large.
             let Ok(_turn) = admin.uploads.acquire().await else {

@@ -9,6 +9,7 @@
 
 mod change;
 pub(super) mod events;
+mod purge;
 
 use std::cell::Cell;
 use std::convert::Infallible;
@@ -55,7 +56,7 @@ const CHANGE_TIME_MAX: Duration = Duration::from_secs(300);
 const PATHS: [&str; 9] =
     ["/livez", "/readyz", "/metrics", "/info", "/routes", "/plugins", "/workers", "/certs", "/events"];
 
-const CHANGES: &str = "/reload /drain /plugins/NAME /plugins/NAME/rollback";
+const CHANGES: &str = "/reload /drain /plugins/NAME /plugins/NAME/rollback /cache/purge";
 
 /// The admin listener, bound and not yet served.
 pub struct AdminSocket {

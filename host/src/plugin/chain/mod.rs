@@ -339,6 +339,16 @@ impl Chain {
                 }
                 let now = now.take().unwrap_or_else(clock);
                 let outcome = link.on_head(Hook::Request, &mut place, now);
+                if let Some(exchange) = place.as_deref_mut() {
+                    if let Some(refetch) = &mut exchange.refetch {
+                        refetch.link = index;
+                    }
+                    if let Some(waiting) = &mut exchange.waiting {
+                        waiting.link = index;
+                        passed.entered = index;
+                        break;
+                    }
+                }
                 if !matches!(outcome, Ok(Flow::Next)) {
                     passed = Passed { outcome, entered: index };
                     break;
@@ -367,7 +377,8 @@ impl Chain {
         let mut place = Some(exchange);
         let mut now = Some(now);
         let mut flow = Ok(Flow::Next);
-        for (index, link) in self.links.iter().enumerate().take(entered).rev() {
+        let floor = place.as_deref().map_or(0, |exchange| exchange.floor);
+        for (index, link) in self.links.iter().enumerate().take(entered).skip(floor).rev() {
             if link.hooks.has(Hook::Response) {
                 if link.waits && link.waits_at(index, &mut place) {
                     break;
@@ -391,6 +402,11 @@ impl Chain {
             }
         }
         (place.expect(PUT_BACK), flow)
+    }
+
+    /// Whether one of the first `entered` links may want to see a response's body.
+    pub fn reads_bodies(&self, entered: usize) -> bool {
+        self.links.iter().take(entered).any(|link| link.bodies)
     }
 
     /// Who is shown the request's body, of those links that have been called since this was last

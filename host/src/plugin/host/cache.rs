@@ -5,9 +5,15 @@
 use std::sync::Arc;
 
 use super::State;
-use super::bindings::zproxy::gateway::cache::{Host, Stored};
+use super::bindings::zproxy::gateway::cache::{Host, Outcome, Stored, Terms, Turn};
+use super::reply::From;
 use crate::http::Method;
-use crate::state::cache::{KEY_BYTES_MAX, Label, NOTE_BYTES_MAX, TAG_BYTES_MAX, TAGS_MAX};
+use crate::plugin::exchange::{LookedUp, Waiting};
+use crate::state::cache::{self, KEY_BYTES_MAX, Label, NOTE_BYTES_MAX, TAG_BYTES_MAX, TAGS_MAX};
+
+/// Names of fields that are left out, and bytes of all of them.
+const WITHOUT_MAX: usize = 64;
+const WITHOUT_BYTES_MAX: usize = 4096;
 
 /// Responses that one hook may keep.
 const CAPTURES_MAX: usize = 4;
@@ -26,46 +32,54 @@ impl State {
         }
         takes
     }
-}
 
-impl Host for State {
-    fn lookup(&mut self, key: Vec<u8>) -> Option<Stored> {
-        if !self.takes("cache.lookup", &key, b"", &[]) {
-            return None;
-        }
-        let now = self.now();
-        let stored = self.kept.cache().lookup(&key, now)?;
-        Some(Stored {
-            status: stored.status,
-            age_ms: stored.age_ms(now),
-            ttl_ms: stored.ttl_ms(now),
-            note: stored.note.to_vec(),
-            body_bytes: u64::try_from(stored.body.len()).unwrap_or(u64::MAX),
-        })
+    /// What this exchange has looked up last, if that was under `key`. It is there for as long as the
+    /// exchange is, whatever becomes of it in the store.
+    fn looked_up(&self, key: &[u8]) -> Option<Arc<cache::Stored>> {
+        let last = self.exchange.as_deref()?.looked_up.as_ref()?;
+        let same = last.key == key && Arc::ptr_eq(&last.cache, self.kept.cache());
+        same.then(|| Arc::clone(&last.stored))
     }
 
-    fn field(&mut self, key: Vec<u8>, name: String) -> Option<Vec<u8>> {
-        if !self.takes("cache.field", &key, b"", &[]) {
-            return None;
+    /// Whether there is something else under `key` than what this exchange has looked up.
+    fn has_changed(&self, key: &[u8]) -> bool {
+        let now = self.kept.cache().lookup(key, self.now());
+        match (now, self.looked_up(key)) {
+            (Some(now), Some(seen)) => !Arc::ptr_eq(&now, &seen),
+            (now, None) => now.is_some(),
+            (None, Some(_)) => false,
         }
-        let stored = self.kept.cache().lookup(&key, self.now())?;
-        Some(stored.fields.joined(&name, b", ")?.into_owned())
     }
 
-    fn serve(&mut self, key: Vec<u8>, fields: Vec<(String, Vec<u8>)>) -> bool {
-        let what = format_args!("cache.serve");
-        if !self.takes("cache.serve", &key, b"", &[]) || self.edited(what).is_none() {
+    fn find(&self, key: &[u8]) -> Option<Arc<cache::Stored>> {
+        self.looked_up(key).or_else(|| self.kept.cache().lookup(key, self.now()))
+    }
+
+    /// Makes what is stored under `key`, or a part of it, the answer of this hook.
+    fn answer_from(
+        &mut self,
+        what: &str,
+        key: &[u8],
+        from: From,
+        fields: &[(String, Vec<u8>)],
+    ) -> bool {
+        if !self.takes(what, key, b"", &[]) || self.edited(format_args!("{what}")).is_none() {
             return false;
         }
-        let Some(stored) = self.kept.cache().lookup(&key, self.now()) else { return false };
-        if let Err(error) = self.reply.take_stored(&stored, &fields) {
-            self.violate(what, error);
+        let Some(stored) = self.find(key) else { return false };
+        match self.reply.take_stored(&stored, from, fields) {
+            Ok(taken) => taken,
+            Err(error) => {
+                self.violate(format_args!("{what}"), error);
+                true
+            }
         }
-        true
     }
 
-    fn store(&mut self, key: Vec<u8>, note: Vec<u8>, ttl_ms: u32, tags: Vec<String>) {
-        if !self.takes("cache.store", &key, &note, &tags) {
+    /// Keeps the response that is there, if it is one that has a body.
+    fn capture(&mut self, what: &str, key: &[u8], terms: &Terms) {
+        let Terms { note, ttl_ms, tags, body_bytes_max, without } = terms;
+        if !self.takes(what, key, note, tags) {
             return;
         }
         let now = self.now();
@@ -75,26 +89,176 @@ impl Host for State {
         if response.status < 200 || exchange.request.method == Method::Head {
             return;
         }
-        if self.captures.len() >= CAPTURES_MAX {
-            self.violate(format_args!("cache.store"), "a hook keeps at most 4 responses");
+        // It may say what was true before somebody had it removed.
+        if exchange.fetches.iter().any(cache::Fetch::is_doomed) {
             return;
         }
-        let label = Label { key: &key, note: &note, ttl_ms, tags: &tags };
+        if self.captures.len() >= CAPTURES_MAX {
+            self.violate(format_args!("{what}"), "a hook keeps at most 4 responses");
+            return;
+        }
+        let body_bytes_max = usize::try_from(*body_bytes_max).unwrap_or(usize::MAX);
+        let label = Label { key, note, ttl_ms: *ttl_ms, tags, body_bytes_max, without };
         let head = (response.status, &response.fields);
         self.captures.extend(self.kept.cache().capture(head, label, now));
+    }
+}
+
+impl Host for State {
+    fn lookup(&mut self, key: Vec<u8>) -> Option<Stored> {
+        if !self.takes("cache.lookup", &key, b"", &[]) {
+            return None;
+        }
+        let now = self.now();
+        let stored = match self.kept.cache().lookup(&key, now) {
+            Some(stored) => stored,
+            None => self.looked_up(&key)?,
+        };
+        if let Some(exchange) = self.exchange.as_deref_mut() {
+            let cache = Arc::clone(self.kept.cache());
+            exchange.looked_up = Some(LookedUp { cache, key, stored: Arc::clone(&stored) });
+        }
+        Some(Stored {
+            status: stored.status,
+            age_ms: stored.age_ms(now),
+            ttl_ms: stored.ttl_ms(now),
+            note: stored.note.to_vec(),
+            body_bytes: stored.body().map_or(u64::MAX, |body| body.len() as u64),
+        })
+    }
+
+    fn field(&mut self, key: Vec<u8>, name: String) -> Option<Vec<u8>> {
+        if !self.takes("cache.field", &key, b"", &[]) {
+            return None;
+        }
+        let stored = self.find(&key)?;
+        Some(stored.fields.joined(&name, b", ")?.into_owned())
+    }
+
+    fn serve(&mut self, key: Vec<u8>, fields: Vec<(String, Vec<u8>)>) -> bool {
+        self.answer_from("cache.serve", &key, From::All, &fields)
+    }
+
+    fn serve_not_modified(&mut self, key: Vec<u8>, fields: Vec<(String, Vec<u8>)>) -> bool {
+        self.answer_from("cache.serve-not-modified", &key, From::Head, &fields)
+    }
+
+    fn serve_part(
+        &mut self,
+        key: Vec<u8>,
+        first: u64,
+        last: u64,
+        fields: Vec<(String, Vec<u8>)>,
+    ) -> bool {
+        self.answer_from("cache.serve-part", &key, From::Part(first, last), &fields)
+    }
+
+    fn store(&mut self, key: Vec<u8>, note: Vec<u8>, ttl_ms: u32, tags: Vec<String>) {
+        let (body_bytes_max, without) = (u64::MAX, Vec::new());
+        self.capture("cache.store", &key, &Terms { note, ttl_ms, tags, body_bytes_max, without });
+    }
+
+    fn keep(&mut self, key: Vec<u8>, terms: Terms) {
+        let bytes: usize = terms.without.iter().map(String::len).sum();
+        if terms.without.len() > WITHOUT_MAX || bytes > WITHOUT_BYTES_MAX {
+            self.violate(format_args!("cache.keep"), "at most 64 fields may be left out");
+            return;
+        }
+        self.capture("cache.keep", &key, &terms);
+    }
+
+    fn mark(&mut self, key: Vec<u8>, note: Vec<u8>, ttl_ms: u32) {
+        if self.takes("cache.mark", &key, &note, &[]) {
+            self.kept.cache().mark(&key, &note, ttl_ms, self.now());
+        }
+    }
+
+    fn claim(&mut self, key: Vec<u8>, wait_ms: u32) -> Turn {
+        if !self.takes("cache.claim", &key, b"", &[]) {
+            return Turn::Alone;
+        }
+        if self.fetches.len() >= CAPTURES_MAX {
+            self.violate(format_args!("cache.claim"), "a hook claims at most 4 responses");
+            return Turn::Alone;
+        }
+        let now_us = self.now().monotonic_us;
+        let Some(exchange) = self.exchange.as_deref() else { return Turn::Alone };
+        // It is here already.
+        if exchange.response.status != 0 {
+            return Turn::Alone;
+        }
+        let flight = match self.kept.cache().claim(&key) {
+            // Somebody has fetched it since this hook has looked: that is to be looked at.
+            cache::Turn::Mine(fetch) if self.has_changed(&key) => fetch.give_up(),
+            cache::Turn::Mine(fetch) => {
+                self.fetches.push(fetch);
+                return Turn::Fetch;
+            }
+            cache::Turn::Wait(flight) => flight,
+        };
+        let until = now_us.saturating_add(u64::from(wait_ms) * 1000);
+        let until = match self.exchange.as_deref_mut() {
+            Some(exchange) => *exchange.waits_until_us.get_or_insert(until),
+            None => now_us,
+        };
+        let rest_us = until.saturating_sub(now_us);
+        if rest_us == 0 {
+            return Turn::Alone;
+        }
+        self.waiting = Some(Waiting { flight, link: 0, rest_us });
+        Turn::Wait
+    }
+
+    fn refetch(&mut self, key: Vec<u8>) -> bool {
+        let is_answered = self.seen().is_none_or(|exchange| exchange.response.status != 0);
+        if !self.takes("cache.refetch", &key, b"", &[]) || is_answered {
+            return false;
+        }
+        match self.kept.cache().claim(&key) {
+            cache::Turn::Mine(fetch) if !self.has_changed(&key) => self.refetch = Some(fetch),
+            _ => return false,
+        }
+        true
+    }
+
+    fn count(&mut self, outcome: Outcome) {
+        let outcome = match outcome {
+            Outcome::Hit => cache::Outcome::Hit,
+            Outcome::Collapsed => cache::Outcome::Collapsed,
+            Outcome::Stale => cache::Outcome::Stale,
+            Outcome::Revalidated => cache::Outcome::Revalidated,
+            Outcome::Expired => cache::Outcome::Expired,
+            Outcome::Miss => cache::Outcome::Miss,
+            Outcome::Bypass => cache::Outcome::Bypass,
+        };
+        self.kept.cache().count(outcome);
+        if let Some(exchange) = self.exchange.as_deref_mut() {
+            exchange.cached = Some(outcome);
+        }
     }
 
     fn refresh(&mut self, key: Vec<u8>, note: Vec<u8>, ttl_ms: u32) -> bool {
         if !self.takes("cache.refresh", &key, &note, &[]) {
             return false;
         }
-        let Some(exchange) = self.exchange.as_deref() else { return false };
+        let (Some(old), now) = (self.find(&key), self.now()) else { return false };
         let cache = Arc::clone(self.kept.cache());
-        cache.refresh(&key, &exchange.response.fields, &note, ttl_ms, self.now())
+        let Some(exchange) = self.exchange.as_deref_mut() else { return false };
+        let fields = &exchange.response.fields;
+        let new = cache.refresh(&key, &old, fields, (&note, ttl_ms), now);
+        let Some((stored, is_there)) = new else { return false };
+        exchange.looked_up = Some(LookedUp { cache, key, stored });
+        is_there
     }
 
     fn remove(&mut self, key: Vec<u8>) -> bool {
-        self.takes("cache.remove", &key, b"", &[]) && self.kept.cache().remove(&key, self.now())
+        if !self.takes("cache.remove", &key, b"", &[]) {
+            return false;
+        }
+        if let Some(exchange) = self.exchange.as_deref_mut() {
+            exchange.looked_up.take_if(|last| last.key == key);
+        }
+        self.kept.cache().remove(&key, self.now())
     }
 
     fn remove_tagged(&mut self, tag: String) -> u32 {

@@ -40,11 +40,12 @@ use wasmtime::component::ResourceTable;
 
 use super::exchange::Exchange;
 use super::exchange::ExchangeMark;
+use super::exchange::Waiting;
 use crate::config::Allow;
 use crate::config::PluginLimits;
 use crate::state::Now;
 use crate::state::PluginState;
-use crate::state::cache::Capture;
+use crate::state::cache::{Capture, Fetch};
 use crate::state::metrics::Registered;
 pub(super) use body::Phase;
 use journal::Journal;
@@ -105,6 +106,12 @@ pub(super) struct State {
     metrics: Registered,
     /// Responses that the running hook wants to be kept.
     pub(super) captures: Vec<Capture>,
+    /// What the running hook wants to fetch for others,
+    pub(super) fetches: Vec<Fetch>,
+    /// to wait for,
+    pub(super) waiting: Option<Waiting>,
+    /// and to fetch in the background.
+    pub(super) refetch: Option<Fetch>,
     /// What the plugin keeps outside of its instances.
     kept: Arc<PluginState>,
     allow: Arc<Allow>,
@@ -136,6 +143,9 @@ impl State {
             keys: crypto::Keys::default(),
             metrics: Registered::new(Arc::clone(kept.metrics())),
             captures: Vec::new(),
+            fetches: Vec::new(),
+            waiting: None,
+            refetch: None,
             kept: Arc::clone(kept),
             allow: Arc::clone(allow),
             table,
@@ -149,6 +159,14 @@ impl State {
         let whole = |number: u128| u64::try_from(number).unwrap_or(u64::MAX);
         let monotonic_us = whole(self.started.elapsed().as_micros());
         Now { unix_ms: whole(unix.as_millis()), monotonic_us }
+    }
+
+    /// Forgets what the hook wanted of the cache.
+    pub(super) fn forget_cached(&mut self) {
+        self.captures.clear();
+        self.fetches.clear();
+        self.waiting = None;
+        self.refetch = None;
     }
 
     pub(super) fn journal(&self) -> MutexGuard<'_, Journal> {

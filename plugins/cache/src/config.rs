@@ -1,0 +1,160 @@
+//! From what the operator writes to [`Cache`](crate::Cache).
+
+use std::collections::BTreeMap;
+
+use serde::Deserialize;
+
+use crate::Cache;
+use crate::key::{Part, is_token};
+
+/// As written.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Config {
+    /// How long a response is fresh that says nothing about it. 0: it is not stored. Default: 60.
+    #[serde(default = "sixty")]
+    ttl_seconds: u32,
+    /// How much of the time since `Last-Modified` a response is fresh that says nothing about it,
+    /// in percent; 10 is usual. It comes before `ttl_seconds`. Default: 0, not at all.
+    #[serde(default)]
+    heuristic_percent: u8,
+    /// The largest body that is stored. Default: what `allow` grants.
+    max_body_bytes: Option<u64>,
+    /// What tells requests apart: `scheme`, `host`, `path`, `query`, `query:NAME`, `header:NAME`,
+    /// `cookie:NAME`. Default: the first four.
+    key: Option<Vec<String>>,
+    /// Fields of requests that tell them apart as well, whether `Vary` names them or not.
+    #[serde(default)]
+    vary: Vec<String>,
+    /// For so long a stale response is served while another one is fetched, when it says nothing about it.
+    /// Default: 0.
+    #[serde(default)]
+    stale_while_revalidate_seconds: u32,
+    /// For so long a stale response is served when the upstream cannot be reached or fails, when it says
+    /// nothing about it. Default: 60.
+    #[serde(default = "sixty")]
+    stale_if_error_seconds: u32,
+    /// A request with this field goes past the cache.
+    bypass_header: Option<String>,
+    /// How long responses of these statuses (`"404"`, `"5xx"`) are fresh that say nothing about it.
+    #[serde(default)]
+    negative_ttl_seconds: BTreeMap<String, u32>,
+    /// How long a request waits for another one that fetches the same. 0: not at all. Default: 5000.
+    #[serde(default = "five_thousand")]
+    collapse_wait_ms: u32,
+}
+
+fn sixty() -> u32 {
+    60
+}
+
+fn five_thousand() -> u32 {
+    5000
+}
+
+/// What the operator wants where responses say nothing. Times are seconds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Policy {
+    pub(crate) ttl: u64,
+    pub(crate) heuristic_percent: u64,
+    pub(crate) while_revalidate: u64,
+    pub(crate) if_error: u64,
+    /// Statuses and classes of them, as written.
+    pub(crate) negative: Vec<(String, u64)>,
+}
+
+impl Default for Policy {
+    fn default() -> Self {
+        Self {
+            ttl: 60,
+            heuristic_percent: 0,
+            while_revalidate: 0,
+            if_error: 60,
+            negative: Vec::new(),
+        }
+    }
+}
+
+impl Policy {
+    /// What is configured for a status, else for its class.
+    pub(crate) fn by_status(&self, status: u16) -> Option<u64> {
+        let of = |wanted: &str| {
+            self.negative.iter().find(|(known, _)| known == wanted).map(|(_, seconds)| *seconds)
+        };
+        if self.negative.is_empty() {
+            return None;
+        }
+        // What is said to one client, and not about the resource, is not meant by a class.
+        let personal = matches!(status, 401 | 407 | 429);
+        let class = || of(&format!("{}xx", status / 100)).filter(|_| !personal);
+        of(&status.to_string()).or_else(class)
+    }
+}
+
+impl TryFrom<Config> for Cache {
+    type Error = String;
+
+    fn try_from(config: Config) -> Result<Self, String> {
+        if config.heuristic_percent > 100 {
+            return Err("heuristic_percent: write 0 to 100".to_owned());
+        }
+        if config.max_body_bytes == Some(0) {
+            return Err("max_body_bytes: write 1 or more".to_owned());
+        }
+        for status in config.negative_ttl_seconds.keys() {
+            let bytes = status.as_bytes();
+            let class = matches!(bytes, [b'2'..=b'5', b'x', b'x']);
+            let number = matches!(bytes, [b'2'..=b'5', b'0'..=b'9', b'0'..=b'9']);
+            if !class && (!number || matches!(&**status, "206" | "304")) {
+                return Err(format!(
+                    "negative_ttl_seconds: `{status}` is no status that can be stored; write one like \
+                     \"404\" or a class like \"5xx\""
+                ));
+            }
+        }
+        let mut parts = match config.key {
+            None => vec![Part::Scheme, Part::Host, Part::Path, Part::Query],
+            Some(parts) => {
+                let read = |part: &String| {
+                    Part::read(part).ok_or_else(|| {
+                        format!(
+                            "key: `{part}` is no part of a request; write `scheme`, `host`, `path`, \
+                             `query`, `query:NAME`, `header:NAME` or `cookie:NAME`"
+                        )
+                    })
+                };
+                parts.iter().map(read).collect::<Result<Vec<_>, _>>()?
+            }
+        };
+        if !parts.contains(&Part::Path) {
+            return Err("key: without `path` all paths would share one response; add it".to_owned());
+        }
+        for name in &config.vary {
+            if !is_token(name) {
+                return Err(format!("vary: `{name}` cannot name a field"));
+            }
+            parts.push(Part::Header(name.to_ascii_lowercase()));
+        }
+        if parts.len() > 24 {
+            return Err("key, vary: write at most 24 parts altogether".to_owned());
+        }
+        let bypass = config.bypass_header.map(|name| name.to_ascii_lowercase());
+        if let Some(name) = bypass.as_ref().filter(|name| !is_token(name)) {
+            return Err(format!("bypass_header: `{name}` cannot name a field"));
+        }
+        let negative = config.negative_ttl_seconds.into_iter();
+        Ok(Self {
+            policy: Policy {
+                ttl: config.ttl_seconds.into(),
+                heuristic_percent: config.heuristic_percent.into(),
+                while_revalidate: config.stale_while_revalidate_seconds.into(),
+                if_error: config.stale_if_error_seconds.into(),
+                negative: negative.map(|(status, seconds)| (status, seconds.into())).collect(),
+            },
+            body_bytes_max: config.max_body_bytes,
+            parts,
+            bypass,
+            wait_ms: config.collapse_wait_ms,
+        })
+    }
+}

@@ -1,0 +1,270 @@
+//! The plugin as a whole, through the SDK's host.
+
+use zproxy_sdk::testing::{self, Answer, Loaded, Request, Response};
+
+use super::*;
+
+/// A moment after which there is a past.
+const NOW_MS: u64 = 1_700_000_000_000;
+
+struct Site {
+    plugin: Loaded<Cache>,
+    now_ms: std::cell::Cell<u64>,
+}
+
+impl Site {
+    fn new(config: &str) -> Self {
+        testing::set_unix_ms(NOW_MS);
+        let plugin = testing::load::<Cache>(config).unwrap();
+        Self { plugin, now_ms: NOW_MS.into() }
+    }
+
+    fn wait(&self, seconds: u64) {
+        self.now_ms.set(self.now_ms.get() + seconds * 1000);
+        testing::set_unix_ms(self.now_ms.get());
+    }
+
+    #[track_caller]
+    fn ask(&self, request: Request, upstream: Response) -> Answer {
+        let answer = self.plugin.exchange(request, upstream);
+        assert_eq!(answer.failure(), None);
+        answer
+    }
+
+    #[track_caller]
+    fn get(&self, fields: &[(&str, &str)], upstream: Response) -> Answer {
+        let mut request = Request::get("/");
+        for (name, value) in fields {
+            request = request.with_header(name, value);
+        }
+        self.ask(request, upstream)
+    }
+}
+
+fn ok(fields: &[(&str, &str)], body: &str) -> Response {
+    let mut response = Response::status(200).with_body(body);
+    for (name, value) in fields {
+        response = response.with_header(name, value);
+    }
+    response
+}
+
+fn said(answer: &Answer) -> &str {
+    answer.header("cache-status").unwrap_or_default()
+}
+
+const FRESH: (&str, &str) = ("cache-control", "max-age=100");
+
+#[test]
+fn a_fresh_response_is_served_with_its_age() {
+    let site = Site::new("{}");
+    let first = site.get(&[], ok(&[FRESH, ("x-a", "1")], "one"));
+    assert_eq!(said(&first), "zproxy; fwd=uri-miss; stored");
+    site.wait(7);
+
+    let second = site.get(&[], ok(&[], "two"));
+
+    assert_eq!((second.status(), second.body(), said(&second)), (200, &b"one"[..], "zproxy; hit"));
+    assert_eq!((second.header("age"), second.header("x-a")), (Some("7"), Some("1")));
+    site.wait(94);
+    assert_eq!(site.get(&[], ok(&[], "three")).body(), b"three");
+}
+
+#[test]
+fn requests_may_want_less_or_more_than_what_is_stored() {
+    let site = Site::new("{}");
+    site.get(&[], ok(&[FRESH], "one"));
+    site.wait(10);
+    let body = |directives| {
+        let answer =
+            site.get(&[("cache-control", directives)], ok(&[("cache-control", "no-store")], "new"));
+        String::from_utf8(answer.body().to_vec()).unwrap()
+    };
+
+    assert_eq!(body("max-age=10"), "one");
+    assert_eq!(body("min-fresh=90"), "one");
+    assert_eq!(body("only-if-cached"), "one");
+    assert_eq!(body("no-store"), "new");
+    assert_eq!(body("max-age=9"), "new");
+    site.get(&[], ok(&[FRESH], "two"));
+    assert_eq!(body("no-cache"), "new");
+    site.get(&[], ok(&[FRESH], "three"));
+    site.wait(105);
+    assert_eq!(body("max-stale=4"), "new");
+    site.get(&[], ok(&[FRESH], "four"));
+    site.wait(105);
+    assert_eq!(body("max-stale=5"), "four");
+    assert_eq!(body("max-stale"), "four");
+    let nothing =
+        site.ask(Request::get("/none").with_header("cache-control", "only-if-cached"), ok(&[], ""));
+    assert_eq!(nothing.status(), 504);
+}
+
+#[test]
+fn each_variant_is_found_again() {
+    let site = Site::new("{}");
+    let vary = |body: &str| ok(&[FRESH, ("vary", "Accept-Language")], body);
+    let ask = |language: &str, body: &str| {
+        let answer = site.get(&[("accept-language", language)], vary(body));
+        String::from_utf8(answer.body().to_vec()).unwrap()
+    };
+
+    assert_eq!([ask("en", "english"), ask("de", "deutsch")], ["english", "deutsch"]);
+    assert_eq!([ask("EN", "x"), ask("de", "x")], ["english", "deutsch"]);
+    assert_eq!(site.get(&[], vary("none")).body(), b"none");
+    assert_eq!(site.get(&[], vary("x")).body(), b"none");
+    for star in ["*", "a, *", ", *", "*, *"] {
+        let site = Site::new("{}");
+        testing::load::<Cache>("{}").unwrap();
+        let request = || Request::get(&format!("/{star}").replace([' ', '*', ','], "s"));
+        site.ask(request(), ok(&[FRESH, ("vary", star)], "one"));
+        assert_eq!(site.ask(request(), ok(&[], "two")).body(), b"two", "{star}");
+    }
+}
+
+#[test]
+fn what_is_stale_is_asked_about_and_good_again() {
+    let site = Site::new("{}");
+    site.get(&[], ok(&[FRESH, ("etag", "\"1\""), ("x-a", "old")], "one"));
+    site.wait(101);
+    let not_modified = || {
+        Response::status(304).with_header("x-a", "new").with_header("cache-control", "max-age=50")
+    };
+
+    let validated = site.get(&[], not_modified());
+
+    assert_eq!((validated.status(), validated.body()), (200, &b"one"[..]));
+    assert_eq!(validated.header("x-a"), Some("new"));
+    assert_eq!(said(&validated), "zproxy; fwd=stale; fwd-status=304");
+    let hit = site.get(&[], ok(&[], "two"));
+    assert_eq!(
+        (hit.body(), hit.header("x-a"), said(&hit)),
+        (&b"one"[..], Some("new"), "zproxy; hit")
+    );
+    site.wait(51);
+    let client_has_it = site.get(&[("if-none-match", "\"1\"")], not_modified());
+    assert_eq!((client_has_it.status(), client_has_it.body()), (304, &b""[..]));
+}
+
+#[test]
+fn conditions_and_ranges_are_answered_from_the_store() {
+    let site = Site::new("{}");
+    site.get(&[], ok(&[FRESH, ("etag", "\"1\""), ("content-type", "a/b")], "0123456789"));
+
+    let same = site.get(&[("if-none-match", "\"1\"")], ok(&[], ""));
+    assert_eq!((same.status(), same.header("etag")), (304, Some("\"1\"")));
+    assert_eq!(same.header("content-type"), None);
+    let part = site.get(&[("range", "bytes=2-4")], ok(&[], ""));
+    assert_eq!((part.status(), part.body()), (206, &b"234"[..]));
+    assert_eq!(part.header("content-range"), Some("bytes 2-4/10"));
+    let beyond = site.get(&[("range", "bytes=10-")], ok(&[], ""));
+    assert_eq!((beyond.status(), beyond.header("content-range")), (416, Some("bytes */10")));
+    let other = site.get(&[("range", "bytes=2-4"), ("if-range", "\"2\"")], ok(&[], ""));
+    assert_eq!((other.status(), other.body().len()), (200, 10));
+}
+
+#[test]
+fn an_upstream_that_fails_is_covered_by_what_is_stale() {
+    let site = Site::new(r#"{ "stale_if_error_seconds": 10 }"#);
+    site.get(&[], ok(&[FRESH], "one"));
+    site.wait(105);
+
+    let stale = site.get(&[], Response::status(503));
+    assert_eq!(
+        (stale.status(), stale.body(), stale.header("age")),
+        (200, &b"one"[..], Some("105"))
+    );
+    site.wait(10);
+    assert_eq!(site.get(&[], Response::status(503)).status(), 503);
+    let site = Site::new("{}");
+    let strict = ("cache-control", "max-age=1, must-revalidate");
+    site.ask(Request::get("/strict"), ok(&[strict], "one"));
+    site.wait(2);
+    assert_eq!(site.ask(Request::get("/strict"), Response::status(503)).status(), 503);
+}
+
+#[test]
+fn writing_to_a_url_forgets_what_is_stored_for_it() {
+    let site = Site::new("{}");
+    let store = |path: &str| {
+        site.ask(Request::get(path), ok(&[FRESH], "old"));
+    };
+    let is_stored = |path: &str| {
+        let request = Request::get(path).with_header("cache-control", "only-if-cached");
+        site.ask(request, ok(&[], "")).status() == 200
+    };
+    ["/a", "/b", "/c", "/d"].iter().for_each(|path| store(path));
+    let write = |method, path, status, fields: &[(&str, &str)]| {
+        let mut response = Response::status(status);
+        for (name, value) in fields {
+            response = response.with_header(name, value);
+        }
+        site.ask(Request::new(method, path), response);
+    };
+
+    write("POST", "/a", 500, &[]);
+    write("OPTIONS", "/a", 200, &[]);
+    assert!(is_stored("/a"));
+    write("PUT", "/a", 204, &[("location", "/b"), ("content-location", "http://localhost/c")]);
+    assert_eq!(["/a", "/b", "/c", "/d"].map(is_stored), [false, false, false, true]);
+    write("M-SEARCH", "/x", 200, &[("location", "http://elsewhere/d")]);
+    assert!(is_stored("/d"));
+    write("M-SEARCH", "/d", 200, &[]);
+    assert!(!is_stored("/d"));
+}
+
+/// Nobody may get with a clean request what another has made with fields that nobody looks at.
+#[test]
+fn what_fields_outside_of_the_key_may_have_changed_is_not_stored() {
+    let site = Site::new("{}");
+    for name in UNKEYED {
+        let request = Request::get("/p").with_header(name, "evil");
+        site.ask(request, ok(&[FRESH], "poison"));
+        let answer = site.ask(Request::get("/p"), ok(&[("cache-control", "no-store")], "clean"));
+        assert_eq!(answer.body(), b"clean", "{name}");
+    }
+    site.ask(Request::get("/q").with_header("content-length", "3"), ok(&[FRESH], "poison"));
+    assert_eq!(site.ask(Request::get("/q"), ok(&[], "clean")).body(), b"clean");
+    let of = |path: &str| site.ask(Request::get(path), ok(&[FRESH], path));
+    for path in ["/x", "/X", "/x/", "/x?", "/x?a=1", "/x?a=1&", "/%78"] {
+        assert_eq!(of(path).body(), path.as_bytes(), "{path} is its own");
+    }
+}
+
+#[test]
+fn authenticated_answers_are_not_for_others() {
+    let site = Site::new("{}");
+    let authorized = || Request::get("/").with_header("authorization", "Bearer x");
+    site.ask(authorized(), ok(&[FRESH], "secret"));
+    assert_eq!(site.get(&[], ok(&[("cache-control", "no-store")], "public")).body(), b"public");
+    site.ask(authorized(), ok(&[("cache-control", "public, max-age=9")], "for all"));
+    assert_eq!(site.get(&[], ok(&[], "")).body(), b"for all");
+}
+
+#[test]
+fn the_operator_may_leave_requests_out() {
+    let site = Site::new(r#"{ "bypass_header": "X-No-Cache" }"#);
+    site.get(&[], ok(&[FRESH], "one"));
+    let past = site.get(&[("x-no-cache", "1")], ok(&[FRESH], "two"));
+    assert_eq!((past.body(), said(&past)), (&b"two"[..], "zproxy; fwd=bypass"));
+    assert_eq!(site.get(&[], ok(&[], "")).body(), b"one");
+}
+
+#[test]
+fn configurations_are_refused_by_the_key_that_is_wrong() {
+    for (config, message) in [
+        (r#"{ "ttl": 1 }"#, "unknown field `ttl`"),
+        (r#"{ "ttl_seconds": -1 }"#, "ttl_seconds"),
+        (r#"{ "key": ["host"] }"#, "without `path`"),
+        (r#"{ "key": ["path", "hots"] }"#, "`hots` is no part"),
+        (r#"{ "vary": ["a b"] }"#, "vary: `a b`"),
+        (r#"{ "bypass_header": "" }"#, "bypass_header"),
+        (r#"{ "negative_ttl_seconds": { "4x4": 1 } }"#, "`4x4`"),
+        (r#"{ "negative_ttl_seconds": { "304": 1 } }"#, "`304`"),
+        (r#"{ "heuristic_percent": 101 }"#, "0 to 100"),
+        (r#"{ "max_body_bytes": 0 }"#, "max_body_bytes"),
+    ] {
+        let error = testing::load::<Cache>(config).unwrap_err();
+        assert!(error.contains(message), "{config}: {error}");
+    }
+}
