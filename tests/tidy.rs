@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// The way of a request: a module may use those to its right only.
-const LAYERS: [&str; 18] = [
+const LAYERS: [&str; 19] = [
     "main",
     "author",
     // Beside the gateway: it uses `http` and nothing of the rest.
@@ -26,6 +26,8 @@ const LAYERS: [&str; 18] = [
     "state",
     "http",
     "io",
+    // Below `io`, which carries its handshakes out.
+    "tls",
     "route",
     "config",
     "error",

@@ -19,7 +19,7 @@ use serde_json::{Value, json};
 
 use crate::args::Flags;
 use crate::launch::Place;
-use crate::process;
+use crate::{process, tls};
 
 /// A proxy that has not answered by then will not: the first start of ZProxy may compile.
 const READY_WITHIN: Duration = Duration::from_secs(30);
@@ -33,6 +33,7 @@ pub(crate) struct Kind {
     pub(crate) name: &'static str,
     program: Program,
     workers: u8,
+    tls: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,7 +64,7 @@ enum Plugins {
 }
 
 const fn kind(name: &'static str, program: Program) -> Kind {
-    Kind { name, program, workers: 1 }
+    Kind { name, program, workers: 1, tls: false }
 }
 
 const fn zproxy(name: &'static str, io: &'static str, plugins: Plugins) -> Kind {
@@ -105,6 +106,11 @@ impl Kind {
     /// The same with two workers.
     pub(crate) const fn two_workers(self, name: &'static str) -> Self {
         Self { name, workers: 2, ..self }
+    }
+
+    /// The same with TLS to clients; not for Envoy and relays.
+    pub(crate) const fn tls(self, name: &'static str) -> Self {
+        Self { name, tls: true, ..self }
     }
 
     /// Whether it has the machine's second CPU for proxies too.
@@ -218,7 +224,8 @@ impl Lab {
     /// Starts a contender and waits until it serves.
     pub(crate) fn start(&self, kind: Kind) -> Result<Running> {
         if kind == DIRECT {
-            return Ok(Running { child: None, target: self.origin, pids: vec![], config: None });
+            let (target, tls) = (self.origin, false);
+            return Ok(Running { child: None, target, tls, pids: vec![], config: None });
         }
         let name = kind.name;
         let folder = self.scratch.join(name);
@@ -226,6 +233,9 @@ impl Lab {
             fs::remove_dir_all(&folder)?;
         }
         fs::create_dir_all(&folder)?;
+        if kind.tls {
+            tls::write_certificate(&folder)?;
+        }
         let port = free_port()?;
         let config = self.config(kind, port, &folder)?;
         let path = folder.join(config.as_ref().map_or("none", |config| config.0));
@@ -246,6 +256,7 @@ impl Lab {
         let mut running = Running {
             child: Some(child),
             target: SocketAddr::from(([127, 0, 0, 1], port)),
+            tls: kind.tls,
             pids: vec![],
             config,
         };
@@ -312,14 +323,15 @@ impl Lab {
             .replace("@ORIGIN_PORT@", &self.origin.port().to_string())
             .replace("@WORKERS@", &kind.workers.to_string())
             .replace("@FOLDER@", &folder.display().to_string());
-        for (place, words) in self.variant(kind)? {
+        for (place, words) in self.variant(kind, folder)? {
             text = text.replace(place, &words);
         }
         Ok(Some((file, text)))
     }
 
     /// What stands in the places that tell the variants of a program apart.
-    fn variant(&self, kind: Kind) -> Result<Vec<(&'static str, String)>> {
+    fn variant(&self, kind: Kind, folder: &Path) -> Result<Vec<(&'static str, String)>> {
+        let folder = folder.display().to_string();
         // One worker is pinned by its process.
         let cpus = [self.place.cpu, self.second_cpu].into_iter().flatten();
         let cpus: Vec<usize> = cpus.filter(|_| kind.has_two_workers()).collect();
@@ -337,6 +349,8 @@ impl Lab {
                         optional(splice, "option splice-auto\n    option splice-response"),
                     ),
                     ("@HAPROXY_FIELDS@", optional(fields, HAPROXY_ADDED)),
+                    ("@HAPROXY_TLS@", optional(kind.tls, &format!("ssl crt {folder}/both.pem"))),
+                    ("@SCHEME@", if kind.tls { "https" } else { "http" }.to_owned()),
                 ]
             }
             Program::Nginx { tuned } => {
@@ -346,12 +360,15 @@ impl Lab {
                 vec![
                     ("@NGINX_CPUS@", optional(cpus.len() == 2, &affinity)),
                     ("@NGINX_BUFFERS@", optional(tuned, NGINX_BUFFERS)),
+                    ("@NGINX_TLS@", optional(kind.tls, "ssl")),
+                    ("@NGINX_CERTIFICATE@", optional(kind.tls, &nginx_certificate(&folder))),
                 ]
             }
             Program::Zproxy { io, plugins } => {
                 let (plugins, routes) = self.plugins_and_routes(plugins)?;
                 vec![
                     ("@IO@", io.to_owned()),
+                    ("@TLS@", optional(kind.tls, &listener_tls(&folder))),
                     ("\"@PLUGINS@\"", plugins.to_string()),
                     ("\"@ROUTES@\"", routes.to_string()),
                 ]
@@ -381,6 +398,20 @@ impl Lab {
     }
 }
 
+/// One worker's ticket keys are all that is needed; the cache of sessions would only cost.
+fn nginx_certificate(folder: &str) -> String {
+    format!(
+        "ssl_certificate {folder}/cert.pem;\n        ssl_certificate_key {folder}/key.pem;\n        \
+         ssl_protocols TLSv1.2 TLSv1.3;"
+    )
+}
+
+/// TLS of ZProxy's listener.
+fn listener_tls(folder: &str) -> String {
+    let (cert, key) = (format!("{folder}/cert.pem"), format!("{folder}/key.pem"));
+    format!(", \"tls\": {}", json!({ "certificates": [{ "cert_path": cert, "key_path": key }] }))
+}
+
 /// What ZProxy adds to every message besides the fields of the plain variant, but for `traceparent`,
 /// for which HAProxy has no cheap way.
 const HAPROXY_ADDED: &str = "\
@@ -404,6 +435,8 @@ pub(crate) struct Running {
     child: Option<Child>,
     /// Where to ask.
     pub(crate) target: SocketAddr,
+    /// Whether by TLS.
+    pub(crate) tls: bool,
     /// Its processes; none for [`DIRECT`].
     pub(crate) pids: Vec<u32>,
     /// File name and text of its configuration, if it has one.
@@ -417,7 +450,7 @@ impl Running {
             if let Some(status) = self.child.as_mut().map(Child::try_wait).transpose()?.flatten() {
                 bail!("ended at once with {status}");
             }
-            if answers(self.target) {
+            if if self.tls { tls::answers(self.target) } else { answers(self.target) } {
                 break;
             }
             if started.elapsed() > READY_WITHIN {

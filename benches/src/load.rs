@@ -12,6 +12,7 @@ use serde_json::{Map, Value, json};
 use zproxy::load::{self, Edge, Expected, Live, Plan, Request, Target};
 
 use crate::args::Flags;
+use crate::tls::{self, Sessions};
 use crate::{origin, process, websocket};
 
 /// Connections at once: what the peers are configured for.
@@ -55,6 +56,7 @@ pub(crate) fn command(arguments: Vec<String>) -> Result<()> {
         expected: Expected::Exactly(body_bytes),
         tunnel: None,
     };
+    let sessions = flags.text("tls").map(|text| Sessions::parse(&text)).transpose()?;
     if flags.switch("http2") {
         plan.request = plan.request.over_http2(STREAMS).map_err(Error::msg)?;
     }
@@ -66,6 +68,19 @@ pub(crate) fn command(arguments: Vec<String>) -> Result<()> {
         flags.all("watch").iter().map(|text| watched(text)).collect::<Result<Vec<_>>>()?;
     flags.finish()?;
     zproxy::sys::raise_descriptor_limit();
+    if let Some(sessions) = sessions {
+        let plan = tls::Plan {
+            target: plan.target,
+            sessions,
+            connections: plan.connections,
+            request: format!("GET {path} HTTP/1.1\r\nHost: bench.example\r\n\r\n").into(),
+            body_bytes,
+            warmup: plan.warmup,
+            window: plan.window,
+        };
+        println!("{}", watching(&watched, |edge| tls::run(&plan, edge))?);
+        return Ok(());
+    }
     println!("{}", run(&plan, &watched)?);
     Ok(())
 }
@@ -73,16 +88,22 @@ pub(crate) fn command(arguments: Vec<String>) -> Result<()> {
 /// Runs a load; its outcome, with the CPU time that the watched processes and this one spent in the
 /// window.
 fn run(plan: &Plan, watched: &[(String, Vec<u32>)]) -> Result<Value> {
+    watching(watched, |edge| Ok(load::run_here(plan, &Live::default(), edge)?.to_json()))
+}
+
+fn watching(
+    watched: &[(String, Vec<u32>)],
+    run: impl FnOnce(&mut dyn FnMut(Edge)) -> Result<Value>,
+) -> Result<Value> {
     let own = [("load".to_owned(), vec![std::process::id()])];
     let read = || watched.iter().chain(&own).map(|(_, pids)| process::cpu_time_ns(pids)).collect();
     let (mut before, mut after) = (Vec::<u64>::new(), Vec::<u64>::new());
-    let outcome = load::run_here(plan, &Live::default(), &mut |edge| match edge {
+    let mut json = run(&mut |edge| match edge {
         Edge::Begins => before = read(),
         Edge::Ends => after = read(),
     })?;
     let names = watched.iter().chain(&own).map(|(name, _)| name.clone());
     let spent = before.iter().zip(&after).map(|(before, after)| after.saturating_sub(*before));
-    let mut json = outcome.to_json();
     json["cpu_ns"] = names.zip(spent.map(|ns| json!(ns))).collect::<Map<_, _>>().into();
     Ok(json)
 }

@@ -26,6 +26,7 @@ mod load;
 mod origin;
 mod relay;
 mod soak;
+mod tls;
 mod websocket;
 mod process;
 mod args;
@@ -43,6 +44,7 @@ zproxy-benches origin [--port N]
 zproxy-benches relay  --origin ADDR:PORT [--port N] [--splice]
 zproxy-benches load   --target ADDR:PORT [--path PATH] [--body-bytes N] [--post-bytes N]
                       [--header 'K: V']… [--connections N] [--per-request] [--websocket] [--http2] [--rate N]
+                      [--tls kept|full|resumed]
                       [--seconds N] [--requests N] [--warmup-ms N] [--watch NAME=PID,PID]…
 zproxy-benches soak   --zproxy PATH [--seconds N] [--clients N] [--workers N] [--io epoll|uring]
                       [--seed N] [--reload]

@@ -17,7 +17,15 @@ use crate::scenario::{Goal, Scenario};
 const SATURATED: f64 = 0.90;
 
 /// Whom the others are compared with, where they take part.
-const PEERS: [&str; 5] = ["haproxy", "haproxy-fields", "haproxy-splice", "nginx", "nginx-tuned"];
+const PEERS: [&str; 7] = [
+    "haproxy",
+    "haproxy-fields",
+    "haproxy-splice",
+    "haproxy-tls",
+    "nginx",
+    "nginx-tuned",
+    "nginx-tls",
+];
 
 /// What one contender showed in one round of one scenario.
 #[derive(Clone, Debug, PartialEq)]

@@ -380,6 +380,9 @@ pub(crate) fn load_words(scenario: &Scenario, running: &Running) -> Result<Vec<S
     if let Some(bytes) = scenario.post_bytes {
         flag("post-bytes", bytes.to_string());
     }
+    if let Some(sessions) = scenario.tls.filter(|_| running.tls) {
+        words.extend(["--tls".to_owned(), sessions.name().to_owned()]);
+    }
     words.extend(scenario.per_request.then(|| "--per-request".to_owned()));
     words.extend(scenario.websocket.then(|| "--websocket".to_owned()));
     words.extend(scenario.http2.then(|| "--http2".to_owned()));

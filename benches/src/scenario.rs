@@ -5,6 +5,7 @@
 //! Not here: how contenders are configured (`contender`, `peers/`), whether a goal is met (`report`).
 
 use crate::contender::{self, Kind};
+use crate::tls::Sessions;
 
 /// One load that every contender gets in turn.
 pub(crate) struct Scenario {
@@ -24,6 +25,8 @@ pub(crate) struct Scenario {
     pub(crate) post_bytes: Option<usize>,
     /// Further request header lines.
     pub(crate) headers: &'static [&'static str],
+    /// By TLS, and what becomes of its sessions.
+    pub(crate) tls: Option<Sessions>,
     /// Each connection becomes a WebSocket, and a request is a message that comes back.
     pub(crate) websocket: bool,
     /// Over HTTP/2 with prior knowledge, a hundred requests at a time on each connection.
@@ -69,6 +72,13 @@ const URING: Kind = contender::URING;
 const SMALL: &[Kind] = &[RELAY, HAPROXY, HAPROXY_FIELDS, NGINX, ENVOY, EPOLL, URING];
 /// Everyone once.
 const ONCE: &[Kind] = &[RELAY, HAPROXY, NGINX, ENVOY, EPOLL, URING];
+/// Those who speak TLS to clients.
+const TLS: &[Kind] = &[
+    HAPROXY.tls("haproxy-tls"),
+    NGINX.tls("nginx-tls"),
+    EPOLL.tls("zproxy-epoll-tls"),
+    URING.tls("zproxy-uring-tls"),
+];
 /// Peers with and without what they offer for bodies.
 const BODIES: &[Kind] =
     &[RELAY_SPLICE, HAPROXY, HAPROXY_SPLICE, NGINX, NGINX_TUNED, ENVOY, EPOLL, URING];
@@ -86,6 +96,7 @@ const KEEPALIVE: Scenario = Scenario {
     body_bytes: 100,
     post_bytes: None,
     headers: &[],
+    tls: None,
     websocket: false,
     http2: false,
     connections: 64,
@@ -200,6 +211,44 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
             Goal::Share("zproxy-epoll", "haproxy", 0.75),
             Goal::Share("zproxy-uring", "haproxy", 0.75),
         ],
+        ..KEEPALIVE
+    },
+    Scenario {
+        name: "tls-keepalive",
+        title: "TLS 1.3, keep-alive, 100-byte responses, 64 connections",
+        contenders: TLS,
+        tls: Some(Sessions::Kept),
+        goals: &[
+            Goal::Share("zproxy-epoll-tls", "haproxy-tls", 0.8),
+            Goal::Share("zproxy-uring-tls", "haproxy-tls", 0.8),
+        ],
+        ..KEEPALIVE
+    },
+    Scenario {
+        name: "tls-full",
+        title: "TLS 1.3, a full handshake per request, 64 at a time",
+        contenders: TLS,
+        tls: Some(Sessions::Full),
+        goals: &[Goal::Share("zproxy-epoll-tls", "nginx-tls", 1.0)],
+        ..KEEPALIVE
+    },
+    Scenario {
+        name: "tls-resumed",
+        title: "TLS 1.3, a resumed session per request, 64 at a time",
+        contenders: TLS,
+        tls: Some(Sessions::Resumed),
+        goals: &[Goal::Share("zproxy-epoll-tls", "nginx-tls", 1.0)],
+        ..KEEPALIVE
+    },
+    Scenario {
+        name: "tls-body-1m",
+        title: "TLS 1.3, keep-alive, 1 MiB responses, 8 connections",
+        contenders: TLS,
+        tls: Some(Sessions::Kept),
+        path: "/1m",
+        body_bytes: 1 << 20,
+        connections: 8,
+        goals: &[Goal::ShareOfBest("zproxy-epoll-tls", &["haproxy-tls", "nginx-tls"], 1.1)],
         ..KEEPALIVE
     },
     Scenario {

@@ -14,6 +14,12 @@ pub enum RequestError {
     /// The target is longer than `limits.uri_bytes_max`.
     #[error("request target too long")]
     TargetTooLong,
+    /// HTTP without TLS, on a port that speaks TLS.
+    #[error("plain HTTP was sent to a port that speaks TLS: use https://")]
+    PlainHttp,
+    /// The connection was made to another host, with a certificate that is not for this one.
+    #[error("this connection is not for this host")]
+    Misdirected,
     /// The body is longer than the route allows.
     #[error("request body too large")]
     BodyTooLarge,
@@ -56,6 +62,15 @@ pub enum RequestError {
     /// The server cannot be reached for another reason.
     #[error("cannot connect")]
     Connect,
+    /// The server's certificate cannot be believed.
+    #[error("certificate not verified")]
+    TlsCertificate,
+    /// The server has ended the handshake.
+    #[error("TLS alert from the server")]
+    TlsAlert,
+    /// The server and the gateway do not agree on TLS, or the server speaks none.
+    #[error("TLS handshake failed")]
+    TlsProtocol,
     /// The connection was not established in time.
     #[error("connect timed out")]
     ConnectTimeout,
@@ -80,7 +95,7 @@ impl RequestError {
     /// What the client sees. It never learns more than this: details go to the log.
     pub fn status(self) -> u16 {
         match self {
-            Self::Malformed(_) => 400,
+            Self::Malformed(_) | Self::PlainHttp => 400,
             Self::NoRoute => 404,
             Self::MethodNotAllowed => 405,
             Self::ClientTimeout => 408,
@@ -89,11 +104,15 @@ impl RequestError {
             // Nobody sees it; the access log does.
             Self::ClientGone => 499,
             Self::Expectation => 417,
+            Self::Misdirected => 421,
             Self::HeadTooLarge => 431,
             Self::NotImplemented(_) => 501,
             Self::Dns
             | Self::Refused
             | Self::Connect
+            | Self::TlsCertificate
+            | Self::TlsAlert
+            | Self::TlsProtocol
             | Self::Closed
             | Self::Unprocessed
             | Self::Aborted
@@ -110,6 +129,8 @@ impl RequestError {
     pub fn proxy_status(self) -> &'static str {
         match self {
             Self::Malformed(_)
+            | Self::PlainHttp
+            | Self::Misdirected
             | Self::HeadTooLarge
             | Self::TargetTooLong
             | Self::BodyTooLarge
@@ -126,6 +147,9 @@ impl RequestError {
             Self::Dns => "dns_error",
             Self::Refused => "connection_refused",
             Self::Connect => "destination_ip_unroutable",
+            Self::TlsCertificate => "tls_certificate_error",
+            Self::TlsAlert => "tls_alert_received",
+            Self::TlsProtocol => "tls_protocol_error",
             Self::ConnectTimeout => "connection_timeout",
             Self::ResponseTimeout => "http_response_timeout",
             Self::Closed | Self::Unprocessed => "connection_terminated",

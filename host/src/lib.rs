@@ -17,6 +17,7 @@ pub mod telemetry;
 pub mod state;
 pub mod http;
 pub mod io;
+pub mod tls;
 pub mod route;
 pub mod config;
 pub mod error;

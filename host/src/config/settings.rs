@@ -64,6 +64,75 @@ pub struct Listener {
     pub backlog: u32,
     /// Whether `[::]` leaves IPv4 alone, since another listener has the port there.
     pub only_v6: bool,
+    /// TLS to clients.
+    pub tls: Option<ListenerTls>,
+    /// Whether trusted peers begin with a PROXY header.
+    pub proxy_protocol: bool,
+}
+
+/// TLS to clients, by the files that it needs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ListenerTls {
+    /// At least one; the first is shown when no other fits.
+    pub certificates: Vec<CertificateFiles>,
+    /// Whether clients show certificates.
+    pub client_auth: ClientAuth,
+    /// The oldest version.
+    pub min_version: TlsVersion,
+    /// Protocols by their ALPN names, the preferred one first.
+    pub alpn: Vec<&'static str>,
+    /// JSON path of it, for messages.
+    pub at: Arc<str>,
+}
+
+/// Where a certificate and its key are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CertificateFiles {
+    /// The certificate and its chain.
+    pub cert: PathBuf,
+    /// The key.
+    pub key: PathBuf,
+    /// Names that it is shown for; empty: those that it is for.
+    pub sni: Vec<HostPattern>,
+    /// JSON path of what has `cert_path` and `key_path`.
+    pub at: Arc<str>,
+}
+
+/// Whether clients show certificates, and where the roots for these are.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum ClientAuth {
+    /// They do not.
+    None,
+    /// They may.
+    Optional(PathBuf),
+    /// They must.
+    Required(PathBuf),
+}
+
+/// A version of TLS.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum TlsVersion {
+    /// 1.2
+    V12,
+    /// 1.3
+    V13,
+}
+
+/// TLS to servers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UpstreamTls {
+    /// Whom the servers must be, all of them; `None`: each the host of its address.
+    pub server_name: Option<Box<str>>,
+    /// Roots; `None`: the system's.
+    pub ca: Option<PathBuf>,
+    /// Whether servers must prove who they are.
+    pub verify: bool,
+    /// What the gateway shows.
+    pub identity: Option<CertificateFiles>,
+    /// What it offers by ALPN.
+    pub alpn: &'static [&'static str],
+    /// JSON path of it, for messages.
+    pub at: Arc<str>,
 }
 
 /// What the servers of an upstream speak.
@@ -136,6 +205,8 @@ pub struct Upstream {
     pub protocol: UpstreamProtocol,
     /// How to choose among the servers.
     pub balance: Balance,
+    /// TLS to them.
+    pub tls: Option<UpstreamTls>,
     /// Time to establish a connection.
     pub connect_timeout: Duration,
     /// Time from the end of the request to the head of the response.
@@ -446,6 +517,10 @@ pub struct Limits {
     pub body_bytes_max: Option<u64>,
     /// From the first byte of a head to its last.
     pub header_timeout: Duration,
+    /// What comes before the first request.
+    pub handshake_timeout: Duration,
+    /// TLS handshakes of the whole gateway at a time.
+    pub handshakes_max: usize,
     /// Silence of a client between requests and within bodies.
     pub idle_timeout: Duration,
     /// A whole exchange without a tunnel, until the response head.

@@ -1,10 +1,12 @@
 //! One client connection, until done: HTTP/1, request after request, or HTTP/2 (`http2`).
 //!
 //! ```text
-//!            ┌──────────── keep-alive ───────────┐
-//!   accept ─► idle ─ first byte ─► head ─► handle ┴─► linger ─► closed
-//!                └── preface of HTTP/2 ─► http2
+//!                   ┌──────────── keep-alive ───────────┐
+//!   accept ─► open ─► idle ─ first byte ─► head ─► handle ┴─► linger ─► closed
+//!                └── ALPN, or the preface of HTTP/2 ─► http2
 //! ```
+//!
+//! `open` is what comes before the first request, where a listener asks for it: PROXY headers and TLS.
 //!
 //! While a connection is idle it holds no buffer and no exchange, and its future is small: what an
 //! active request needs is in a box of its own, which outlives the request by a moment.
@@ -12,6 +14,8 @@
 //! Not here: accepting (`worker::accept`), the life of a request (`proxy`).
 
 mod http2;
+pub mod open;
+mod proxy_protocol;
 
 use std::future::poll_fn;
 use std::rc::Rc;
@@ -55,8 +59,12 @@ pub async fn turn_away(home: &Home, client: &mut Client) {
 pub async fn serve(home: &Rc<Home>, client: &mut Client) {
     bind(client).await;
     client.timer.arm(home.current().idle_timeout());
+    if client.connection.stream.alpn() == Some(b"h2") {
+        return Box::pin(http2::serve(home, client)).await;
+    }
     let mut undecided = true;
-    while let Woken::Bytes = idle(home, client).await {
+    // Something may have come behind a PROXY header.
+    while client.connection.inbox.is_some() || matches!(idle(home, client).await, Woken::Bytes) {
         if std::mem::take(&mut undecided) && !begins_http1(home, client) {
             match Box::pin(protocol(home, client)).await {
                 Some(Protocol::Http1) => {}
@@ -69,7 +77,12 @@ pub async fn serve(home: &Rc<Home>, client: &mut Client) {
                 client.timer.arm(home.current().idle_timeout().saturating_sub(WARM));
             }
             After::Abort => return,
-            After::Close if !has_sent_more(home, &client.connection) => return,
+            After::Close if !has_sent_more(home, &client.connection) => {
+                if client.connection.stream.tls().is_some() {
+                    Box::pin(client.connection.finish(&client.timer)).await;
+                }
+                return;
+            }
             After::Close | After::Linger => {
                 return Box::pin(client.connection.linger(&home.pool, &client.timer)).await;
             }

@@ -13,7 +13,7 @@ use crate::plugin::stats::{DURATION_BOUNDS_NS, HookStats, Outcome, PluginStats};
 use crate::state::metrics::{Kind, Metric};
 use crate::state::{PluginState, Usage};
 use crate::telemetry::histogram::BOUNDS_US;
-use crate::telemetry::{Histogram, WorkerReport};
+use crate::telemetry::{Handshake, Histogram, WorkerReport};
 
 /// What a worker reports.
 pub type Report = WorkerReport<PluginStats>;
@@ -35,6 +35,8 @@ pub struct Globals {
     pub swaps: BTreeMap<(Arc<str>, &'static str), u64>,
     /// Connections that workers handed on to others.
     pub handed_on: u64,
+    /// When certificates end, in seconds since 1970: listener, file, time.
+    pub certificates: Vec<(String, String, i64)>,
 }
 
 struct Text {
@@ -143,6 +145,12 @@ pub fn render(
         let labels = [("plugin", plugin.as_ref()), ("result", result)];
         text.sample("zproxy_plugin_swaps_total", &labels, count);
     }
+    let help = "When a listener's certificate ends, in seconds since 1970.";
+    text.family("zproxy_tls_certificate_expiry_seconds", "gauge", help);
+    for (listener, path, end) in &globals.certificates {
+        let labels = [("listener", listener.as_str()), ("path", path)];
+        text.sample("zproxy_tls_certificate_expiry_seconds", &labels, end);
+    }
     text.family("zproxy_build_info", "gauge", "What is running.");
     let (version, wasmtime) = (env!("CARGO_PKG_VERSION"), env!("ZPROXY_WASMTIME"));
     text.sample("zproxy_build_info", &[("version", version), ("wasmtime", wasmtime)], 1);
@@ -227,6 +235,34 @@ fn connections(text: &mut Text, listeners: &[String], reports: &[Report], global
     for (index, listener) in listeners.iter().enumerate() {
         let accepted = sum(index, |counts| counts.accepted);
         text.sample("zproxy_connections_accepted_total", &[("listener", listener)], accepted);
+    }
+    let help = "TLS handshakes with clients by how they ended: ok, failed, timeout, refused, http.";
+    text.family("zproxy_tls_handshakes_total", "counter", help);
+    for (index, listener) in listeners.iter().enumerate() {
+        for (kind, handshake) in Handshake::ALL.iter().enumerate() {
+            let of = |report: &Report| {
+                report.counts.listeners.get(index).map(|one| one.handshakes[kind])
+            };
+            let count: u64 = reports.iter().filter_map(of).sum();
+            if count > 0 {
+                let (result, version, resumed) = match handshake {
+                    Handshake::Done { v13, resumed } => {
+                        ("ok", if *v13 { "1.3" } else { "1.2" }, *resumed)
+                    }
+                    Handshake::Failed => ("failed", "", false),
+                    Handshake::TimedOut => ("timeout", "", false),
+                    Handshake::Refused => ("refused", "", false),
+                    Handshake::PlainHttp => ("http", "", false),
+                };
+                let labels = [
+                    ("listener", listener.as_str()),
+                    ("result", result),
+                    ("version", version),
+                    ("resumed", if resumed { "true" } else { "false" }),
+                ];
+                text.sample("zproxy_tls_handshakes_total", &labels, count);
+            }
+        }
     }
     let errors: u64 = reports.iter().map(|report| report.counts.accept_errors).sum();
     text.family("zproxy_accept_errors_total", "counter", "Accepts that failed.");

@@ -15,6 +15,7 @@ pub mod admin;
 pub mod change;
 pub mod metrics;
 pub mod snapshot;
+mod certificates;
 mod running;
 mod shelf;
 mod watch;
@@ -327,6 +328,8 @@ fn load(
     natives: &Natives,
     bad: Bad,
 ) -> Result<(Snapshot, Vec<Held>, Probed), StartError> {
+    // Before plugins, which take long.
+    let tls = snapshot::certificates(settings, None)?;
     let mut shelf = Vec::new();
     let (sources, problems) = snapshot::load(settings, bad, |plugin| {
         let held = change::hold(plugin, engine, natives);
@@ -335,7 +338,7 @@ fn load(
         source
     });
     let mut probed = Probed::default();
-    let snapshot = snapshot::build(settings.clone(), sources, problems, &mut probed, bad)?;
+    let snapshot = snapshot::build(settings.clone(), sources, problems, tls, &mut probed, bad)?;
     // What compiling has used, some megabytes for each plugin.
     crate::sys::release_free_memory();
     Ok((snapshot, shelf, probed))
@@ -390,6 +393,7 @@ fn start(
     let (mailboxes, inboxes): (Vec<_>, Vec<_>) = places.iter().copied().map(mailbox).unzip();
     let shared = Arc::new(Shared {
         connections: Tally::new(),
+        handshakes: Tally::new(),
         accept_errors: AtomicU64::new(0),
         handed_on: AtomicU64::new(0),
         mailboxes,

@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 use tokio::sync::Notify;
 
 use super::SocketFiles;
+use super::certificates;
 use super::metrics::{self, Globals, Report};
 use super::shelf::Held;
 use crate::config::{Address, HostPattern, Matching, Settings, Target};
@@ -354,6 +355,7 @@ impl Running {
             reloads: changes.reloads.clone(),
             swaps: changes.swaps.clone(),
             handed_on: self.shared.handed_on.load(Ordering::Relaxed),
+            certificates: certificates::ends(&self.listeners, &self.snapshot()),
         };
         drop(changes);
         metrics::render(&self.listeners, reports, &self.states(), &globals, openmetrics)
@@ -419,6 +421,11 @@ impl Running {
             })
         });
         json!({ "routes": routes.collect::<Vec<_>>() })
+    }
+
+    /// Every certificate that is shown, to clients and to servers.
+    pub fn certificates(&self) -> Value {
+        certificates::describe(&self.listeners, &self.snapshot())
     }
 
     /// Every plugin, whether a route uses it or not.
@@ -529,7 +536,8 @@ pub(super) fn make_context(
         .map(|one| (one.settings.name.as_ref(), one))
         .collect();
     let upstream = |(index, one): (usize, &crate::config::Upstream)| {
-        Upstream::new(index, one, own.worker, before.get(one.name.as_ref()).copied())
+        let tls = snapshot.tls.upstreams.get(index).cloned().flatten();
+        Upstream::new(index, one, tls, own.worker, before.get(one.name.as_ref()).copied())
     };
     let upstreams: Vec<Upstream> = settings.upstreams.iter().enumerate().map(upstream).collect();
     let splits = settings.routes.iter().map(|route| match &route.target {

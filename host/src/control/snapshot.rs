@@ -9,12 +9,13 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use super::StartError;
-use crate::config::{self, Problem, Problems, Settings, Target, below};
+use crate::config::{self, Problem, Problems, Settings, System, Target, below};
 use crate::plugin::make_native;
 use crate::plugin::{ChainPlan, Complaint, LinkPlan, NativeFactory, PlanSource, Plugin};
 use crate::proxy::{RoutePlan, Snapshot};
 use crate::route::rewrite::{Redirect, Rewrite};
 use crate::route::{PatternError, Router};
+use crate::tls::{self, TlsSet};
 
 /// Native middleware by name.
 pub type Natives = HashMap<String, Arc<NativeFactory>>;
@@ -68,6 +69,19 @@ pub fn load(
     (sources, problems)
 }
 
+/// Reads the certificates of `settings`. What has not changed since `former` is taken over.
+///
+/// # Errors
+///
+/// Something cannot be used. Problems have paths and no positions.
+pub fn certificates(
+    settings: &Settings,
+    former: Option<&TlsSet>,
+) -> Result<Arc<TlsSet>, StartError> {
+    let now = std::time::SystemTime::now();
+    tls::load(settings, former, &System, now).map(Arc::new).map_err(StartError::Config)
+}
+
 /// Makes a snapshot of checked settings and what their plugins call. `problems` are those that were
 /// found before; `probed` knows configurations that need not be tried.
 ///
@@ -79,6 +93,7 @@ pub fn build(
     mut settings: Settings,
     sources: Sources,
     mut problems: Vec<Problem>,
+    tls: Arc<TlsSet>,
     probed: &mut Probed,
     bad: Bad,
 ) -> Result<Snapshot, StartError> {
@@ -160,7 +175,7 @@ pub fn build(
             })
         })
         .collect::<Result<Vec<_>, StartError>>()?;
-    Ok(Snapshot { settings, router, plans })
+    Ok(Snapshot { settings, router, plans, tls })
 }
 
 /// The wasm plugins that a snapshot's chains call, with their configurations; each once.

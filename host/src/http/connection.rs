@@ -178,7 +178,8 @@ impl Connection {
     ) -> Result<Opening<::http::Request<()>>, RequestError> {
         if self.stream.is_multiplexed() {
             write::frame(&mut head.fields, framing);
-            let message = h2::write_request(head, "http", server)?;
+            let scheme = if self.stream.tls().is_some() { "https" } else { "http" };
+            let message = h2::write_request(head, scheme, server)?;
             return Ok(Opening { bytes: h2::size(message.headers()), message: Some(message) });
         }
         write::request(out, head, framing, upgrade);
@@ -291,6 +292,19 @@ impl Connection {
             bytes = &bytes[count..];
         }
         Ok(())
+    }
+
+    /// Says that nothing follows, and waits until that is on its way.
+    pub async fn finish(&mut self, timer: &Timer) {
+        const FINISH: Duration = Duration::from_secs(2);
+        timer.limit(Some(FINISH));
+        timer.disarm();
+        poll_fn(|cx| match timer.is_due() {
+            true => Poll::Ready(()),
+            // A peer that has gone does not hear it.
+            false => self.stream.poll_shutdown(cx).map(drop),
+        })
+        .await;
     }
 
     /// Ends the connection so that the peer gets what was written last.

@@ -2,8 +2,8 @@
 //!
 //! Everything here belongs to one worker and is never shared between threads.
 //!
-//! Layout: `stream` is what everybody uses, over epoll, over `ring`, or over one stream of an HTTP/2
-//! connection (`multiplexed`); `backend` chooses.
+//! Layout: `stream` is what everybody uses: a `socket` over epoll or over `ring`, with TLS by `secure` or
+//! without, or one stream of an HTTP/2 connection (`multiplexed`); `backend` chooses.
 //!
 //! Not here: what the bytes mean (`http`).
 
@@ -18,6 +18,8 @@ mod ring;
 #[cfg(not(target_os = "linux"))]
 #[path = "no_ring.rs"]
 mod ring;
+mod secure;
+mod socket;
 mod stream;
 
 pub use backend::{Attached, Backend, RingCounts, choose, ring_counts, tick};
@@ -26,4 +28,5 @@ pub use deadline::{Deadlines, TICK, Timer};
 pub use free::FreeList;
 pub use multiplexed::Multiplexed;
 pub use pipe::{Pipe, PipePool};
+pub use secure::{HandshakeError, TlsFacts};
 pub use stream::{Reader, Stream, Writer};

@@ -1,65 +1,64 @@
-//! A connected stream socket: TCP or Unix, driven by epoll through tokio, or by a worker's ring
-//! (`ring`). A stream of an HTTP/2 connection (`multiplexed`) passes for one.
+//! A connected stream: a socket, with or without TLS over it.
 //!
-//! With epoll, reading goes through `poll_read`, which sees from a short read that the socket is empty and saves
-//! the `recv` that would only say so (`ARCHITECTURE.md`, "Reading"). Writing is tried at once; only
-//! what does not fit waits.
+//! Whoever reads and writes does not see which it is, but for splicing, which needs bytes as they are
+//! ([`Reader::splices`]).
+//!
+//! Not here: the kernel's side (`socket`), TLS itself (`secure`).
 
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use http::HeaderMap;
-use socket2::SockRef;
-use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
-use tokio::net::{TcpStream, UnixStream, tcp, unix};
+use rustls::pki_types::ServerName;
+use rustls::{ClientConfig, ServerConfig};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::Pipe;
 use super::multiplexed::Multiplexed;
-use super::ring::{self, RingStream};
+use super::secure::{HandshakeError, Secure, TlsFacts};
+use super::socket::{ReadHalf, Socket, WriteHalf};
 
-/// A connected stream socket.
+/// A connected stream.
 #[derive(Debug)]
 pub struct Stream {
-    socket: Socket,
+    lower: Lower,
     received: u64,
 }
 
+/// What carries the bytes.
 #[derive(Debug)]
-enum Socket {
-    Tcp(TcpStream),
-    Unix(UnixStream),
-    Ring(RingStream),
+enum Lower {
+    /// A socket, with TLS or without.
+    Socket(Socket, Option<Box<Secure>>),
+    /// A stream of an HTTP/2 connection.
     Multiplexed(Box<Multiplexed>),
 }
 
 /// The receiving side of a [`Stream`].
 #[derive(Debug)]
 pub struct Reader<'a> {
-    half: ReadHalf<'a>,
+    half: ReaderHalf<'a>,
     received: &'a mut u64,
 }
 
 #[derive(Debug)]
-enum ReadHalf<'a> {
-    Tcp(tcp::ReadHalf<'a>),
-    Unix(unix::ReadHalf<'a>),
-    Ring(&'a RingStream),
+enum ReaderHalf<'a> {
+    Socket(ReadHalf<'a>, Option<&'a Secure>),
     Multiplexed(&'a Multiplexed),
 }
 
 /// The sending side of a [`Stream`].
 #[derive(Debug)]
-pub struct Writer<'a>(WriteHalf<'a>);
+pub struct Writer<'a>(WriterHalf<'a>);
 
 #[derive(Debug)]
-enum WriteHalf<'a> {
-    Tcp(tcp::WriteHalf<'a>),
-    Unix(unix::WriteHalf<'a>),
-    Ring(&'a RingStream),
+enum WriterHalf<'a> {
+    Socket(WriteHalf<'a>, Option<&'a Secure>),
     Multiplexed(&'a Multiplexed),
 }
 
@@ -71,30 +70,7 @@ impl Stream {
     ///
     /// It cannot be registered with the runtime.
     pub fn new(socket: OwnedFd, tcp: bool) -> io::Result<Self> {
-        let socket = match ring::current() {
-            Some(ring) => Socket::Ring(ring.stream(socket)),
-            None if tcp => Socket::Tcp(TcpStream::from_std(socket.into())?),
-            None => Socket::Unix(UnixStream::from_std(socket.into())?),
-        };
-        Ok(Self { socket, received: 0 })
-    }
-
-    /// A stream of an HTTP/2 connection, on which so many bytes have been received already.
-    pub fn multiplexed(stream: Multiplexed, received: u64) -> Self {
-        Self { socket: Socket::Multiplexed(Box::new(stream)), received }
-    }
-
-    /// This, if it is a stream of an HTTP/2 connection.
-    pub fn as_multiplexed(&self) -> Option<&Multiplexed> {
-        match &self.socket {
-            Socket::Multiplexed(stream) => Some(stream),
-            Socket::Tcp(_) | Socket::Unix(_) | Socket::Ring(_) => None,
-        }
-    }
-
-    /// Whether messages end by themselves here, and say so beside their content.
-    pub fn is_multiplexed(&self) -> bool {
-        self.as_multiplexed().is_some()
+        Socket::new(socket, tcp).map(Self::over)
     }
 
     /// Connects over TCP. Dropping the future closes the socket.
@@ -103,15 +79,7 @@ impl Stream {
     ///
     /// Those of `connect(2)`.
     pub async fn connect_tcp(address: SocketAddr) -> io::Result<Self> {
-        let socket = match ring::current() {
-            Some(ring) => Socket::Ring(ring.connect(address).await?),
-            None => {
-                let stream = TcpStream::connect(address).await?;
-                stream.set_nodelay(true)?;
-                Socket::Tcp(stream)
-            }
-        };
-        Ok(Self { socket, received: 0 })
+        Socket::connect_tcp(address).await.map(Self::over)
     }
 
     /// Connects to a Unix socket.
@@ -120,44 +88,120 @@ impl Stream {
     ///
     /// Those of `connect(2)`.
     pub async fn connect_unix(path: &Path) -> io::Result<Self> {
-        let stream = UnixStream::connect(path).await?;
-        if ring::current().is_none() {
-            return Ok(Self { socket: Socket::Unix(stream), received: 0 });
+        Socket::connect_unix(path).await.map(Self::over)
+    }
+
+    fn over(socket: Socket) -> Self {
+        Self { lower: Lower::Socket(socket, None), received: 0 }
+    }
+
+    /// A stream of an HTTP/2 connection, on which so many bytes have been received already.
+    pub fn multiplexed(stream: Multiplexed, received: u64) -> Self {
+        Self { lower: Lower::Multiplexed(Box::new(stream)), received }
+    }
+
+    /// This, if it is a stream of an HTTP/2 connection.
+    pub fn as_multiplexed(&self) -> Option<&Multiplexed> {
+        match &self.lower {
+            Lower::Multiplexed(stream) => Some(stream),
+            Lower::Socket(..) => None,
         }
-        Self::new(stream.into_std()?.into(), false)
+    }
+
+    /// Whether messages end by themselves here, and say so beside their content.
+    pub fn is_multiplexed(&self) -> bool {
+        self.as_multiplexed().is_some()
+    }
+
+    /// Begins TLS as a server; [`poll_handshake`](Self::poll_handshake) goes on. `received` has been
+    /// read from the stream already.
+    ///
+    /// # Errors
+    ///
+    /// The configuration cannot be used.
+    pub fn begin_server(
+        &mut self,
+        config: Arc<ServerConfig>,
+        received: &[u8],
+    ) -> Result<(), HandshakeError> {
+        if let Lower::Socket(_, secure) = &mut self.lower {
+            *secure = Some(Box::new(Secure::server(config, received)?));
+        }
+        Ok(())
+    }
+
+    /// Begins TLS as a client of the server of this name.
+    ///
+    /// # Errors
+    ///
+    /// The configuration cannot be used.
+    pub fn begin_client(
+        &mut self,
+        config: Arc<ClientConfig>,
+        name: ServerName<'static>,
+    ) -> Result<(), HandshakeError> {
+        if let Lower::Socket(_, secure) = &mut self.lower {
+            *secure = Some(Box::new(Secure::client(config, name)?));
+        }
+        Ok(())
+    }
+
+    /// Goes on with a handshake until it is done. Nothing else may be done with the stream before.
+    ///
+    /// After an error the peer has been told, and the stream is one without TLS again: good for an answer
+    /// to a client that does not speak it, and else for nothing.
+    pub fn poll_handshake(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), HandshakeError>> {
+        let Lower::Socket(socket, begun) = &mut self.lower else { return Poll::Ready(Ok(())) };
+        let Some(secure) = begun else { return Poll::Ready(Ok(())) };
+        let (mut reader, mut writer) = socket.split();
+        let done = ready!(secure.poll_handshake(cx, &mut reader, &mut writer));
+        if done.is_err() {
+            *begun = None;
+        }
+        Poll::Ready(done)
+    }
+
+    /// What the handshake came to; [`None`] without TLS.
+    pub fn tls(&self) -> Option<&Arc<TlsFacts>> {
+        match &self.lower {
+            Lower::Socket(_, secure) => secure.as_ref()?.facts(),
+            Lower::Multiplexed(stream) => stream.tls(),
+        }
+    }
+
+    /// The protocol that was agreed on by ALPN (RFC 7301), such as `h2`.
+    pub fn alpn(&self) -> Option<&[u8]> {
+        self.tls()?.alpn.as_deref()
     }
 
     /// Both sides, to be used at the same time.
     pub fn split(&mut self) -> (Reader<'_>, Writer<'_>) {
-        let received = &mut self.received;
-        let (reader, writer) = match &mut self.socket {
-            Socket::Tcp(stream) => {
-                let (reader, writer) = stream.split();
-                (ReadHalf::Tcp(reader), WriteHalf::Tcp(writer))
+        let (reader, writer) = match &mut self.lower {
+            Lower::Socket(socket, secure) => {
+                let (reader, writer) = socket.split();
+                let secure = secure.as_deref();
+                (ReaderHalf::Socket(reader, secure), WriterHalf::Socket(writer, secure))
             }
-            Socket::Unix(stream) => {
-                let (reader, writer) = stream.split();
-                (ReadHalf::Unix(reader), WriteHalf::Unix(writer))
-            }
-            Socket::Ring(stream) => (ReadHalf::Ring(stream), WriteHalf::Ring(stream)),
-            Socket::Multiplexed(stream) => {
-                (ReadHalf::Multiplexed(stream), WriteHalf::Multiplexed(stream))
+            Lower::Multiplexed(stream) => {
+                (ReaderHalf::Multiplexed(stream), WriterHalf::Multiplexed(stream))
             }
         };
-        (Reader { half: reader, received }, Writer(writer))
+        (Reader { half: reader, received: &mut self.received }, Writer(writer))
     }
 
-    /// Bytes read so far.
+    /// Bytes read so far, as the reader got them.
     pub fn received(&self) -> u64 {
         self.received
     }
 
-    /// Reads what is there; 0 bytes mean that the peer has finished sending.
+    /// Reads what is there; 0 bytes mean that the peer has finished sending. With TLS, an end without its
+    /// goodbye is an error: somebody may have cut the connection.
     pub fn poll_read(&mut self, cx: &mut Context<'_>, bytes: &mut [u8]) -> Poll<io::Result<usize>> {
         self.split().0.poll_read(cx, bytes)
     }
 
-    /// Writes what fits.
+    /// Writes what fits. Once this was pending, the next write must begin with the same bytes: with TLS,
+    /// some of them may be on their way already.
     pub fn poll_write(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         self.split().1.poll_write(cx, bytes)
     }
@@ -168,10 +212,9 @@ impl Stream {
         cx: &mut Context<'_>,
         parts: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        match &mut self.socket {
-            Socket::Tcp(stream) => Pin::new(stream).poll_write_vectored(cx, parts),
-            Socket::Unix(stream) => Pin::new(stream).poll_write_vectored(cx, parts),
-            Socket::Ring(_) | Socket::Multiplexed(_) => {
+        match &mut self.lower {
+            Lower::Socket(socket, None) => socket.poll_write_vectored(cx, parts),
+            Lower::Socket(_, Some(_)) | Lower::Multiplexed(_) => {
                 let first = parts.iter().find(|part| !part.is_empty());
                 first.map_or(Poll::Ready(Ok(0)), |first| self.poll_write(cx, first))
             }
@@ -180,7 +223,7 @@ impl Stream {
 
     /// Whether several parts are written by one call.
     pub fn is_write_vectored(&self) -> bool {
-        matches!(self.socket, Socket::Tcp(_) | Socket::Unix(_))
+        matches!(&self.lower, Lower::Socket(socket, None) if socket.is_write_vectored())
     }
 
     /// Finishes sending; the peer sees the end and can still be read from.
@@ -193,85 +236,74 @@ impl Stream {
     ///
     /// Costs no system call where nothing was heard of since the last read that found nothing.
     pub fn is_readable(&self) -> bool {
-        let cx = &mut Context::from_waker(std::task::Waker::noop());
-        let heard = match &self.socket {
-            Socket::Tcp(stream) => stream.poll_read_ready(cx).is_ready(),
-            Socket::Unix(stream) => stream.poll_read_ready(cx).is_ready(),
-            Socket::Ring(stream) => return stream.event().is_ready(),
-            Socket::Multiplexed(_) => false,
-        };
-        if !heard {
-            return false;
+        match &self.lower {
+            Lower::Socket(socket, None) => socket.is_readable(),
+            Lower::Socket(socket, Some(secure)) => {
+                secure.has_news() || socket.is_readable() && secure.hears(socket)
+            }
+            Lower::Multiplexed(_) => false,
         }
-        // It may have been the last bytes that were taken. Looking makes the runtime forget them.
-        let mut byte = [std::mem::MaybeUninit::uninit()];
-        let looked = match &self.socket {
-            Socket::Tcp(stream) => {
-                stream.try_io(Interest::READABLE, || SockRef::from(stream).peek(&mut byte))
-            }
-            Socket::Unix(stream) => {
-                stream.try_io(Interest::READABLE, || SockRef::from(stream).peek(&mut byte))
-            }
-            Socket::Ring(_) | Socket::Multiplexed(_) => return false,
-        };
-        !matches!(looked, Err(error) if error.kind() == io::ErrorKind::WouldBlock)
     }
 
     /// Looks whether the peer has gone, without taking bytes. One system call.
     pub fn is_dead(&self) -> bool {
-        !matches!(self.look(), Err(error) if error.kind() == io::ErrorKind::WouldBlock)
+        let silent = |looked: io::Result<usize>| matches!(looked, Err(error) if error.kind() == io::ErrorKind::WouldBlock);
+        match &self.lower {
+            Lower::Socket(socket, None) => !silent(socket.look()),
+            Lower::Socket(socket, Some(secure)) => {
+                secure.has_news() || !silent(socket.look()) && secure.hears(socket)
+            }
+            Lower::Multiplexed(_) => false,
+        }
     }
 
-    /// Whether bytes have been received that nobody has read. One system call.
+    /// Whether the kernel has bytes that nobody has read, which make closing a reset. One system call.
     pub fn holds_bytes(&self) -> bool {
-        matches!(self.look(), Ok(1..))
-    }
-
-    /// How many bytes there are at least; 0 means that the peer has finished sending.
-    fn look(&self) -> io::Result<usize> {
-        match &self.socket {
-            Socket::Ring(stream) => stream.look(),
-            Socket::Tcp(stream) => {
-                SockRef::from(stream).peek(&mut [std::mem::MaybeUninit::uninit()])
-            }
-            Socket::Unix(stream) => {
-                SockRef::from(stream).peek(&mut [std::mem::MaybeUninit::uninit()])
-            }
-            Socket::Multiplexed(_) => Err(io::ErrorKind::WouldBlock.into()),
+        match &self.lower {
+            Lower::Socket(socket, _) => matches!(socket.look(), Ok(1..)),
+            Lower::Multiplexed(_) => false,
         }
     }
 
     /// Makes the end of the connection a reset, which the peer cannot take for an orderly end.
     pub fn reset_at_end(&self) {
-        let socket = match &self.socket {
-            Socket::Tcp(stream) => SockRef::from(stream),
-            Socket::Unix(stream) => SockRef::from(stream),
-            Socket::Ring(stream) => SockRef::from(stream),
-            Socket::Multiplexed(stream) => return stream.reset(h2::Reason::INTERNAL_ERROR),
+        let (socket, secure) = match &self.lower {
+            Lower::Socket(socket, secure) => (socket, secure),
+            Lower::Multiplexed(stream) => return stream.reset(h2::Reason::INTERNAL_ERROR),
         };
+        if let Some(secure) = secure {
+            secure.say_no_goodbye();
+        }
         // Fails only on a socket that has ended already.
-        let _ = socket.set_linger(Some(std::time::Duration::ZERO));
+        let linger = Some(std::time::Duration::ZERO);
+        let _ = socket2::SockRef::from(socket).set_linger(linger);
+    }
+}
+
+impl Drop for Stream {
+    /// RFC 8446 §6.1: who closes says so, or the peer cannot tell it from being cut off.
+    fn drop(&mut self) {
+        if let Lower::Socket(socket, Some(secure)) = &self.lower {
+            secure.say_goodbye(socket);
+        }
     }
 }
 
 impl Reader<'_> {
     /// As [`Stream::poll_read`].
     pub fn poll_read(&mut self, cx: &mut Context<'_>, bytes: &mut [u8]) -> Poll<io::Result<usize>> {
-        let mut buffer = ReadBuf::new(bytes);
         let count = match &mut self.half {
-            ReadHalf::Tcp(half) => {
-                ready!(Pin::new(half).poll_read(cx, &mut buffer))?;
-                buffer.filled().len()
-            }
-            ReadHalf::Unix(half) => {
-                ready!(Pin::new(half).poll_read(cx, &mut buffer))?;
-                buffer.filled().len()
-            }
-            ReadHalf::Ring(stream) => ready!(stream.poll_read(cx, bytes))?,
-            ReadHalf::Multiplexed(stream) => ready!(stream.poll_read(cx, bytes))?,
+            ReaderHalf::Socket(half, None) => ready!(half.poll_read(cx, bytes))?,
+            ReaderHalf::Socket(half, Some(secure)) => ready!(secure.poll_read(cx, half, bytes))?,
+            ReaderHalf::Multiplexed(stream) => ready!(stream.poll_read(cx, bytes))?,
         };
         *self.received += count as u64;
         Poll::Ready(Ok(count))
+    }
+
+    /// Whether bytes can be spliced: not what TLS or HTTP/2 has to work on.
+    pub fn splices(&self) -> bool {
+        matches!(self.half, ReaderHalf::Socket(_, None))
     }
 
     /// Moves up to `max` bytes that are there into an empty pipe. 0 means that the peer has finished
@@ -282,55 +314,22 @@ impl Reader<'_> {
         pipe: &mut Pipe,
         max: usize,
     ) -> Poll<io::Result<usize>> {
-        loop {
-            let moved = match &self.half {
-                ReadHalf::Tcp(half) => {
-                    let stream = half.as_ref();
-                    ready!(stream.poll_read_ready(cx))?;
-                    stream.try_io(Interest::READABLE, || pipe.fill(stream, max))
-                }
-                ReadHalf::Unix(half) => {
-                    let stream = half.as_ref();
-                    ready!(stream.poll_read_ready(cx))?;
-                    stream.try_io(Interest::READABLE, || pipe.fill(stream, max))
-                }
-                ReadHalf::Ring(stream) => ready!(stream.poll_splice_from(cx, pipe, max)),
-                ReadHalf::Multiplexed(_) => Err(io::ErrorKind::InvalidInput.into()),
-            };
-            // The readiness was old; asking again waits for a new one.
-            if !matches!(&moved, Err(error) if error.kind() == io::ErrorKind::WouldBlock) {
-                *self.received += *moved.as_ref().unwrap_or(&0) as u64;
-                return Poll::Ready(moved);
-            }
-        }
+        let ReaderHalf::Socket(half, _) = &mut self.half else {
+            return Poll::Ready(Err(io::ErrorKind::InvalidInput.into()));
+        };
+        let moved = ready!(half.poll_splice(cx, pipe, max))?;
+        *self.received += moved as u64;
+        Poll::Ready(Ok(moved))
     }
 
     /// Waits until something happens on the receiving side: bytes, an end, an error. Takes no bytes.
-    pub fn poll_event(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let mut byte = [std::mem::MaybeUninit::uninit()];
-        loop {
-            let looked = match &self.half {
-                ReadHalf::Tcp(half) => {
-                    let stream = half.as_ref();
-                    ready!(stream.poll_read_ready(cx))?;
-                    let look = || SockRef::from(stream).peek(&mut byte);
-                    stream.try_io(Interest::READABLE, look)
-                }
-                ReadHalf::Unix(half) => {
-                    let stream = half.as_ref();
-                    ready!(stream.poll_read_ready(cx))?;
-                    let look = || SockRef::from(stream).peek(&mut byte);
-                    stream.try_io(Interest::READABLE, look)
-                }
-                ReadHalf::Ring(stream) => return stream.poll_event(cx),
-                ReadHalf::Multiplexed(stream) => {
-                    ready!(stream.poll_gone(cx));
-                    return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()));
-                }
-            };
-            // The readiness was old, left behind by splicing; asking again waits for a new one.
-            if !matches!(&looked, Err(error) if error.kind() == io::ErrorKind::WouldBlock) {
-                return Poll::Ready(looked.map(drop));
+    pub fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut self.half {
+            ReaderHalf::Socket(half, None) => half.poll_event(cx),
+            ReaderHalf::Socket(half, Some(secure)) => secure.poll_event(cx, half),
+            ReaderHalf::Multiplexed(stream) => {
+                ready!(stream.poll_gone(cx));
+                Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()))
             }
         }
     }
@@ -338,26 +337,24 @@ impl Reader<'_> {
     /// The error that the socket has met, such as a reset.
     pub fn error(&self) -> Option<io::Error> {
         match &self.half {
-            ReadHalf::Tcp(half) => half.as_ref().take_error().ok().flatten(),
-            ReadHalf::Unix(half) => half.as_ref().take_error().ok().flatten(),
-            ReadHalf::Ring(stream) => stream.error(),
-            ReadHalf::Multiplexed(_) => None,
+            ReaderHalf::Socket(half, _) => half.error(),
+            ReaderHalf::Multiplexed(_) => None,
         }
     }
 
     /// As [`Writer::poll_gone`].
     pub fn poll_gone(&self, cx: &mut Context<'_>) -> Poll<()> {
         match &self.half {
-            ReadHalf::Multiplexed(stream) => stream.poll_gone(cx),
-            ReadHalf::Tcp(_) | ReadHalf::Unix(_) | ReadHalf::Ring(_) => Poll::Pending,
+            ReaderHalf::Multiplexed(stream) => stream.poll_gone(cx),
+            ReaderHalf::Socket(..) => Poll::Pending,
         }
     }
 
     /// Waits for the trailers of a message that ends by itself, once its content has been read.
     pub fn poll_trailers(&self, cx: &mut Context<'_>) -> Poll<io::Result<Option<HeaderMap>>> {
         match &self.half {
-            ReadHalf::Multiplexed(stream) => stream.poll_trailers(cx),
-            ReadHalf::Tcp(_) | ReadHalf::Unix(_) | ReadHalf::Ring(_) => Poll::Ready(Ok(None)),
+            ReaderHalf::Multiplexed(stream) => stream.poll_trailers(cx),
+            ReaderHalf::Socket(..) => Poll::Ready(Ok(None)),
         }
     }
 
@@ -368,8 +365,8 @@ impl Reader<'_> {
         cx: &mut Context<'_>,
     ) -> Option<Poll<Result<(http::Response<()>, bool), h2::Error>>> {
         match &self.half {
-            ReadHalf::Multiplexed(stream) => Some(stream.poll_head(cx)),
-            ReadHalf::Tcp(_) | ReadHalf::Unix(_) | ReadHalf::Ring(_) => None,
+            ReaderHalf::Multiplexed(stream) => Some(stream.poll_head(cx)),
+            ReaderHalf::Socket(..) => None,
         }
     }
 }
@@ -377,12 +374,7 @@ impl Reader<'_> {
 impl Writer<'_> {
     /// As [`Stream::poll_write`].
     pub fn poll_write(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        match &mut self.0 {
-            WriteHalf::Tcp(half) => Pin::new(half).poll_write(cx, bytes),
-            WriteHalf::Unix(half) => Pin::new(half).poll_write(cx, bytes),
-            WriteHalf::Ring(stream) => stream.poll_write(cx, bytes),
-            WriteHalf::Multiplexed(stream) => stream.poll_write(cx, bytes, false),
-        }
+        self.poll_write_part(cx, bytes, false)
     }
 
     /// As [`poll_write`](Self::poll_write). `last`: the message ends with these bytes.
@@ -392,17 +384,18 @@ impl Writer<'_> {
         bytes: &[u8],
         last: bool,
     ) -> Poll<io::Result<usize>> {
-        match &self.0 {
-            WriteHalf::Multiplexed(stream) => stream.poll_write(cx, bytes, last),
-            _ => self.poll_write(cx, bytes),
+        match &mut self.0 {
+            WriterHalf::Socket(half, None) => half.poll_write(cx, bytes),
+            WriterHalf::Socket(half, Some(secure)) => secure.poll_write(cx, half, bytes),
+            WriterHalf::Multiplexed(stream) => stream.poll_write(cx, bytes, last),
         }
     }
 
     /// Ends the message, where that is not done by its bytes.
     pub fn end(&self, trailers: impl FnOnce() -> Option<HeaderMap>) -> io::Result<()> {
         match &self.0 {
-            WriteHalf::Multiplexed(stream) => stream.end(trailers()),
-            WriteHalf::Tcp(_) | WriteHalf::Unix(_) | WriteHalf::Ring(_) => Ok(()),
+            WriterHalf::Multiplexed(stream) => stream.end(trailers()),
+            WriterHalf::Socket(..) => Ok(()),
         }
     }
 
@@ -410,9 +403,14 @@ impl Writer<'_> {
     /// by writing.
     pub fn poll_gone(&self, cx: &mut Context<'_>) -> Poll<()> {
         match &self.0 {
-            WriteHalf::Multiplexed(stream) => stream.poll_gone(cx),
-            WriteHalf::Tcp(_) | WriteHalf::Unix(_) | WriteHalf::Ring(_) => Poll::Pending,
+            WriterHalf::Multiplexed(stream) => stream.poll_gone(cx),
+            WriterHalf::Socket(..) => Poll::Pending,
         }
+    }
+
+    /// As [`Reader::splices`].
+    pub fn splices(&self) -> bool {
+        matches!(self.0, WriterHalf::Socket(_, None))
     }
 
     /// Moves what is in the pipe, as far as it fits.
@@ -421,37 +419,54 @@ impl Writer<'_> {
         cx: &mut Context<'_>,
         pipe: &mut Pipe,
     ) -> Poll<io::Result<usize>> {
-        loop {
-            let moved = match &self.0 {
-                WriteHalf::Tcp(half) => {
-                    let stream = half.as_ref();
-                    ready!(stream.poll_write_ready(cx))?;
-                    stream.try_io(Interest::WRITABLE, || pipe.empty(stream))
-                }
-                WriteHalf::Unix(half) => {
-                    let stream = half.as_ref();
-                    ready!(stream.poll_write_ready(cx))?;
-                    stream.try_io(Interest::WRITABLE, || pipe.empty(stream))
-                }
-                WriteHalf::Ring(stream) => return stream.poll_splice_to(cx, pipe),
-                WriteHalf::Multiplexed(_) => Err(io::ErrorKind::InvalidInput.into()),
-            };
-            if !matches!(&moved, Err(error) if error.kind() == io::ErrorKind::WouldBlock) {
-                return Poll::Ready(moved);
-            }
+        match &mut self.0 {
+            WriterHalf::Socket(half, _) => half.poll_splice(cx, pipe),
+            WriterHalf::Multiplexed(_) => Poll::Ready(Err(io::ErrorKind::InvalidInput.into())),
         }
     }
 
     /// As [`Stream::poll_shutdown`].
     pub fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match &mut self.0 {
-            WriteHalf::Tcp(half) => Pin::new(half).poll_shutdown(cx),
-            WriteHalf::Unix(half) => Pin::new(half).poll_shutdown(cx),
-            WriteHalf::Ring(stream) => {
-                stream.shutdown();
-                Poll::Ready(Ok(()))
+            WriterHalf::Socket(half, secure) => {
+                if let Some(secure) = secure {
+                    ready!(secure.poll_goodbye(cx, half))?;
+                }
+                half.poll_shutdown(cx)
             }
-            WriteHalf::Multiplexed(stream) => Poll::Ready(stream.end(None)),
+            WriterHalf::Multiplexed(stream) => Poll::Ready(stream.end(None)),
         }
+    }
+}
+
+/// For libraries that bring their own protocol.
+impl AsyncRead for Stream {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let count = ready!(Stream::poll_read(self.get_mut(), cx, buffer.initialize_unfilled()))?;
+        buffer.advance(count);
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Stream {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Stream::poll_write(self.get_mut(), cx, bytes)
+    }
+
+    /// What was written is with the kernel.
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Stream::poll_shutdown(self.get_mut(), cx)
     }
 }

@@ -25,8 +25,10 @@ pub(super) enum Field {
     RequestId,
     Upstream,
     Server,
-    /// A fact about TLS, which no connection has yet.
-    Tls,
+    TlsVersion,
+    TlsCipher,
+    TlsServerName,
+    TlsClientCertificate,
     Cookie,
     SetCookie,
     Named(Box<str>),
@@ -47,9 +49,10 @@ impl Field {
             ":request-id" => Self::RequestId,
             ":upstream" => Self::Upstream,
             ":server" => Self::Server,
-            ":tls-version" | ":tls-cipher" | ":tls-server-name" | ":tls-client-certificate" => {
-                Self::Tls
-            }
+            ":tls-version" => Self::TlsVersion,
+            ":tls-cipher" => Self::TlsCipher,
+            ":tls-server-name" => Self::TlsServerName,
+            ":tls-client-certificate" => Self::TlsClientCertificate,
             _ => return None,
         })
     }
@@ -64,7 +67,7 @@ impl Field {
 
     /// Appends the field's value of a request to `out`; false when there is none.
     pub(super) fn of_request(&self, exchange: &Exchange, out: &mut Vec<u8>) -> bool {
-        let request = &exchange.request;
+        let (request, tls) = (&exchange.request, exchange.tls.as_deref());
         match self {
             Self::Method => put(out, Some(request.method_name().as_bytes())),
             Self::Path => put(out, Some(request.target().as_bytes())),
@@ -83,7 +86,15 @@ impl Field {
                 let server = exchange.sent_to.as_ref().and_then(|(_, server)| server.as_ref());
                 put(out, server.map(|server| server.as_bytes()))
             }
-            Self::Tls => false,
+            Self::TlsVersion => put(out, tls.map(|tls| tls.version.as_bytes())),
+            Self::TlsCipher => put(out, tls.map(|tls| tls.cipher.as_bytes())),
+            Self::TlsServerName => {
+                put(out, tls.and_then(|tls| tls.server_name.as_ref()).map(|name| name.as_bytes()))
+            }
+            Self::TlsClientCertificate => {
+                let own = tls.and_then(|tls| tls.client_cert.as_ref());
+                own.is_some_and(|own| put_pem(out, own))
+            }
             Self::Cookie => join(out, request.fields.all("cookie"), b"; "),
             Self::SetCookie => join(out, request.fields.all("set-cookie"), b", "),
             Self::Named(name) => join(out, request.fields.all(name), b", "),
@@ -190,6 +201,18 @@ impl Values {
             found.then_some(value)
         })
     }
+}
+
+/// A certificate as PEM; `item` is it as a structured field has it.
+fn put_pem(out: &mut Vec<u8>, item: &str) -> bool {
+    out.extend_from_slice(b"-----BEGIN CERTIFICATE-----\n");
+    // RFC 7468 §2: lines of 64.
+    for line in item.trim_matches(':').as_bytes().chunks(64) {
+        out.extend_from_slice(line);
+        out.push(b'\n');
+    }
+    out.extend_from_slice(b"-----END CERTIFICATE-----\n");
+    true
 }
 
 fn put(out: &mut Vec<u8>, value: Option<&[u8]>) -> bool {

@@ -11,6 +11,7 @@ use bytes::Bytes;
 use super::body::{Halt, Stage, Wish};
 use super::instance::{FailureKind, Hook};
 use crate::http::{EditError, PathAt, RequestHead, RequestMark, ResponseHead, ResponseMark};
+use crate::io::TlsFacts;
 use crate::route::Params;
 use crate::state::cache::Capture;
 
@@ -44,6 +45,8 @@ pub struct Exchange {
     pub client_ip: Option<IpAddr>,
     /// `http` or `https`.
     pub scheme: &'static str,
+    /// What the TLS handshake came to.
+    pub tls: Option<Arc<TlsFacts>>,
     /// Name of the route; its count of holders is the worker's own, as of all names here.
     pub route: Option<Arc<str>>,
     /// Parameters of the route's path.
@@ -144,6 +147,7 @@ impl Exchange {
         self.body = None;
         self.client_ip = None;
         self.scheme = "http";
+        self.tls = None;
         self.route = None;
         self.params = None;
         self.upstreams = None;

@@ -14,6 +14,17 @@ use crate::plugin::{Exchange, RouteParams};
 use crate::route::rewrite::Redirect;
 use crate::route::{Found, path};
 
+/// Whether a request came on a TLS connection that was made to another host with another certificate.
+pub(super) fn is_misdirected(context: &Context, client: &Client, exchange: &Exchange) -> bool {
+    let tls = client.connection.stream.tls();
+    let Some(server_name) = tls.and_then(|tls| tls.server_name.as_deref()) else { return false };
+    let Some(host) = exchange.request.authority() else { return false };
+    let host = host.rsplit_once(':').map_or(host, |(host, _)| host);
+    let listeners = &context.snapshot.tls.listeners;
+    let listener = listeners.get(client.listener).and_then(Option::as_ref);
+    listener.is_some_and(|listener| listener.certificates.misdirects(server_name, host))
+}
+
 pub(super) fn find_route(
     context: &Context,
     exchange: &mut Exchange,
@@ -71,7 +82,7 @@ pub(super) fn admit(
     if matches!(facts.framing, Framing::Length(length) if length > plan.body_bytes_max) {
         return Err(RequestError::BodyTooLarge);
     }
-    exchange.scheme = client.facts.scheme;
+    exchange.scheme = client.facts.scheme();
     exchange.client_ip = client.facts.peer.map(|peer| {
         let trusted = &context.settings().trusted_proxies;
         client::client_ip(peer, trusted, &exchange.request)
@@ -84,6 +95,10 @@ pub(super) fn admit(
         sampled: true,
     };
     let trace = headers::request_to_upstream(&mut exchange.request, &client.facts, &stamp)?;
+    if let Some(tls) = client.connection.stream.tls() {
+        headers::push_client_certificate(&mut exchange.request.fields, tls);
+        exchange.tls = Some(Arc::clone(tls));
+    }
     progress.trace = Some(trace);
     Ok(())
 }

@@ -22,8 +22,8 @@ pub struct ClientFacts {
     pub peer: Option<IpAddr>,
     /// Whether the peer is a proxy whose word about the client is believed.
     pub trusted: bool,
-    /// `http` or `https`.
-    pub scheme: &'static str,
+    /// Whether it speaks TLS.
+    pub secure: bool,
     text: [u8; ADDRESS_BYTES_MAX],
     text_len: u8,
 }
@@ -40,7 +40,12 @@ impl ClientFacts {
         debug_assert!(!matches!(written, Some(Err(_))), "an address is longer than it can be");
         let text_len = u8::try_from(ADDRESS_BYTES_MAX - rest.len()).unwrap_or_default();
         let trusted = peer.is_some_and(|peer| is_trusted(peer, trusted));
-        Self { peer, trusted, scheme, text, text_len }
+        Self { peer, trusted, secure: scheme == "https", text, text_len }
+    }
+
+    /// `http` or `https`.
+    pub fn scheme(&self) -> &'static str {
+        if self.secure { "https" } else { "http" }
     }
 
     /// The peer's address as text, empty on a Unix socket.

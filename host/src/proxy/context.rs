@@ -17,6 +17,7 @@ use crate::plugin::{Chain, ChainPlan, Exchange, Instances, PluginStats};
 use crate::route::Router;
 use crate::route::rewrite::{Redirect, Rewrite};
 use crate::telemetry::{AccessLogger, Tallies, WorkerReport, WorkerTelemetry};
+use crate::tls::TlsSet;
 use crate::upstream::Upstream;
 
 /// Exchanges kept for the next requests of a worker: where many are in flight, many end at a time, and
@@ -31,6 +32,8 @@ pub struct Snapshot {
     pub router: Router,
     /// One for each route, in the order of the settings.
     pub plans: Vec<RoutePlan>,
+    /// Certificates, and whom to believe.
+    pub tls: Arc<TlsSet>,
 }
 
 /// What becomes of a route's requests; worked out once, at load.

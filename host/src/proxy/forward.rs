@@ -587,6 +587,13 @@ fn not_answered(error: &::h2::Error) -> RequestError {
 fn lost(error: &io::Error) -> RequestError {
     match error.kind() {
         io::ErrorKind::TimedOut => RequestError::ResponseTimeout,
+        // TLS 1.3: what a server thinks of our certificate it says after the handshake.
+        io::ErrorKind::InvalidData => {
+            match error.get_ref().and_then(|inner| inner.downcast_ref()) {
+                Some(rustls::Error::AlertReceived(_)) => RequestError::TlsAlert,
+                _ => RequestError::TlsProtocol,
+            }
+        }
         _ => RequestError::Closed,
     }
 }

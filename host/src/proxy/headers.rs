@@ -11,6 +11,7 @@
 //! | `Host`, `Content-Length`, `Transfer-Encoding`, `Expect` | kept, even if `Connection` names them | likewise |
 //! | `Trailer` | kept: trailers are forwarded | kept |
 //! | `X-Forwarded-*`, `Forwarded` | from trusted proxies extended, else replaced | untouched |
+//! | `Client-Cert`, `Client-Cert-Chain` | removed; ours, if a certificate was verified | untouched |
 //! | `X-Request-Id` | kept from trusted proxies, else made | untouched |
 //! | `traceparent`, `tracestate` | continued or begun | untouched |
 //! | `Via` | extended | extended |
@@ -25,6 +26,7 @@ use crate::error::RequestError;
 use crate::http::fields::is_forwarding;
 use crate::http::parse::is_usual_option;
 use crate::http::{Fields, Method, Name, RequestHead, ResponseHead, Version};
+use crate::io::TlsFacts;
 
 /// Members of `Connection`. Honest messages have one or two; each costs a look at every field.
 pub const CONNECTION_OPTIONS_MAX: usize = 64;
@@ -70,7 +72,7 @@ pub fn request_to_upstream(
         fields.extend_list("X-Forwarded-For", client.peer_text());
     }
     if !kept.forwarded_proto {
-        fields.push("X-Forwarded-Proto", client.scheme.as_bytes());
+        fields.push("X-Forwarded-Proto", client.scheme().as_bytes());
     }
     if !kept.forwarded_host && kept.host {
         fields.push_copy("X-Forwarded-Host", Name::Host);
@@ -90,6 +92,16 @@ pub fn request_to_upstream(
     let trace = kept.trace.unwrap_or_else(|| Trace::new([trace_high, trace_low], stamp.sampled));
     fields.push("traceparent", &trace.parent(span));
     Ok(trace)
+}
+
+/// RFC 9440: the certificate that the client was verified by.
+pub fn push_client_certificate(fields: &mut Fields, tls: &TlsFacts) {
+    if let Some(own) = &tls.client_cert {
+        fields.push("Client-Cert", own.as_bytes());
+    }
+    if let Some(chain) = &tls.client_cert_chain {
+        fields.push("Client-Cert-Chain", chain.as_bytes());
+    }
 }
 
 /// Makes of the head that an upstream sent the head that the client gets. `date` is an
@@ -152,7 +164,7 @@ fn sift_request(fields: &mut Fields, trusted: bool) -> Kept {
     fields.sift(|known, name, value| match known {
         Name::Other => {
             kept.trace_state |= is_trace_state(name);
-            !trusted && is_forwarding(name)
+            is_client_certificate(name) || (!trusted && is_forwarding(name))
         }
         Name::Host => {
             kept.host = true;
@@ -235,6 +247,17 @@ fn remove_named_by_connection(fields: &mut Fields) -> Result<(), RequestError> {
     Ok(())
 }
 
+/// RFC 9440 §4: only who has verified a certificate may say so. `_` is read as `-` by some servers.
+fn is_client_certificate(name: &[u8]) -> bool {
+    let fields: [&[u8]; 2] = [b"client-cert", b"client-cert-chain"];
+    let same =
+        |byte: &u8, of: &u8| byte.to_ascii_lowercase() == *of || (*byte == b'_' && *of == b'-');
+    matches!(name, [b'c' | b'C', ..])
+        && fields.iter().any(|field| {
+            name.len() == field.len() && name.iter().zip(*field).all(|(byte, of)| same(byte, of))
+        })
+}
+
 fn is_trace_state(name: &[u8]) -> bool {
     name.len() == 10 && name.eq_ignore_ascii_case(b"tracestate")
 }
@@ -260,7 +283,7 @@ fn extend_forwarded(fields: &mut Fields, client: &ClientFacts) {
         Some(_) => (b"for=", b""),
         None => (b"for=unknown", b""),
     };
-    let parts = [open, client.peer_text(), close, b";proto=", client.scheme.as_bytes()];
+    let parts = [open, client.peer_text(), close, b";proto=", client.scheme().as_bytes()];
     let mut length = 0;
     for part in parts {
         let Some(room) = member.get_mut(length..length + part.len()) else { return };

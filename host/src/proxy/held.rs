@@ -264,13 +264,17 @@ fn scope<'a>(
     gone: &'a mut dyn FnMut(&mut TaskContext<'_>) -> Poll<()>,
     until: Instant,
 ) -> Scope<'a> {
-    let outside = Outside::World { callouts: &context.callouts, upstreams: &context.upstreams };
+    let outside = Outside::World {
+        callouts: &context.callouts,
+        upstreams: &context.upstreams,
+        tls: context.snapshot.tls.callouts.as_ref(),
+    };
     Scope { outside, until, gone }
 }
 
 /// Tells when the client has left: a reset says so, an end alone does not.
 fn gone(client: &mut Client) -> impl FnMut(&mut TaskContext<'_>) -> Poll<()> + '_ {
-    let (reader, _) = client.connection.stream.split();
+    let (mut reader, _) = client.connection.stream.split();
     let mut watching = true;
     move |cx| {
         if !watching {

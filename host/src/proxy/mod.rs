@@ -34,7 +34,7 @@ pub mod trace;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use admit::{admit, find_route};
+use admit::{admit, find_route, is_misdirected};
 use bytes::Bytes;
 use client::ClientFacts;
 pub use context::{Clock, Context, Home, Own, RoutePlan, Snapshot};
@@ -67,6 +67,11 @@ pub struct Client {
 }
 
 impl Client {
+    /// Does not count what has come so far as part of a request.
+    pub fn skip_received(&mut self) {
+        self.take_received();
+    }
+
     /// Bytes taken in since this was called last: those of the request that is done.
     fn take_received(&mut self) -> u64 {
         let unused = self.connection.inbox.as_ref().map_or(0, |inbox| inbox.len() as u64);
@@ -214,6 +219,9 @@ async fn request(
     started: Instant,
     progress: &mut Progress,
 ) -> (Box<Exchange>, Result<Answer, RequestError>) {
+    if is_misdirected(context, client, &exchange) {
+        return (exchange, Err(RequestError::Misdirected));
+    }
     let index = match find_route(context, &mut exchange, progress) {
         Ok(index) => index,
         Err(error) => return (exchange, Err(error)),

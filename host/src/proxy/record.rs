@@ -53,6 +53,7 @@ pub(super) fn record(
         upstream: upstream.map(|upstream| upstream.settings.name.as_ref()),
         server,
         flags: progress.error.map(RequestError::proxy_status).or(delivered.broken),
+        tls: client.connection.stream.tls().map(AsRef::as_ref),
         trace_id: progress.trace.as_ref().map(|trace| trace.id.as_slice()),
         wall_ms: context.clock.wall_ms(),
         attempts,

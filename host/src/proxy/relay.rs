@@ -320,7 +320,7 @@ impl Pump {
                 let end = to.end(|| h2::write_trailers(&self.trailers));
                 return Poll::Ready(end.map_err(PumpError::Sink));
             }
-            if inbox.is_none() && self.splices() {
+            if inbox.is_none() && self.splices() && from.splices() && to.splices() {
                 ready!(self.poll_splice(cx, from, lanes))?;
                 continue;
             }

@@ -24,7 +24,11 @@ pub fn error(exchange: &mut Exchange, error: RequestError, allow: Option<&str>) 
     let (content_type, body) = if accepts_json(&exchange.request.fields) {
         ("application/problem+json", problem(status, &detail(error)))
     } else {
-        ("text/plain; charset=utf-8", format!("{status} {}\n", head::reason(status)))
+        let reason = head::reason(status);
+        // The one mistake that people at a keyboard make.
+        let why =
+            if error == RequestError::PlainHttp { format!(": {error}") } else { String::new() };
+        ("text/plain; charset=utf-8", format!("{status} {reason}{why}\n"))
     };
     let fields = &mut exchange.response;
     fields.assign(status);

@@ -3,8 +3,8 @@
 //! A worker formats lines into a buffer and hands it over when it is large or a tick old. When the
 //! writer cannot keep up, lines are dropped and counted (`zproxy_access_log_dropped_total`).
 //!
-//! Fields, in JSON: `ts request_id trace_id client method host path protocol status flags bytes_in
-//! bytes_out duration_us phases{upstream_us} route upstream server attempts
+//! Fields, in JSON: `ts request_id trace_id client method host path protocol tls_version tls_cipher
+//! tls_server_name status flags bytes_in bytes_out duration_us phases{upstream_us} route upstream server attempts
 //! plugins[{name,generation,verdict,us}]`. A plugin's `us`, its hooks together, is there for a sample of
 //! the requests: reading clocks costs as much as a tenth of a call.
 //! What does not apply is left out. `method`, `host`, `path` and `protocol` are the client's own,
@@ -24,9 +24,25 @@ use super::date;
 use super::sink::Sink;
 use crate::config::{AccessLogFormat, AccessLogPath};
 use crate::http::RequestHead;
+use crate::io::TlsFacts;
 
 /// A worker hands its lines over when they are this many bytes.
 const BATCH_BYTES: usize = 16 * 1024;
+
+/// What a line in JSON begins with.
+const HEAD: [&str; 11] = [
+    "ts",
+    "request_id",
+    "trace_id",
+    "client",
+    "method",
+    "host",
+    "path",
+    "protocol",
+    "tls_version",
+    "tls_cipher",
+    "tls_server_name",
+];
 
 /// Stands for the value of a header field that must not be written.
 const REDACTED: &str = "[redacted]";
@@ -47,6 +63,8 @@ pub struct AccessRecord<'a> {
     pub server: Option<&'a str>,
     /// What went wrong: an error type of RFC 9209, or what broke the response off.
     pub flags: Option<&'a str>,
+    /// What the TLS handshake came to.
+    pub tls: Option<&'a TlsFacts>,
     /// Hexadecimal trace id.
     pub trace_id: Option<&'a [u8]>,
     /// Milliseconds since 1970.
@@ -217,7 +235,7 @@ fn number(out: &mut Vec<u8>, name: &str, value: u64) {
 
 fn json(out: &mut Vec<u8>, record: &AccessRecord<'_>, redact: &[String]) {
     out.push(b'{');
-    for name in ["ts", "request_id", "trace_id", "client", "method", "host", "path", "protocol"] {
+    for name in HEAD {
         match text_field(record, name) {
             Some(_) if is_redacted(header_of(name), redact) => member(out, name, REDACTED),
             Some(value) => member(out, name, &value),
@@ -353,6 +371,9 @@ fn text_field(record: &AccessRecord<'_>, name: &str) -> Option<String> {
         "host" => head.received_authority().map(str::to_owned),
         "path" => Some(head.received_target()).filter(|path| !path.is_empty()).map(str::to_owned),
         "protocol" => Some(head.version.as_str().to_owned()),
+        "tls_version" => record.tls.map(|tls| tls.version.to_owned()),
+        "tls_cipher" => record.tls.map(|tls| tls.cipher.to_owned()),
+        "tls_server_name" => record.tls?.server_name.as_deref().map(str::to_owned),
         "flags" => record.flags.map(str::to_owned),
         "route" => record.route.map(str::to_owned),
         "upstream" => record.upstream.map(str::to_owned),
@@ -441,6 +462,7 @@ mod tests {
             upstream: None,
             server: None,
             flags: Some("connection_refused"),
+            tls: None,
             trace_id: None,
             wall_ms: 1_795_244_400_123,
             attempts: 1,

@@ -88,6 +88,40 @@ pub struct UpstreamCounts {
     pub retries: u64,
 }
 
+/// How what comes before the first request ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Handshake {
+    /// With a session.
+    Done {
+        /// Of TLS 1.3.
+        v13: bool,
+        /// An earlier one, resumed.
+        resumed: bool,
+    },
+    /// The client left, or did not agree.
+    Failed,
+    /// Not in time.
+    TimedOut,
+    /// Too many were going on.
+    Refused,
+    /// With HTTP without TLS.
+    PlainHttp,
+}
+
+impl Handshake {
+    /// Every one.
+    pub const ALL: [Self; 8] = [
+        Self::Done { v13: false, resumed: false },
+        Self::Done { v13: false, resumed: true },
+        Self::Done { v13: true, resumed: false },
+        Self::Done { v13: true, resumed: true },
+        Self::Failed,
+        Self::TimedOut,
+        Self::Refused,
+        Self::PlainHttp,
+    ];
+}
+
 /// Connections of one listener.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct ListenerCounts {
@@ -97,6 +131,8 @@ pub struct ListenerCounts {
     pub active: u64,
     /// Now, without one.
     pub idle: u64,
+    /// TLS handshakes, in the order of [`Handshake::ALL`].
+    pub handshakes: [u64; Handshake::ALL.len()],
 }
 
 /// What one worker has counted.
@@ -287,6 +323,12 @@ impl WorkerTelemetry {
     /// An active connection has ended.
     pub fn connection_closed(&self, listener: usize) {
         self.listener(listener, |counts| counts.active = counts.active.saturating_sub(1));
+    }
+
+    /// A TLS handshake has ended, or did not begin.
+    pub fn handshake(&self, listener: usize, ended: Handshake) {
+        let index = Handshake::ALL.iter().position(|one| *one == ended);
+        self.listener(listener, |counts| counts.handshakes[index.unwrap_or_default()] += 1);
     }
 
     /// An `accept` has failed.

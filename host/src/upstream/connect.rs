@@ -12,13 +12,17 @@ use std::io;
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
+
+use rustls::ClientConfig;
+use rustls::pki_types::ServerName;
 
 use super::names::Names;
 use crate::config::ServerAddress;
 use crate::error::RequestError;
-use crate::io::Stream;
+use crate::io::{HandshakeError, Stream};
 
 /// An address that has not answered for this long is no reason to wait with the next.
 const NEXT_ADDRESS_AFTER: Duration = Duration::from_millis(250);
@@ -27,19 +31,82 @@ const NEXT_ADDRESS_AFTER: Duration = Duration::from_millis(250);
 #[derive(Debug)]
 pub struct Dialer {
     address: ServerAddress,
+    secure: Option<Secure>,
     names: Rc<Names>,
     /// Of the addresses of a name, the one that worked last.
     best: Cell<Option<SocketAddr>>,
 }
 
+/// How to speak TLS with a server.
+#[derive(Clone, Debug)]
+pub struct Secure {
+    /// Whom to believe, and sessions.
+    pub config: Arc<ClientConfig>,
+    /// Whom the server must be.
+    pub name: ServerName<'static>,
+}
+
+/// Why there is no connection.
+#[derive(Debug)]
+pub struct DialError {
+    /// What the client hears of it.
+    pub error: RequestError,
+    /// What the operator does.
+    pub detail: Option<String>,
+}
+
+impl From<RequestError> for DialError {
+    fn from(error: RequestError) -> Self {
+        Self { error, detail: None }
+    }
+}
+
+impl Secure {
+    /// Does the handshake. The caller limits the time.
+    ///
+    /// # Errors
+    ///
+    /// The server is not who it must be, or does not agree.
+    pub async fn shake(&self, stream: &mut Stream) -> Result<(), HandshakeError> {
+        stream.begin_client(Arc::clone(&self.config), self.name.clone())?;
+        poll_fn(|cx| stream.poll_handshake(cx)).await
+    }
+}
+
+/// What a failed handshake is called.
+fn handshake_failure(error: &HandshakeError) -> DialError {
+    use rustls::Error;
+    let called = match error {
+        HandshakeError::Tls(Error::InvalidCertificate(_) | Error::NoCertificatesPresented) => {
+            RequestError::TlsCertificate
+        }
+        HandshakeError::Tls(Error::AlertReceived(_)) => RequestError::TlsAlert,
+        _ => RequestError::TlsProtocol,
+    };
+    DialError { error: called, detail: Some(error.to_string()) }
+}
+
 impl Dialer {
     /// A dialer for one server.
-    pub fn new(address: ServerAddress) -> Self {
-        Self { address, names: Rc::default(), best: Cell::new(None) }
+    pub fn new(address: ServerAddress, secure: Option<Secure>) -> Self {
+        Self { address, secure, names: Rc::default(), best: Cell::new(None) }
+    }
+
+    /// How to speak TLS with it.
+    pub fn secure(&self) -> Option<&Secure> {
+        self.secure.as_ref()
     }
 
     /// Connects. The caller limits the time.
-    pub async fn connect(&self) -> Result<Stream, RequestError> {
+    pub async fn connect(&self) -> Result<Stream, DialError> {
+        let mut stream = self.reach().await?;
+        if let Some(secure) = &self.secure {
+            secure.shake(&mut stream).await.map_err(|error| handshake_failure(&error))?;
+        }
+        Ok(stream)
+    }
+
+    async fn reach(&self) -> Result<Stream, RequestError> {
         let connected = match &self.address {
             ServerAddress::Ip(address) => Stream::connect_tcp(*address).await,
             ServerAddress::Unix(path) => Stream::connect_unix(path).await,
@@ -143,7 +210,7 @@ mod tests {
     }
 
     fn dialer() -> Dialer {
-        Dialer::new(ServerAddress::Name { host: "test.invalid".into(), port: 1 })
+        Dialer::new(ServerAddress::Name { host: "test.invalid".into(), port: 1 }, None)
     }
 
     #[test]

@@ -26,9 +26,10 @@ use crate::config;
 use crate::error::RequestError;
 use crate::http::Connection;
 use crate::io::Timer;
+use crate::tls::{self, UpstreamTls};
 use balance::Balancer;
-use connect::Dialer;
-use http2::{Sessions, Slot};
+use connect::{DialError, Dialer, Secure};
+use http2::{Sessions, Slot, Taken};
 
 /// One upstream, as a worker sees it.
 #[derive(Debug)]
@@ -39,6 +40,7 @@ pub struct Upstream {
     pub index: usize,
     servers: Vec<Rc<Server>>,
     balancer: Balancer,
+    tls: Option<Arc<UpstreamTls>>,
 }
 
 /// One server, as a worker sees it.
@@ -51,6 +53,8 @@ pub struct Server {
     idle_max: usize,
     /// Connections of HTTP/2.
     sessions: Sessions,
+    /// It was offered HTTP/2, and chose HTTP/1.1.
+    chose_h1: Cell<bool>,
     active: Cell<usize>,
     complaints: Complaints,
 }
@@ -118,6 +122,7 @@ impl Upstream {
     pub fn new(
         index: usize,
         settings: &config::Upstream,
+        tls: Option<Arc<UpstreamTls>>,
         worker: usize,
         former: Option<&Self>,
     ) -> Self {
@@ -128,6 +133,7 @@ impl Upstream {
                 idle: RefCell::default(),
                 idle_max: settings.keepalive_connections_max,
                 sessions: Sessions::default(),
+                chose_h1: Cell::new(false),
                 active: Cell::new(0),
                 complaints: Complaints::default(),
             })
@@ -137,16 +143,21 @@ impl Upstream {
             config::UpstreamKind::Servers(list) => list
                 .iter()
                 .map(|one| {
-                    let dialer = Dialer::new(one.address.clone());
+                    let dialer = Dialer::new(one.address.clone(), secure(settings, &tls, one));
                     (server(one.address.to_string().into(), Target::Dial(dialer)), one.weight)
                 })
                 .unzip(),
         };
-        if let Some(former) = former.filter(|former| former.settings == *settings) {
+        // Connections were made by the roots and the certificate of then.
+        let same = |former: &&Self| {
+            let pointer = |tls: &Option<Arc<UpstreamTls>>| tls.as_ref().map(Arc::as_ptr);
+            former.settings == *settings && pointer(&former.tls) == pointer(&tls)
+        };
+        if let Some(former) = former.filter(same) {
             servers.clone_from(&former.servers);
         }
         let balancer = Balancer::new(settings.balance, &weights, worker);
-        Self { settings: settings.clone(), index, servers, balancer }
+        Self { settings: settings.clone(), index, servers, balancer, tls }
     }
 
     /// Indexes of the servers: the one whose turn it is, and then the others, to be asked when it
@@ -169,7 +180,13 @@ impl Upstream {
         now: Instant,
     ) -> Result<Lease, RequestError> {
         let server = self.servers.get(index).ok_or(RequestError::Connect)?;
-        if self.settings.protocol == config::UpstreamProtocol::H2 {
+        let shared = match self.settings.protocol {
+            config::UpstreamProtocol::H1 => false,
+            config::UpstreamProtocol::H2 => true,
+            // Until one of its servers has chosen otherwise.
+            config::UpstreamProtocol::Auto => self.tls.is_some() && !server.chose_h1.get(),
+        };
+        if shared {
             return self.lend_place(server, fresh, timer, now).await;
         }
         if !fresh && let Some(connection) = server.take_idle(sure) {
@@ -177,11 +194,11 @@ impl Upstream {
         }
         match self.dial(server, timer).await {
             Ok(connection) => Ok(Lease::new(connection, false, server)),
-            Err(error) => Err(self.complain(server, error, now)),
+            Err(failure) => Err(self.complain(server, failure, now)),
         }
     }
 
-    /// Lends a place on a connection of HTTP/2.
+    /// Lends a place on a connection of HTTP/2, or a connection to a server that chose HTTP/1.1.
     async fn lend_place(
         &self,
         server: &Rc<Server>,
@@ -189,26 +206,39 @@ impl Upstream {
         timer: &Timer,
         now: Instant,
     ) -> Result<Lease, RequestError> {
-        let dial = async || Ok(self.dial(server, timer).await?.stream);
+        let may_choose = self.settings.protocol == config::UpstreamProtocol::Auto;
+        let dial = async || {
+            let stream = self.dial(server, timer).await?.stream;
+            let chosen = !may_choose || stream.alpn() == Some(b"h2");
+            server.chose_h1.set(!chosen);
+            Ok((stream, chosen))
+        };
         let taken = server.sessions.take(fresh, self.settings.connect_timeout, timer, dial).await;
-        let (slot, reused) = taken.map_err(|error| self.complain(server, error, now))?;
-        let stream = slot.stream().ok_or(RequestError::Unprocessed)?;
-        Ok(Lease { connection: Connection::new(stream), reused, home: Held::Place(slot) })
+        match taken.map_err(|failure| self.complain(server, failure, now))? {
+            Taken::Alone(stream) => Ok(Lease::new(Connection::new(stream), false, server)),
+            Taken::Place(slot, reused) => {
+                let stream = slot.stream().ok_or(RequestError::Unprocessed)?;
+                Ok(Lease { connection: Connection::new(stream), reused, home: Held::Place(slot) })
+            }
+        }
     }
 
-    fn complain(&self, server: &Server, error: RequestError, now: Instant) -> RequestError {
+    fn complain(&self, server: &Server, failure: DialError, now: Instant) -> RequestError {
+        let DialError { error, detail } = failure;
         if let Some(unsaid) = server.complaints.next(now) {
             let (upstream, name) = (&self.settings.name, &server.name);
             let more = if unsaid == 0 { String::new() } else { format!(", {unsaid} times before") };
-            log::warn!(target: "upstream", "{upstream}: server {name}: {error}{more}");
+            let why = detail.as_ref().map_or(String::new(), |why| format!(": {why}"));
+            log::warn!(target: "upstream", "{upstream}: server {name}: {error}{why}{more}");
         }
         error
     }
 
-    async fn dial(&self, server: &Server, timer: &Timer) -> Result<Connection, RequestError> {
+    async fn dial(&self, server: &Server, timer: &Timer) -> Result<Connection, DialError> {
         let dialer = match &server.target {
             Target::Echo => {
-                return echo::connect().map(Connection::new).map_err(|_| RequestError::Connect);
+                let connected = echo::connect().map(Connection::new);
+                return connected.map_err(|_| RequestError::Connect.into());
             }
             Target::Dial(dialer) => dialer,
         };
@@ -216,12 +246,20 @@ impl Upstream {
         let mut connecting = pin!(dialer.connect());
         let stream = poll_fn(|cx| {
             if timer.is_due() {
-                return Poll::Ready(Err(RequestError::ConnectTimeout));
+                return Poll::Ready(Err(RequestError::ConnectTimeout.into()));
             }
             connecting.as_mut().poll(cx)
         })
         .await?;
         Ok(Connection::new(stream))
+    }
+
+    /// How to speak TLS with the server of this index.
+    pub fn secure(&self, index: usize) -> Option<Secure> {
+        match &self.servers.get(index)?.target {
+            Target::Dial(dialer) => dialer.secure().cloned(),
+            Target::Echo => None,
+        }
     }
 
     /// Closes connections that have been idle for too long, or that the server has closed.
@@ -262,6 +300,16 @@ impl Upstream {
             (&server.name, server.active.get() + active, server.idle.borrow().len() + idle)
         })
     }
+}
+
+/// What is needed to speak TLS with a server.
+fn secure(
+    settings: &config::Upstream,
+    tls: &Option<Arc<UpstreamTls>>,
+    server: &config::Server,
+) -> Option<Secure> {
+    let name = tls::server_name(settings.tls.as_ref()?, &server.address);
+    Some(Secure { config: Arc::clone(&tls.as_ref()?.config), name: name? })
 }
 
 impl Server {

@@ -146,7 +146,9 @@ mod tests {
     fn a_backlog_that_is_cut_is_warned_about_with_the_cure() {
         let address = Address::Tcp("127.0.0.1:8080".parse().unwrap());
         let protocols = crate::config::Protocols::default();
-        let listener = Listener { address, protocols, backlog: 4096, only_v6: false };
+        let (tls, proxy_protocol) = (None, false);
+        let listener =
+            Listener { address, protocols, backlog: 4096, only_v6: false, tls, proxy_protocol };
 
         assert_eq!(warning(&listener, Some(4096)), None);
         assert_eq!(warning(&listener, None), None);

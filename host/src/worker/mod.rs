@@ -43,13 +43,14 @@ use anyhow::Context as _;
 use crossbeam::channel::Sender;
 use tokio::sync::{Notify, watch};
 
-use crate::config::Io;
+use crate::config::{Io, Limits};
 use crate::connection;
 use crate::http::Connection;
 use crate::io::{Attached, Backend, Stream, TICK};
 use crate::proxy::client::ClientFacts;
 use crate::proxy::{Client, Context, Home, Snapshot};
 use crate::sys;
+use crate::telemetry::Handshake;
 use accept::Connected;
 use listen::Listening;
 use mailbox::{ARRIVALS_MAX, Accepted, Inbox, Mailbox, Message};
@@ -73,6 +74,8 @@ pub type MakeContext = dyn Fn(usize, &Arc<Snapshot>) -> anyhow::Result<Context> 
 pub struct Shared {
     /// Client connections of the whole gateway, but for those that are being turned away.
     pub connections: Arc<Tally>,
+    /// Of these, those in the middle of a TLS handshake.
+    pub handshakes: Arc<Tally>,
     /// Failures of [`acceptor`]s; workers count their own.
     pub accept_errors: AtomicU64,
     /// Connections that a worker has handed on to another.
@@ -416,7 +419,12 @@ impl State {
         let home = Rc::clone(&self.home);
         home.telemetry.connection_accepted(listener);
         let context = home.current();
-        let Some(open) = Open::new(self, entry, context.limits().connections_max) else {
+        let needs_opening = connection::open::is_needed(&context, listener);
+        let open = Open::new(self, entry, context.limits(), needs_opening);
+        let Some(open) = open else {
+            if needs_opening {
+                home.telemetry.handshake(listener, Handshake::Refused);
+            }
             home.telemetry.connection_closed(listener);
             return;
         };
@@ -447,9 +455,15 @@ impl Burst {
 /// in here twice: `client` is moved in and from then on only borrowed, and what an active connection
 /// needs is in boxes.
 #[expect(clippy::manual_async_fn, reason = "an async fn would hold its arguments twice")]
-fn serve(home: Rc<Home>, mut client: Client, open: Open) -> impl Future<Output = ()> {
+fn serve(home: Rc<Home>, mut client: Client, mut open: Open) -> impl Future<Output = ()> {
     async move {
-        if open.place.is_some() {
+        let ready = match open.handshake.take() {
+            Some(_in_flight) => Box::pin(connection::open::open(&home, &mut client)).await,
+            None => true,
+        };
+        if !ready {
+            // It has asked for nothing.
+        } else if open.place.is_some() {
             connection::serve(&home, &mut client).await;
         } else {
             Box::pin(connection::turn_away(&home, &mut client)).await;
@@ -471,6 +485,8 @@ fn is_clearly_more(own: usize, other: usize) -> bool {
 struct Open {
     /// Its place in the gateway; without one it may not ask for anything.
     place: Option<Entry>,
+    /// A place among those that are not ready for their first request.
+    handshake: Option<Entry>,
     /// Taken when dropped.
     entry: Option<Entry>,
     turned_away: Rc<Cell<usize>>,
@@ -478,9 +494,15 @@ struct Open {
 }
 
 impl Open {
-    /// `None`: there is not even room to be turned away.
-    fn new(state: &State, entry: Entry, connections_max: usize) -> Option<Self> {
-        let place = Tally::enter(&state.shared.connections, connections_max);
+    /// `None`: there is not even room to be turned away, or that would take more than saying so.
+    fn new(state: &State, entry: Entry, limits: &Limits, needs_opening: bool) -> Option<Self> {
+        let place = Tally::enter(&state.shared.connections, limits.connections_max);
+        let handshake = if needs_opening {
+            place.as_ref()?;
+            Some(Tally::enter(&state.shared.handshakes, limits.handshakes_max)?)
+        } else {
+            None
+        };
         if place.is_none() {
             if state.turned_away.get() >= TURNED_AWAY_MAX {
                 return None;
@@ -489,6 +511,7 @@ impl Open {
         }
         Some(Self {
             place,
+            handshake,
             entry: Some(entry),
             turned_away: Rc::clone(&state.turned_away),
             ended: Rc::clone(&state.ended),

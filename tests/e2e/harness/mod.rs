@@ -16,6 +16,7 @@ mod gateway;
 mod guests;
 pub mod http2;
 mod message;
+pub mod tls;
 mod upstream;
 mod wire;
 
@@ -24,7 +25,7 @@ pub use gateway::{
 };
 pub use guests::{JWT_SAMPLE, guest, plugins_dir, version};
 pub use message::{Body, Message};
-pub use upstream::{Upstream, full_backlog};
+pub use upstream::{Connection, Upstream, full_backlog};
 pub use wire::{Wire, WireError};
 
 use std::time::{Duration, Instant};

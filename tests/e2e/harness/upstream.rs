@@ -12,6 +12,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use rustls::{ServerConfig, ServerConnection, StreamOwned};
+
 use super::eventually;
 use super::message::Message;
 use super::wire::{Wire, WireError};
@@ -56,6 +58,21 @@ impl Upstream {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = Address::Tcp(listener.local_addr().unwrap());
         let accept = move || listener.accept().map(|(socket, _)| Wire::tcp(socket));
+        Self::serve(address, accept, script)
+    }
+
+    /// On a port of its own, by TLS.
+    pub fn secure(
+        config: Arc<ServerConfig>,
+        script: impl Fn(&mut Connection) -> io::Result<()> + Send + Sync + 'static,
+    ) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = Address::Tcp(listener.local_addr().unwrap());
+        let accept = move || {
+            let (socket, _) = listener.accept()?;
+            let session = ServerConnection::new(Arc::clone(&config)).unwrap();
+            Ok(Wire::tls(StreamOwned::new(session, socket)))
+        };
         Self::serve(address, accept, script)
     }
 

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use super::DEADLINE;
 use super::message::{Body, Message, field};
+use super::tls::Session;
 
 /// Longest head that is read. Above every limit under test.
 const HEAD_BYTES_MAX: usize = 1 << 20;
@@ -32,6 +33,7 @@ pub struct Wire {
 enum Socket {
     Tcp(TcpStream),
     Unix(UnixStream),
+    Tls(Box<dyn Session>),
 }
 
 /// Why there is no message.
@@ -41,6 +43,10 @@ pub enum WireError {
     Closed,
     /// The other end closed in the middle of a message.
     Truncated(Vec<u8>),
+    /// The other end of a TLS connection is gone without a goodbye.
+    Cut,
+    /// One end does not agree with the other's TLS.
+    Refused(String),
     /// The other end reset the connection.
     Reset,
     /// Nothing came in time.
@@ -61,6 +67,12 @@ impl Wire {
         Self { socket: Socket::Unix(socket), buffer: Vec::new(), record: None, deadline: DEADLINE }
     }
 
+    /// Over TLS.
+    pub fn tls(session: impl Session + 'static) -> Self {
+        let socket = Socket::Tls(Box::new(session));
+        Self { socket, buffer: Vec::new(), record: None, deadline: DEADLINE }
+    }
+
     /// Writes down everything received from now on.
     pub fn record(&mut self, record: Arc<Mutex<Vec<u8>>>) {
         self.record = Some(record);
@@ -76,6 +88,11 @@ impl Wire {
             Socket::Unix(socket) => {
                 socket.set_write_timeout(Some(DEADLINE))?;
                 socket.write_all(bytes.as_ref())
+            }
+            Socket::Tls(session) => {
+                session.tcp().set_write_timeout(Some(DEADLINE))?;
+                session.write_all(bytes.as_ref())?;
+                session.flush()
             }
         }
     }
@@ -96,9 +113,10 @@ impl Wire {
 
     /// Says that nothing more will be sent; goes on receiving.
     pub fn finish(&mut self) {
-        match &self.socket {
+        match &mut self.socket {
             Socket::Tcp(socket) => socket.shutdown(Shutdown::Write).unwrap(),
             Socket::Unix(socket) => socket.shutdown(Shutdown::Write).unwrap(),
+            Socket::Tls(session) => session.say_goodbye(),
         }
     }
 
@@ -295,6 +313,10 @@ impl Wire {
                 socket.set_read_timeout(Some(left)).unwrap();
                 socket.read(&mut chunk)
             }
+            Socket::Tls(session) => {
+                session.tcp().set_read_timeout(Some(left)).unwrap();
+                session.read(&mut chunk)
+            }
         };
         match result {
             Ok(0) if self.buffer.is_empty() => Err(WireError::Closed),
@@ -313,6 +335,8 @@ impl Wire {
                     WireError::Late(self.buffer.clone())
                 }
                 io::ErrorKind::Interrupted => return Ok(()),
+                io::ErrorKind::UnexpectedEof => WireError::Cut,
+                io::ErrorKind::InvalidData => WireError::Refused(error.to_string()),
                 io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe => WireError::Reset,
                 _ => panic!("{error}"),
             }),
@@ -325,6 +349,7 @@ impl AsFd for Wire {
         match &self.socket {
             Socket::Tcp(socket) => socket.as_fd(),
             Socket::Unix(socket) => socket.as_fd(),
+            Socket::Tls(session) => session.tcp().as_fd(),
         }
     }
 }

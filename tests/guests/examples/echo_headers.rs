@@ -7,13 +7,23 @@ use zproxy_sdk::{Flow, Middleware, Reply, Request, export};
 #[derive(serde::Deserialize)]
 struct EchoHeaders {}
 
-const PSEUDO_FIELDS: [&str; 6] =
-    [":method", ":path", ":authority", ":scheme", ":client-ip", ":route"];
+const PSEUDO_FIELDS: [&str; 10] = [
+    ":method",
+    ":path",
+    ":tls-version",
+    ":tls-client-certificate",
+    ":authority",
+    ":scheme",
+    ":client-ip",
+    ":route",
+    ":tls-cipher",
+    ":tls-server-name",
+];
 
 impl Middleware for EchoHeaders {
     fn request_fields(&self) -> Vec<&str> {
         // Half of them pushed, half of them asked for: both ways show the same.
-        PSEUDO_FIELDS[..3].to_vec()
+        PSEUDO_FIELDS[..5].to_vec()
     }
 
     fn on_request(&self, request: &mut Request) -> Flow {

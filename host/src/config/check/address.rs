@@ -5,7 +5,6 @@
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
-use crate::config::later;
 use crate::config::problem::{Refusal, quote};
 use crate::config::settings::{Address, ServerAddress};
 
@@ -57,14 +56,14 @@ pub(super) fn server(text: &str) -> Result<ServerAddress, Refusal> {
         return unix(path).map(ServerAddress::Unix);
     }
     if let Some((scheme, rest)) = text.split_once("://") {
-        if scheme.eq_ignore_ascii_case("https") {
-            let refusal = later::refusal(text, "TLS to servers comes later");
-            return Err((refusal, "use a server that speaks plain HTTP".into()));
-        }
-        let host = rest.split('/').next().unwrap_or_default();
-        let host = if has_port(host) { host.to_owned() } else { format!("{host}:80") };
+        let tls = scheme.eq_ignore_ascii_case("https");
+        let host = with_port(rest.split('/').next().unwrap_or_default(), tls);
         let message = format!("{} is a URL", quote(text));
-        return Err((message, format!("write the address alone: {}", json(&host))));
+        let mut cure = format!("write the address alone: {}", json(&host));
+        if tls {
+            cure += ", and `\"tls\": {}` beside `servers`";
+        }
+        return Err((message, cure));
     }
     if text.starts_with('/') {
         let message = format!("{} is a path, not an address", quote(text));
@@ -81,37 +80,42 @@ pub(super) fn server(text: &str) -> Result<ServerAddress, Refusal> {
     host_and_port(text)
 }
 
-/// The server that a URL leads to, and the URL in one spelling.
+/// The server that a URL leads to, the URL in one spelling, and whether it speaks TLS.
 ///
 /// A path is refused: for nginx it replaces the route's prefix, for others it is put in front,
 /// and `rewrite` says either clearly. `route` is the path of the route, for the cure.
-pub(super) fn url(text: &str, route: &str) -> Result<(ServerAddress, String), Refusal> {
+pub(super) fn url(text: &str, route: &str) -> Result<(ServerAddress, String, bool), Refusal> {
     let (scheme, rest) = text.split_once("://").unwrap_or(("", text));
-    match scheme.to_ascii_lowercase().as_str() {
-        "http" => {}
-        "https" => {
-            let refusal = later::refusal(text, "TLS to servers comes later");
-            return Err((refusal, "write an `http://` URL".into()));
-        }
+    let tls = match scheme.to_ascii_lowercase().as_str() {
+        "http" => false,
+        "https" => true,
         _ => {
             let message = format!("{} has a scheme that is not served", quote(text));
             return Err((message, "write `http://host:port`".into()));
         }
-    }
+    };
     let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
     let (authority, path) = rest.split_at(end);
     if authority.contains('@') {
         let message = format!("{} holds a user name", quote(text));
         return Err((message, "write `http://host:port`".into()));
     }
-    let with_port =
-        if has_port(authority) { authority.to_owned() } else { format!("{authority}:80") };
+    let with_port = with_port(authority, tls);
     let server = host_and_port(&with_port)?;
-    let url = format!("http://{with_port}");
+    let url = format!("{}://{with_port}", if tls { "https" } else { "http" });
     if path.is_empty() || path == "/" && route == "/" {
-        return Ok((server, url));
+        return Ok((server, url, tls));
     }
     Err(url_with_path(text, &url, path, route))
+}
+
+/// `authority` with a port: the usual one, when it has none.
+fn with_port(authority: &str, tls: bool) -> String {
+    match (has_port(authority), tls) {
+        (true, _) => authority.to_owned(),
+        (false, true) => format!("{authority}:443"),
+        (false, false) => format!("{authority}:80"),
+    }
 }
 
 /// Host and port of a server, both present.
@@ -179,8 +183,9 @@ fn unix(path: &str) -> Result<PathBuf, Refusal> {
 fn wrong_listen(text: &str) -> Refusal {
     let message = format!("{} is not an address to listen on", quote(text));
     let bare = text.strip_prefix("http://").unwrap_or(text).trim_end_matches('/');
-    if text.starts_with("https://") {
-        return (later::refusal(text, "TLS comes later"), "write \"ip:port\"".into());
+    if let Some(bare) = text.strip_prefix("https://") {
+        let bare = json(bare.trim_end_matches('/'));
+        return (message, format!("write {bare}, and `\"tls\": {{…}}` beside `address`"));
     }
     if bare != text && bare.parse::<SocketAddr>().is_ok() {
         return (message, format!("write {}", json(bare)));

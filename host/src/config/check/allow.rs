@@ -106,7 +106,7 @@ fn host(authority: &str, port: u16) -> Result<(HostPattern, u16), Refusal> {
         Some(name) => (true, name),
         None => (false, authority),
     };
-    let (address, _) = address::url(&format!("http://{}", with_port(name, port)), "/")?;
+    let (address, ..) = address::url(&format!("http://{}", with_port(name, port)), "/")?;
     match (address, wild) {
         (ServerAddress::Name { host, port }, true) => {
             Ok((HostPattern::Suffix(format!(".{host}")), port))

@@ -17,7 +17,6 @@ use super::file::{
     AcceptorsConfig, Config, IoConfig, LimitsConfig, PlacedWorkersConfig, ProtocolConfig,
     WorkerCountConfig, WorkersConfig,
 };
-use super::later;
 use super::problem::{At, Refusal, Report, quote};
 use super::settings::{
     Acceptors, Address, Admin, Io, Limits, Listener, Protocols, Settings, Workers,
@@ -31,6 +30,7 @@ mod pattern;
 mod plugin;
 mod rewrite;
 mod route;
+mod tls;
 mod upstream;
 
 pub(super) use address::listen;
@@ -77,20 +77,26 @@ fn listeners(config: &Config, report: &mut Report) -> Vec<(Listener, At)> {
     let mut listeners = Vec::new();
     for (index, listener) in config.listeners.iter().enumerate() {
         let at = root.key("listeners").index(index).key("address");
+        let tls = listener.tls.as_ref();
+        let tls = tls.map(|tls| tls::listener(tls, &root.key("listeners").index(index), report));
+        let backlog = listener.backlog;
+        let proxy_protocol = listener.proxy_protocol;
         if let Some(address) = report.take(&at, address::listen(&listener.address)) {
             let protocols = Protocols {
                 h1: listener.protocols.contains(&ProtocolConfig::H1),
                 h2: listener.protocols.contains(&ProtocolConfig::H2),
             };
-            let backlog = listener.backlog;
-            listeners.push((Listener { address, protocols, backlog, only_v6: false }, at));
+            let tls = tls.map(|tls| tls::spoken(tls, protocols));
+            if proxy_protocol && config.trusted_proxies.is_empty() && !is_unix(&address) {
+                let at = root.key("listeners").index(index).key("proxy_protocol");
+                let message = "nobody is trusted, so no PROXY header would be believed";
+                let cure = "name the load balancers in `trusted_proxies`";
+                report.problem(&at, message, cure);
+            }
+            let listener =
+                Listener { address, protocols, backlog, only_v6: false, tls, proxy_protocol };
+            listeners.push((listener, at));
         }
-    }
-    if let Some(tls) = &config.tls
-        && tls.enabled
-    {
-        let message = later::refusal("tls.enabled: true", "TLS comes later");
-        report.problem(&root.key("tls").key("enabled"), message, "write false");
     }
     let short = config.listen_address.is_some() || config.listen_port.is_some();
     if short || listeners.is_empty() && config.listeners.is_empty() {
@@ -101,10 +107,22 @@ fn listeners(config: &Config, report: &mut Report) -> Vec<(Listener, At)> {
         if let Some(ip) = report.take(&at, address::listen_ip(written)) {
             let address = Address::Tcp((ip, port).into());
             let protocols = Protocols::default();
-            listeners.push((Listener { address, protocols, backlog, only_v6: false }, at));
+            let tls = config.tls.as_ref().and_then(|tls| tls::short(tls, report));
+            let proxy_protocol = false;
+            let listener =
+                Listener { address, protocols, backlog, only_v6: false, tls, proxy_protocol };
+            listeners.push((listener, at));
         }
+    } else if config.tls.as_ref().is_some_and(|tls| tls.enabled) {
+        let message = "there is no `listen_address` or `listen_port` that it could be for";
+        let cure = "write `\"tls\": {\"certificates\": [...]}` into an entry of `listeners`";
+        report.problem(&root.key("tls"), message, cure);
     }
     listeners
+}
+
+fn is_unix(address: &Address) -> bool {
+    matches!(address, Address::Unix(_))
 }
 
 /// Two listeners, or a listener and the admin listener, cannot share an address.
@@ -241,6 +259,8 @@ fn limits(limits: &LimitsConfig, report: &mut Report) -> Limits {
         uri_bytes_max: limits.uri_bytes_max,
         body_bytes_max: limits.body_bytes_max,
         header_timeout: milliseconds(limits.header_timeout_ms),
+        handshake_timeout: milliseconds(limits.handshake_timeout_ms),
+        handshakes_max: limits.handshakes_max,
         idle_timeout: milliseconds(limits.idle_timeout_ms),
         request_timeout: milliseconds(limits.request_timeout_ms),
         h2_streams_max: limits.h2_streams_max,

@@ -5,10 +5,12 @@
 use std::collections::{BTreeMap, HashSet};
 
 use super::address::{self, json};
-use super::milliseconds;
+use super::{milliseconds, tls};
 use crate::config::file::{BalanceConfig, ServerConfig, UpstreamConfig, UpstreamProtocolConfig};
 use crate::config::problem::{At, Refusal, Report, quote};
-use crate::config::settings::{Balance, Server, Upstream, UpstreamKind, UpstreamProtocol};
+use crate::config::settings::{
+    Balance, Server, Upstream, UpstreamKind, UpstreamProtocol, UpstreamTls,
+};
 
 /// The built-in upstream.
 const ECHO: &str = "echo";
@@ -51,12 +53,14 @@ impl Upstreams {
             return Some(self.add(with_defaults(ECHO, UpstreamKind::Echo)));
         }
         if text.contains("://") {
-            let (address, url) = report.take(at, address::url(text, route))?;
+            let (address, url, tls) = report.take(at, address::url(text, route))?;
             if let Some(index) = self.by_name.get(&url) {
                 return Some(*index);
             }
             let servers = vec![Server { address, weight: 1 }];
-            return Some(self.add(with_defaults(&url, UpstreamKind::Servers(servers))));
+            let mut upstream = with_defaults(&url, UpstreamKind::Servers(servers));
+            upstream.tls = tls.then(|| tls::of_url(at));
+            return Some(self.add(upstream));
         }
         let (message, cure) = self.unknown(text, report);
         report.problem(at, message, cure);
@@ -135,15 +139,19 @@ fn check_one(name: &str, written: &UpstreamConfig, at: &At, report: &mut Report)
         }
         (Some(BalanceConfig::RoundRobin), Some(_)) => Balance::RoundRobin,
     };
+    let protocol = match written.protocol {
+        UpstreamProtocolConfig::Auto => UpstreamProtocol::Auto,
+        UpstreamProtocolConfig::H1 => UpstreamProtocol::H1,
+        UpstreamProtocolConfig::H2 => UpstreamProtocol::H2,
+    };
+    let tls = written.tls.as_ref().and_then(|tls| tls::upstream(tls, &servers, at, report));
+    let tls = tls.map(|tls| UpstreamTls { alpn: tls::offered(protocol), ..tls });
     Upstream {
         name: name.into(),
         kind: UpstreamKind::Servers(servers),
-        protocol: match written.protocol {
-            UpstreamProtocolConfig::Auto => UpstreamProtocol::Auto,
-            UpstreamProtocolConfig::H1 => UpstreamProtocol::H1,
-            UpstreamProtocolConfig::H2 => UpstreamProtocol::H2,
-        },
+        protocol,
         balance,
+        tls,
         connect_timeout: milliseconds(written.timeouts.connect_ms),
         response_timeout: milliseconds(written.timeouts.response_ms),
         idle_timeout: milliseconds(written.timeouts.idle_ms),
@@ -160,6 +168,7 @@ fn with_defaults(name: &str, kind: UpstreamKind) -> Upstream {
         kind,
         protocol: UpstreamProtocol::Auto,
         balance: Balance::RoundRobin,
+        tls: None,
         connect_timeout: milliseconds(defaults.timeouts.connect_ms),
         response_timeout: milliseconds(defaults.timeouts.response_ms),
         idle_timeout: milliseconds(defaults.timeouts.idle_ms),

@@ -1,28 +1,11 @@
-//! Where clients connect, and who serves them: `listeners`, `tls`, `workers`.
+//! Where clients connect, and who serves them: `listeners`, `workers`.
 //!
 //! Not here: the admin listener (`file`).
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// TLS of the listener in the short form.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, default)]
-#[schemars(rename = "Tls")]
-pub struct TlsConfig {
-    /// Whether clients speak TLS. This version serves only plain HTTP and refuses `true`.
-    pub enabled: bool,
-
-    /// PEM file with the certificate and its chain. Not read while `enabled` is false.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(example = "cert.pem")]
-    pub cert_path: Option<String>,
-
-    /// PEM file with the certificate's key. Not read while `enabled` is false.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(example = "key.pem")]
-    pub key_path: Option<String>,
-}
+use super::ListenerTlsConfig;
 
 /// One place where clients connect.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -43,12 +26,23 @@ pub struct ListenerConfig {
     /// `net.core.somaxconn`.
     #[schemars(range(min = 1, max = 1_000_000))]
     pub backlog: u32,
+
+    /// TLS to clients. Without it they speak plain HTTP.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tls: Option<ListenerTlsConfig>,
+
+    /// Whether connections begin with a PROXY protocol header (version 1 or 2), which names the client
+    /// that a load balancer has accepted. Peers in `trusted_proxies`, and those of a Unix socket, must send
+    /// one, or the connection is closed. Others must not: they are served by their own address, and a
+    /// header from them is answered as the malformed request that it is then.
+    pub proxy_protocol: bool,
 }
 
 impl Default for ListenerConfig {
     fn default() -> Self {
         let protocols = vec![ProtocolConfig::H1, ProtocolConfig::H2];
-        Self { address: String::new(), protocols, backlog: 4096 }
+        let address = String::new();
+        Self { address, protocols, backlog: 4096, tls: None, proxy_protocol: false }
     }
 }
 

@@ -19,12 +19,14 @@ mod listener;
 mod allow;
 mod plugin;
 mod route;
+mod tls;
 mod upstream;
 
 pub use allow::*;
 pub use listener::*;
 pub use plugin::*;
 pub use route::*;
+pub use tls::*;
 pub use upstream::*;
 
 /// The configuration of one gateway, as the operator writes it in `zproxy.json` or a program
@@ -159,7 +161,7 @@ pub const HEAD_BYTES_MAX: usize = 192 * 1024;
 #[schemars(rename = "Limits")]
 pub struct LimitsConfig {
     /// Client connections of the whole gateway. At this many, a new one gets a 503 with
-    /// `Retry-After` and is closed.
+    /// `Retry-After` and is closed; one that would have to begin with TLS or a PROXY header is closed at once.
     #[schemars(range(min = 1, max = 100_000_000))]
     pub connections_max: usize,
 
@@ -187,6 +189,15 @@ pub struct LimitsConfig {
     /// slower client gets a 408.
     #[schemars(range(min = 1, max = 86_400_000))]
     pub header_timeout_ms: u32,
+
+    /// Longest time for what comes before the first request: a PROXY header and a TLS handshake, each, in
+    /// milliseconds. The connection is closed then.
+    #[schemars(range(min = 1, max = 86_400_000))]
+    pub handshake_timeout_ms: u32,
+
+    /// TLS handshakes of the whole gateway at a time. At this many, a new connection is closed at once.
+    #[schemars(range(min = 1, max = 100_000_000))]
+    pub handshakes_max: usize,
 
     /// Longest silence of a client between requests and within bodies, in milliseconds. The
     /// connection is closed then.
@@ -216,6 +227,8 @@ impl Default for LimitsConfig {
             uri_bytes_max: 8192,
             body_bytes_max: None,
             header_timeout_ms: 10_000,
+            handshake_timeout_ms: 10_000,
+            handshakes_max: 10_000,
             idle_timeout_ms: 75_000,
             request_timeout_ms: 60_000,
             h2_streams_max: 128,

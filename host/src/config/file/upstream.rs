@@ -5,6 +5,8 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::UpstreamTlsConfig;
+
 /// A group of servers that answer for the same routes.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
@@ -25,6 +27,10 @@ pub struct UpstreamConfig {
     /// else `round-robin`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub balance: Option<BalanceConfig>,
+
+    /// TLS to the servers. Without it they speak plain HTTP.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tls: Option<UpstreamTlsConfig>,
 
     /// How long to wait for a server.
     pub timeouts: UpstreamTimeoutsConfig,
@@ -96,7 +102,7 @@ pub enum BalanceConfig {
 #[serde(deny_unknown_fields, default)]
 #[schemars(rename = "UpstreamTimeouts")]
 pub struct UpstreamTimeoutsConfig {
-    /// Longest time to establish a connection, in milliseconds. The client gets a 504 then.
+    /// Longest time to establish a connection, TLS included, in milliseconds. The client gets a 504 then.
     #[schemars(range(min = 1, max = 86_400_000))]
     pub connect_ms: u32,
 

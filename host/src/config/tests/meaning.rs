@@ -29,7 +29,7 @@ fn addresses_to_listen_on_are_cured() {
         ("localhost:80", "write \"127.0.0.1:80\" or \"[::1]:80\""),
         ("example.com:80", "write the IP address of an interface, or \"0.0.0.0:80\" for every one"),
         ("http://127.0.0.1:80/", "write \"127.0.0.1:80\""),
-        ("https://127.0.0.1:80/", "write \"ip:port\""),
+        ("https://127.0.0.1:80/", "write \"127.0.0.1:80\", and `\"tls\": {…}` beside `address`"),
         ("/run/z.sock", "write \"unix:/run/z.sock\""),
         ("unix:z.sock", "write it from the root: \"unix:/run/zproxy.sock\""),
         ("127.0.0.1:70000", "write a port from 0 to 65535"),
@@ -104,8 +104,8 @@ fn addresses_of_servers_are_cured() {
         ("unix:x", "`x` is not a whole path", "write it from the root: \"unix:/run/zproxy.sock\""),
         (
             "https://h",
-            "`https://h` is not supported by this version: TLS to servers comes later",
-            "use a server that speaks plain HTTP",
+            "`https://h` is a URL",
+            "write the address alone: \"h:443\", and `\"tls\": {}` beside `servers`",
         ),
     ] {
         let text = format!(r#"{{"upstreams": {{"a": {{"servers": ["{address}"]}}}}}}"#);

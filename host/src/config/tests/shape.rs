@@ -132,8 +132,8 @@ fn wrong_kinds_say_what_to_write() {
             r#"{"limits": 5}"#,
             &["1:12: limits: must be an object, not a number; write { … } with the keys \
                  `connections_max`, `header_bytes_max`, `headers_max`, `uri_bytes_max`, \
-                 `body_bytes_max`, `header_timeout_ms`, `idle_timeout_ms`, `request_timeout_ms`, \
-                 `h2_streams_max`"],
+                 `body_bytes_max`, `header_timeout_ms`, `handshake_timeout_ms`, `handshakes_max`, \
+                 `idle_timeout_ms`, `request_timeout_ms`, `h2_streams_max`"],
         ),
         (
             r#"{"upstreams": []}"#,
@@ -213,7 +213,7 @@ fn wrong_kinds_say_what_to_write() {
                 "1:36: upstreams[\"a b\"].servers[0]: the key `address` is missing; write \
                  `\"address\": \"127.0.0.1:3000\"`",
                 "1:41: upstreams[\"a b\"].foo: `foo` is not a key here; remove it; the keys here are \
-                 `servers`, `protocol`, `balance`, `timeouts`, `keepalive`",
+                 `servers`, `protocol`, `balance`, `tls`, `timeouts`, `keepalive`",
             ],
         ),
     ]);
@@ -229,12 +229,9 @@ fn what_comes_later_is_refused_by_name() {
             "limits.connections_per_ip_max",
             "per client",
         ),
-        (r#"{"listeners": [{"address": "::1:1", "tls": {}}]}"#, "listeners[0].tls", "TLS"),
-        (r#"{"listeners": [{"proxy_protocol": true}]}"#, "listeners[0].proxy_protocol", "PROXY"),
         (r#"{"upstreams": {"a": {"retries": 1}}}"#, "upstreams.a.retries", "retries"),
         (r#"{"upstreams": {"a": {"outlier": 1}}}"#, "upstreams.a.outlier", "ejection"),
         (r#"{"upstreams": {"a": {"hash_on": 1}}}"#, "upstreams.a.hash_on", "hash"),
-        (r#"{"upstreams": {"a": {"tls": {}}}}"#, "upstreams.a.tls", "TLS"),
         (r#"{"upstreams": {"a": {"limits": {}}}}"#, "upstreams.a.limits", "limits per upstream"),
         (
             r#"{"upstreams": {"a": {"servers": [{"address": "h:1", "backup": true}]}}}"#,
@@ -257,13 +254,6 @@ fn what_comes_later_is_refused_by_name() {
     }
     refused(&[
         (
-            r#"{"tls": {"enabled": true, "cert_path": "c"}}"#,
-            &[
-                "1:21: tls.enabled: `tls.enabled: true` is not supported by this version: TLS comes \
-                 later; write false",
-            ],
-        ),
-        (
             r#"{"upstreams": {"a": {"servers": ["h:1"], "balance": "maglev"}}}"#,
             &["1:53: upstreams.a.balance: `maglev` is not supported by this version: this \
                  balancing comes later; write \"round-robin\" or \"weighted\""],
@@ -276,12 +266,12 @@ fn what_comes_later_is_refused_by_name() {
             ],
         ),
         (
-            r#"{"routes": [{"path": "/", "match": "regex", "upstream": "https://h"}]}"#,
+            r#"{"routes": [{"path": "/", "match": "regex", "upstream": "ftp://h"}]}"#,
             &[
                 "1:36: routes[0].match: `regex` is not supported by this version: matching by regular \
                  expression comes later; write \"prefix\" or \"exact\"",
-                "1:57: routes[0].upstream: `https://h` is not supported by this version: TLS to \
-                 servers comes later; write an `http://` URL",
+                "1:57: routes[0].upstream: `ftp://h` has a scheme that is not served; write \
+                 `http://host:port`",
             ],
         ),
     ]);
@@ -378,7 +368,7 @@ fn wrong_flags_are_named_in_place_of_the_file() {
          whole value as JSON\n\
          --set upstreams.a.servers: upstreams.a.servers[0]: `h` has no port; write \"h:80\"\n\
          --set upstreams.a.nope: upstreams.a.nope: `nope` is not a key here; remove it; the keys here \
-         are `servers`, `protocol`, `balance`, `timeouts`, `keepalive`\n\
+         are `servers`, `protocol`, `balance`, `tls`, `timeouts`, `keepalive`\n\
          --set routes[0].respond.body: routes[0].respond.body: the environment variable `NONE` is not \
          set; set it, or give a default: `${env:NONE:-default}`"
     );

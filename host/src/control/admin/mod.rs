@@ -49,8 +49,8 @@ const CONNECTION_TIME_MAX: Duration = Duration::from_secs(10);
 /// at most), perhaps after somebody else's.
 const CHANGE_TIME_MAX: Duration = Duration::from_secs(300);
 
-const PATHS: [&str; 7] =
-    ["/livez", "/readyz", "/metrics", "/info", "/routes", "/plugins", "/workers"];
+const PATHS: [&str; 8] =
+    ["/livez", "/readyz", "/metrics", "/info", "/routes", "/plugins", "/workers", "/certs"];
 
 const CHANGES: &str = "/reload /drain /plugins/NAME /plugins/NAME/rollback";
 
@@ -79,6 +79,8 @@ impl AdminServer {
             protocols: config::Protocols::default(),
             backlog: 128,
             only_v6: admin.only_v6,
+            tls: None,
+            proxy_protocol: false,
         };
         let (address, sockets) = listen::bind(&listener, 1).context("admin")?;
         let listening = sockets.into_iter().next().context("admin: no socket")?;
@@ -278,6 +280,7 @@ async fn answer(admin: &Admin, request: Request<Incoming>, deadline: &Deadline) 
         "/metrics" => metrics(running, &request).await,
         "/info" => json(StatusCode::OK, &running.info()),
         "/routes" => json(StatusCode::OK, &running.routes()),
+        "/certs" => json(StatusCode::OK, &running.certificates()),
         "/plugins" => json(StatusCode::OK, &running.plugins(&running.reports().await)),
         _ => json(StatusCode::OK, &running.workers_json(&running.answers().await)),
     }

@@ -1,4 +1,4 @@
-//! Follows the files of plugins.
+//! Follows the files of plugins and certificates.
 //!
 //! Not here: what has become of them ([`Watch`](crate::control::watch::Watch)).
 
@@ -7,11 +7,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::{Control, compile, content, hold};
+use super::{Control, Refusal, RefusalKind, compile, content, hold};
 use crate::config::{self, PluginSource, System};
 use crate::control::shelf::{From, Held};
+use crate::control::snapshot::{self, Sources};
 use crate::control::watch::Sight;
 use crate::plugin::digest_of;
+use crate::tls::TlsSet;
 
 impl Control {
     /// Looks at the files of all plugins, and follows them.
@@ -46,6 +48,9 @@ impl Control {
             }
             folders.insert(folder);
         }
+        let certificates = self.certificate_files();
+        folders.extend(certificates.iter().map(|path| folder_of(path)));
+        paths.extend(certificates.iter().cloned());
         self.watch.listen_to(folders);
         for sight in self.watch.look(&paths, now) {
             let (path, last) = match &sight {
@@ -56,6 +61,7 @@ impl Control {
             match (index, last) {
                 (Some(index), Some(last)) => self.follow(index, path, last),
                 (Some(index), None) => self.file_gone(index, path),
+                _ if certificates.contains(path) => self.follow_certificates(path, last),
                 (None, Some(last)) => {
                     if let Some((name, path)) = strangers.iter().find(|(_, one)| one == path) {
                         self.welcome(name, path, last);
@@ -64,6 +70,46 @@ impl Control {
                 (None, None) => {}
             }
         }
+    }
+
+    /// Files that certificates, keys and roots were read from, and whose names the settings have.
+    fn certificate_files(&self) -> BTreeSet<PathBuf> {
+        self.running.snapshot().tls.files().cloned().collect()
+    }
+
+    /// A certificate, a key or roots have changed, or so it seems; `last` as in [`Sight`].
+    fn follow_certificates(&mut self, path: &Path, last: Option<bool>) {
+        let Some(last) = last else {
+            let path = path.display();
+            log::warn!(target: "tls", "{path} has gone; what was read from it goes on until a reload");
+            return;
+        };
+        let serving = self.running.snapshot();
+        let taken = match snapshot::certificates(&self.settings, Some(&serving.tls)) {
+            Ok(tls) if tls.is_of_the_same_files(&serving.tls) => return,
+            Ok(tls) => self.take_certificates(tls).map_err(|refusal| refusal.detail),
+            // A certificate and its key change one after the other.
+            Err(_) if !last => return self.watch.in_vain(path),
+            Err(error) => Err(error.to_string()),
+        };
+        match taken {
+            Ok(()) => log::info!(target: "tls", "{} has changed: read anew", path.display()),
+            Err(problem) => log::error!(
+                target: "tls",
+                "{} has changed and cannot be used; what was read before goes on: {problem}",
+                path.display()
+            ),
+        }
+    }
+
+    /// Lets everything else be as it is.
+    fn take_certificates(&mut self, tls: Arc<TlsSet>) -> Result<(), Refusal> {
+        let sources: Sources = self.shelf.iter().map(|held| held.source.clone()).collect();
+        let (settings, probed) = (self.settings.clone(), &mut self.probed);
+        let built = snapshot::build(settings, sources, Vec::new(), tls, probed, self.bad);
+        let built = built.map_err(|error| Refusal::new(RefusalKind::Bad, error.to_string()))?;
+        let access_log = self.running.access_log();
+        self.hand_out(&Arc::new(built), access_log)
     }
 
     /// A file has another content than before, or so it seems.

@@ -268,7 +268,9 @@ impl Control {
         let mut sources: Sources = self.shelf.iter().map(|held| held.source.clone()).collect();
         sources[index] = Ok(PlanSource::Wasm(Arc::clone(&plugin)));
         let settings = self.settings.clone();
-        let built = snapshot::build(settings, sources.clone(), Vec::new(), &mut probed, self.bad);
+        let tls = Arc::clone(&snapshot.tls);
+        let built =
+            snapshot::build(settings, sources.clone(), Vec::new(), tls, &mut probed, self.bad);
         let snapshot = match built {
             Ok(snapshot) => Arc::new(snapshot),
             Err(error) => return Err(self.refuse(index, error.to_string())),

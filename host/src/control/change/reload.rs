@@ -8,7 +8,7 @@ use std::time::Instant;
 use serde_json::json;
 
 use super::{Control, Outcome, Refusal, RefusalKind, compile, content, hold, newer, swapped};
-use crate::config::{self, PluginSource, Problems, Settings};
+use crate::config::{self, Listener, PluginSource, Problems, Settings};
 use crate::control::StartError;
 use crate::control::shelf::{Held, origin};
 use crate::control::snapshot::{self, Bad};
@@ -41,6 +41,8 @@ impl Control {
         if settings.plugin_cache != self.settings.plugin_cache {
             crate::control::keep_code(&self.engine, &settings);
         }
+        let tls = snapshot::certificates(&settings, Some(&self.running.snapshot().tls));
+        let tls = tls.map_err(|error| self.misfit(error))?;
         let now = Instant::now();
         let mut shelf = Vec::new();
         let (sources, problems) = snapshot::load(&settings, self.bad, |plugin| {
@@ -49,8 +51,14 @@ impl Control {
             shelf.last().map_or(Err(String::new()), |held: &Held| held.source.clone())
         });
         let mut probed = self.probed.clone();
-        let built =
-            snapshot::build(settings.clone(), sources.clone(), problems, &mut probed, self.bad);
+        let built = snapshot::build(
+            settings.clone(),
+            sources.clone(),
+            problems,
+            tls,
+            &mut probed,
+            self.bad,
+        );
         let snapshot = Arc::new(built.map_err(|error| self.misfit(error))?);
         let access_log = if settings.access_log == self.settings.access_log {
             self.running.access_log()
@@ -153,7 +161,12 @@ fn wrong(problems: Problems) -> Refusal {
 /// Keeps what cannot change without new sockets or threads as it is; names of what should.
 fn keep_what_is_bound(running: &Settings, new: &mut Settings) -> Vec<&'static str> {
     let mut restart = Vec::new();
-    if new.listeners != running.listeners {
+    let bound = |listeners: &[Listener]| -> Vec<_> {
+        let each = listeners.iter();
+        each.map(|one| (one.address.clone(), one.backlog, one.only_v6)).collect()
+    };
+    // What is spoken there is each connection's own.
+    if bound(&new.listeners) != bound(&running.listeners) {
         restart.push("listeners");
         new.listeners.clone_from(&running.listeners);
     }

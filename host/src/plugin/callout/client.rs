@@ -10,6 +10,7 @@
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::future::poll_fn;
+use std::hash::{Hash, Hasher};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::pin::pin;
@@ -22,7 +23,8 @@ use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper::header::{HeaderName, HeaderValue};
 use hyper_util::rt::TokioIo;
-use tokio::net::{TcpStream, UnixStream};
+use rustls::ClientConfig;
+use rustls::pki_types::ServerName;
 
 use super::address::is_public;
 use super::{
@@ -30,7 +32,9 @@ use super::{
     check,
 };
 use crate::config::{Allow, ServerAddress, UpstreamKind};
+use crate::io::Stream;
 use crate::upstream::Upstream;
+use crate::upstream::connect::Secure;
 
 /// Idle connections that are kept to one place, and so long.
 const IDLE_MAX: usize = 8;
@@ -53,10 +57,34 @@ const REFUSED_FIELDS: [&str; 10] = [
     "upgrade",
 ];
 
-/// Where a connection leads. A host whose private address was granted to one plugin is another place than
-/// the same host without.
+/// Where a connection leads, and what is spoken there.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-enum Place {
+struct Place {
+    to: To,
+    secure: Option<Peer>,
+}
+
+/// Whom TLS is spoken with, and by which roots.
+#[derive(Clone, Debug)]
+struct Peer(Secure);
+
+impl PartialEq for Peer {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.name == other.0.name && Arc::ptr_eq(&self.0.config, &other.0.config)
+    }
+}
+
+impl Eq for Peer {}
+
+impl Hash for Peer {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.0.name.hash(state);
+    }
+}
+
+/// A host whose private address was granted to one plugin is another place than the same host without.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+enum To {
     Host { host: String, port: u16, private: bool },
     Address(SocketAddr),
     Unix(PathBuf),
@@ -80,6 +108,8 @@ pub enum Outside<'a> {
         callouts: &'a Callouts,
         /// The upstreams that there are.
         upstreams: &'a [Upstream],
+        /// Whom to believe behind `https` URLs.
+        tls: Option<&'a Arc<ClientConfig>>,
     },
     /// Nowhere: a test of a plugin answers in their place.
     Stage {
@@ -111,8 +141,8 @@ impl Scope<'_> {
         request: CalloutRequest,
         allow: &Allow,
     ) -> Option<Answer> {
-        let (callouts, upstreams) = match &mut self.outside {
-            Outside::World { callouts, upstreams } => (*callouts, *upstreams),
+        let (callouts, upstreams, tls) = match &mut self.outside {
+            Outside::World { callouts, upstreams, tls } => (*callouts, *upstreams, *tls),
             Outside::Stage { upstreams, answer } => {
                 let names: Vec<&str> = upstreams.iter().map(|name| &**name).collect();
                 let checked = check(&request.url, allow, &names);
@@ -128,7 +158,7 @@ impl Scope<'_> {
         let asked = if request.timeout.is_zero() { TIMEOUT } else { request.timeout };
         let left = self.until.saturating_duration_since(now());
         let limit = asked.min(TIMEOUT_MAX).min(left);
-        let sending = callouts.send(request, target, upstreams);
+        let sending = callouts.send(request, target, upstreams, tls);
         let mut sending = pin!(tokio::time::timeout(limit, sending));
         let gone = &mut *self.gone;
         let answer = poll_fn(|cx| {
@@ -164,10 +194,12 @@ impl Callouts {
         request: CalloutRequest,
         target: Target,
         upstreams: &[Upstream],
+        tls: Option<&Arc<ClientConfig>>,
     ) -> Result<CalloutResponse, CalloutError> {
         let (place, authority, path) = match target {
-            Target::Host { host, port, private, authority, path } => {
-                (Place::Host { host, port, private }, authority, path)
+            Target::Host { host, port, private, secure, authority, path } => {
+                let secure = if secure { Some(peer(&host, tls)?) } else { None };
+                (Place { to: To::Host { host, port, private }, secure }, authority, path)
             }
             Target::Upstream { index, path } => {
                 let upstream = upstreams.get(index).ok_or(CalloutError::Busy)?;
@@ -203,17 +235,19 @@ impl Callouts {
         let mut turns = self.turn.borrow_mut();
         let turn = turns.entry(index).or_default();
         *turn = turn.wrapping_add(1);
-        let Some(server) = servers.get(*turn % servers.len().max(1)) else {
+        let turn = *turn % servers.len().max(1);
+        let Some(server) = servers.get(turn) else {
             return Err(CalloutError::Unreachable("the upstream has no server".to_owned()));
         };
         let authority = server.address.to_string();
-        Ok(match &server.address {
-            ServerAddress::Ip(address) => (Place::Address(*address), authority),
+        let (to, authority) = match &server.address {
+            ServerAddress::Ip(address) => (To::Address(*address), authority),
             ServerAddress::Name { host, port } => {
-                (Place::Host { host: host.to_string(), port: *port, private: true }, authority)
+                (To::Host { host: host.to_string(), port: *port, private: true }, authority)
             }
-            ServerAddress::Unix(path) => (Place::Unix(path.clone()), "localhost".to_owned()),
-        })
+            ServerAddress::Unix(path) => (To::Unix(path.clone()), "localhost".to_owned()),
+        };
+        Ok((Place { to, secure: upstream.secure(turn).map(Peer) }, authority))
     }
 
     fn take(&self, place: &Place) -> Option<Sender> {
@@ -310,10 +344,15 @@ fn message(
 /// Connects, to no address that was not looked at.
 async fn connect(place: &Place) -> Result<Sender, CalloutError> {
     let unreachable = |error: std::io::Error| CalloutError::Unreachable(error.to_string());
-    match place {
-        Place::Unix(path) => shake(UnixStream::connect(path).await.map_err(unreachable)?).await,
-        Place::Address(address) => shake(dial(*address).await.map_err(unreachable)?).await,
-        Place::Host { host, port, private } => {
+    let secure = place.secure.as_ref();
+    match &place.to {
+        To::Unix(path) => {
+            shake(Stream::connect_unix(path).await.map_err(unreachable)?, secure).await
+        }
+        To::Address(address) => {
+            shake(Stream::connect_tcp(*address).await.map_err(unreachable)?, secure).await
+        }
+        To::Host { host, port, private } => {
             let found = tokio::net::lookup_host((host.as_str(), *port)).await;
             let found: Vec<SocketAddr> = found.map_err(unreachable)?.collect();
             let known = !found.is_empty();
@@ -327,8 +366,8 @@ async fn connect(place: &Place) -> Result<Sender, CalloutError> {
             };
             loop {
                 let Some(address) = allowed.next() else { return Err(last) };
-                match dial(address).await {
-                    Ok(stream) => return shake(stream).await,
+                match Stream::connect_tcp(address).await {
+                    Ok(stream) => return shake(stream, secure).await,
                     Err(error) => last = unreachable(error),
                 }
             }
@@ -336,17 +375,20 @@ async fn connect(place: &Place) -> Result<Sender, CalloutError> {
     }
 }
 
-async fn dial(address: SocketAddr) -> std::io::Result<TcpStream> {
-    let stream = TcpStream::connect(address).await?;
-    stream.set_nodelay(true)?;
-    Ok(stream)
+/// The host of an `https` URL, whom its certificate must be for.
+fn peer(host: &str, tls: Option<&Arc<ClientConfig>>) -> Result<Peer, CalloutError> {
+    let invalid = |_| CalloutError::Invalid("the URL's host has no certificate".to_owned());
+    let name = ServerName::try_from(host.to_owned()).map_err(invalid)?;
+    let config = tls.ok_or_else(|| CalloutError::Denied("no `https` URL is allowed".to_owned()))?;
+    Ok(Peer(Secure { config: Arc::clone(config), name }))
 }
 
-/// Begins to speak HTTP on a connection.
-async fn shake<S>(stream: S) -> Result<Sender, CalloutError>
-where
-    S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + 'static,
-{
+/// Begins to speak HTTP on a connection, over TLS if that is spoken there.
+async fn shake(mut stream: Stream, secure: Option<&Peer>) -> Result<Sender, CalloutError> {
+    if let Some(Peer(secure)) = secure {
+        let shaken = secure.shake(&mut stream).await;
+        shaken.map_err(|error| CalloutError::Unreachable(format!("TLS: {error}")))?;
+    }
     let shaken = http1::Builder::new().max_buf_size(64 * 1024).handshake(TokioIo::new(stream));
     let (sender, connection) =
         shaken.await.map_err(|error| CalloutError::Unreachable(error.to_string()))?;

@@ -97,8 +97,8 @@ pub(super) type Asks = mpsc::UnboundedSender<Ask>;
 enum Target {
     /// To a server of this upstream.
     Upstream { index: usize, path: String },
-    /// To a host. `private`: also if its address is not public.
-    Host { host: String, port: u16, private: bool, authority: String, path: String },
+    /// To a host. `private`: also if its address is not public. `secure`: by TLS.
+    Host { host: String, port: u16, private: bool, secure: bool, authority: String, path: String },
 }
 
 /// Reads a URL and looks whether a plugin may go there.
@@ -139,11 +139,9 @@ fn check(url: &str, allow: &Allow, upstreams: &[&str]) -> Result<Target, Callout
         private = Some(private.unwrap_or(false) || named);
     }
     let private = private.ok_or_else(denied)?;
-    if tls {
-        return Err(CalloutError::Invalid("https is not served by this version".to_owned()));
-    }
     let authority = authority.to_ascii_lowercase();
-    Ok(Target::Host { host, port, private, authority, path: target.into_owned() })
+    let path = target.into_owned();
+    Ok(Target::Host { host, port, private, secure: tls, authority, path })
 }
 
 /// `host[:port]`, the host in lower case and without brackets.
@@ -205,6 +203,7 @@ mod tests {
             host: host.into(),
             port,
             private,
+            secure: false,
             authority: authority.into(),
             path: path.into(),
         };
