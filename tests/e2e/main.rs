@@ -36,6 +36,7 @@ mod http;
 mod http2;
 mod http2_abuse;
 mod http2_connection;
+mod http2_tls;
 mod http2_upstream;
 mod jwt;
 mod limits;
