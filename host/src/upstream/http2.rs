@@ -151,32 +151,28 @@ impl Session {
 
 impl Sessions {
     /// A place on a connection that is there, or on one that `dial` makes and says to be of HTTP/2.
-    /// `fresh`: not on one that is there already.
     pub(super) async fn take(
         &self,
-        fresh: bool,
         wait: Duration,
         timer: &Timer,
         dial: impl AsyncFnOnce() -> Result<(Stream, bool), DialError>,
     ) -> Result<Taken, DialError> {
         let mut waits = false;
-        if !fresh {
-            loop {
-                if let Some(slot) = self.free() {
-                    return Ok(Taken::Place(slot, true));
-                }
-                if !self.dialing.get() {
-                    break;
-                }
-                if !waits {
-                    timer.arm(wait);
-                    waits = true;
-                }
-                self.changed(timer).await?;
+        loop {
+            if let Some(slot) = self.free() {
+                return Ok(Taken::Place(slot, true));
             }
+            if !self.dialing.get() {
+                break;
+            }
+            if !waits {
+                timer.arm(wait);
+                waits = true;
+            }
+            self.changed(timer).await?;
         }
-        // Only one of those who wait finds nobody dialing; a fresh one dials beside it.
-        let dialing = (!self.dialing.replace(true)).then_some(Dialing(self));
+        self.dialing.set(true);
+        let dialing = Dialing(self);
         let (stream, shared) = dial().await?;
         if !shared {
             return Ok(Taken::Alone(stream));

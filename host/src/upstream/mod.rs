@@ -170,7 +170,8 @@ impl Upstream {
     /// Lends a connection to a server: an idle one if there is one that looks alive, else a new one.
     ///
     /// `sure` asks for certainty that an idle connection is alive, for a request that cannot be
-    /// repeated: one system call. `fresh` never takes an idle one.
+    /// repeated: one system call. `fresh` never takes an idle one of
+    /// HTTP/1.
     pub async fn lend(
         &self,
         index: usize,
@@ -187,7 +188,7 @@ impl Upstream {
             config::UpstreamProtocol::Auto => self.tls.is_some() && !server.chose_h1.get(),
         };
         if shared {
-            return self.lend_place(server, fresh, timer, now).await;
+            return self.lend_place(server, timer, now).await;
         }
         if !fresh && let Some(connection) = server.take_idle(sure) {
             return Ok(Lease::new(connection, true, server));
@@ -202,7 +203,6 @@ impl Upstream {
     async fn lend_place(
         &self,
         server: &Rc<Server>,
-        fresh: bool,
         timer: &Timer,
         now: Instant,
     ) -> Result<Lease, RequestError> {
@@ -213,7 +213,7 @@ impl Upstream {
             server.chose_h1.set(!chosen);
             Ok((stream, chosen))
         };
-        let taken = server.sessions.take(fresh, self.settings.connect_timeout, timer, dial).await;
+        let taken = server.sessions.take(self.settings.connect_timeout, timer, dial).await;
         match taken.map_err(|failure| self.complain(server, failure, now))? {
             Taken::Alone(stream) => Ok(Lease::new(Connection::new(stream), false, server)),
             Taken::Place(slot, reused) => {
@@ -349,8 +349,8 @@ impl Lease {
         Self { connection, reused, home: Held::Alone(Active::new(home)) }
     }
 
-    /// The server takes too long. Others that share the connection may have the same in store, so no more
-    /// are put on it.
+    /// The server takes too long, or takes no more. Others that share the connection may have the same in
+    /// store, so no more are put on it.
     pub fn suspect(&self) {
         if let Held::Place(slot) = &self.home {
             slot.suspect();
