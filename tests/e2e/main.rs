@@ -51,6 +51,7 @@ mod swap;
 mod tls;
 mod tls_clients;
 mod tls_files;
+mod tls_identity;
 mod tls_upstream;
 mod upstream;
 mod websocket;

@@ -261,7 +261,7 @@ fn what_comes_later_is_refused_by_name() {
         (
             r#"{"listeners": [{"address": "127.0.0.1:1", "protocols": ["h1", "h3"]}]}"#,
             &[
-                "1:66: listeners[0].protocols[1]: `h3` is not supported by this version: HTTP/3 comes \
+                "1:63: listeners[0].protocols[1]: `h3` is not supported by this version: HTTP/3 comes \
                later; write \"h1\" or \"h2\"",
             ],
         ),
