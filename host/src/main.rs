@@ -369,8 +369,10 @@ async fn until_stopped(mut signals: Signals, gateway: Gateway) -> Exit {
 }
 
 fn check(source: &Source, format: Format) -> Exit {
-    if let Err(error) = log_level() {
-        return complain(error);
+    match log_level() {
+        // What should not be so and refuses nothing.
+        Ok(level) => gateway_log::start(level.min(LevelFilter::Warn)),
+        Err(error) => return complain(error),
     }
     let (exit, lines, problems) = match load(source) {
         Err(LoadError::Usage(message)) => return complain(LoadError::Usage(message)),
@@ -386,6 +388,7 @@ fn check(source: &Source, format: Format) -> Exit {
             }
         },
     };
+    gateway_log::flush();
     match format {
         Format::Text if exit == Exit::Ok => print(&lines),
         Format::Text => {

@@ -7,9 +7,11 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use serde_json::{Value, json};
+use tempfile::TempDir;
 
 use crate::harness::Gateway;
 use crate::harness::http2::{Http2, Http2Upstream, post};
+use crate::harness::tls::Authority;
 
 /// grpcio for Python, kept from run to run; `None` where it cannot be had.
 fn python() -> Option<PathBuf> {
@@ -33,6 +35,19 @@ fn python() -> Option<PathBuf> {
 
 #[test]
 fn calls_of_every_kind_pass() {
+    calls(json!({ "address": "127.0.0.1:0" }), "");
+}
+
+#[test]
+fn calls_of_every_kind_pass_over_tls() {
+    let (authority, dir) = (Authority::new("root"), TempDir::new().unwrap());
+    let files = authority.issue(dir.path(), "s", &["localhost", "127.0.0.1"]);
+    let roots = authority.write(dir.path().join("ca.pem"));
+    let tls = json!({ "certificates": [files.entry()] });
+    calls(json!({ "address": "127.0.0.1:0", "tls": tls }), roots.to_str().unwrap());
+}
+
+fn calls(listener: Value, roots: &str) {
     let Some(python) = python() else { return };
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/e2e/grpc_calls.py");
     let mut running = Command::new(python)
@@ -45,6 +60,7 @@ fn calls_of_every_kind_pass() {
     let port = said.next().unwrap().unwrap();
     let port = port.strip_prefix("port ").unwrap();
     let gateway = Gateway::start(json!({
+        "listeners": [listener],
         "upstreams": { "grpc": { "servers": [format!("127.0.0.1:{port}")], "protocol": "h2" } },
         "routes": [{ "path": "/test.Service", "upstream": "grpc" }],
     }));
@@ -53,7 +69,7 @@ fn calls_of_every_kind_pass() {
         "routes": [{ "path": "/", "upstream": "grpc" }],
     }));
 
-    let addresses = format!("{} {}\n", gateway.address(), deserted.address());
+    let addresses = format!("{} {} {roots}\n", gateway.address(), deserted.address());
     running.stdin.take().unwrap().write_all(addresses.as_bytes()).unwrap();
     let found: Value = serde_json::from_str(&said.next().expect("results").unwrap()).unwrap();
     assert!(running.wait().unwrap().success());

@@ -1,7 +1,7 @@
 """A server and a client of gRPC around a gateway, made with grpcio; messages are plain bytes.
 
-Prints `port N` of the server, reads the gateway's address (and that of one without a server) from standard
-input, and says of each behaviour what came of it, one line of JSON in the end.
+Prints `port N` of the server, reads the gateway's address (and that of one without a server, and for TLS the
+file of its roots) from standard input, and says of each behaviour what came of it, one line of JSON in the end.
 
 Not here: what is expected of it (`grpc.rs`).
 """
@@ -83,8 +83,12 @@ def main():
     port = server.add_insecure_port("127.0.0.1:0")
     server.start()
     print("port", port, flush=True)
-    gateway, deserted = sys.stdin.readline().split()
-    channel = grpc.insecure_channel(gateway, options=LIMITS)
+    gateway, deserted, *roots = sys.stdin.readline().split()
+    if roots:
+        trust = grpc.ssl_channel_credentials(open(roots[0], "rb").read())
+        channel = grpc.secure_channel(gateway, trust, options=LIMITS)
+    else:
+        channel = grpc.insecure_channel(gateway, options=LIMITS)
     nobody = grpc.insecure_channel(deserted)
     patience = {"timeout": 120, "wait_for_ready": False}
     found = {}

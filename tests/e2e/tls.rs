@@ -13,12 +13,12 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::harness::tls::{Authority, Client, V12, V13, shake};
-use crate::harness::{Gateway, Launch, Upstream, Wire, eventually, guest};
+use crate::harness::{Gateway, Launch, Upstream, Wire, eventually};
 
 /// A gateway with a TLS listener in front of an upstream, and someone to believe.
-struct Site {
-    gateway: Gateway,
-    authority: Authority,
+pub(crate) struct Site {
+    pub(crate) gateway: Gateway,
+    pub(crate) authority: Authority,
 }
 
 impl Site {
@@ -27,7 +27,7 @@ impl Site {
         Self::with(upstream, |_, _| tls, more)
     }
 
-    fn with(
+    pub(crate) fn with(
         upstream: &Upstream,
         tls: impl FnOnce(&Authority, &TempDir) -> Value,
         more: Value,
@@ -46,16 +46,16 @@ impl Site {
         Self { gateway, authority }
     }
 
-    fn connect(&self) -> Wire {
+    pub(crate) fn connect(&self) -> Wire {
         self.connect_as(&self.authority.client().config())
     }
 
-    fn connect_as(&self, config: &Arc<ClientConfig>) -> Wire {
+    pub(crate) fn connect_as(&self, config: &Arc<ClientConfig>) -> Wire {
         Wire::tls(shake(self.gateway.address(), config, "a.test").unwrap())
     }
 
     /// Whether such a client gets as far as an answer.
-    fn answers(&self, client: Client) -> bool {
+    pub(crate) fn answers(&self, client: Client) -> bool {
         let config = client.config();
         let Ok(session) = shake(self.gateway.address(), &config, "a.test") else { return false };
         let mut wire = Wire::tls(session);
@@ -64,7 +64,7 @@ impl Site {
     }
 }
 
-const GET: &str = "GET / HTTP/1.1\r\nHost: a.test\r\n\r\n";
+pub(crate) const GET: &str = "GET / HTTP/1.1\r\nHost: a.test\r\n\r\n";
 
 fn add(config: &mut Value, more: Value) {
     if let (Some(config), Value::Object(more)) = (config.as_object_mut(), more) {
@@ -327,99 +327,8 @@ fn sessions_are_resumed_by_every_worker() {
     site.gateway.counts("zproxy_tls_handshakes_total", &resumed, 16.0);
 }
 
-#[test]
-fn clients_show_certificates_where_they_are_asked_for() {
-    let upstream = Upstream::answering("hello");
-    for (mode, without) in [("optional", true), ("required", false)] {
-        let clients = Authority::new("clients");
-        let asked = |_: &Authority, dir: &TempDir| {
-            let ca = clients.write(dir.path().join("clients.pem"));
-            json!({ "client_ca_path": ca, "client_auth": mode })
-        };
-        let site = Site::with(&upstream, asked, json!({}));
-        let dir = TempDir::new().unwrap();
-        let known = clients.issue(dir.path(), "known", &["client.test"]);
-        let stranger = Authority::new("others").issue(dir.path(), "stranger", &["client.test"]);
-        let client = || site.authority.client();
-
-        assert_eq!(site.answers(client()), without, "{mode}");
-        assert!(site.answers(client().identity(&known)), "{mode}");
-        assert!(!site.answers(client().identity(&stranger)), "{mode}");
-    }
-}
-
 /// RFC 9440: upstreams believe these fields, so nobody else may send them.
-#[test]
-fn a_verified_certificate_is_passed_on_and_a_claimed_one_is_not() {
-    let upstream = Upstream::answering("hello");
-    let clients = Authority::new("clients");
-    let asked = |_: &Authority, dir: &TempDir| {
-        let ca = clients.write(dir.path().join("clients.pem"));
-        json!({ "client_ca_path": ca, "client_auth": "optional" })
-    };
-    let trusted = json!({ "trusted_proxies": ["127.0.0.1"] });
-    let site = Site::with(&upstream, asked, trusted);
-    let dir = TempDir::new().unwrap();
-    let known = clients.issue(dir.path(), "known", &["client.test"]);
-    let claiming = "GET / HTTP/1.1\r\nHost: a.test\r\nClient-Cert: :YQ==:\r\nclient_cert: :Yg==:\r\n\
-                    Client-Cert-Chain: :Yw==:\r\nClient-Certain: yes\r\n\r\n";
-
-    site.connect_as(&site.authority.client().identity(&known).config()).exchange(claiming);
-    let request = upstream.last_request();
-    let pem = std::fs::read_to_string(&known.cert).unwrap();
-    let base64: String = pem.lines().filter(|line| !line.starts_with('-')).collect();
-    assert_eq!(request.all("client-cert"), [format!(":{base64}:")]);
-    assert_eq!(request.all("client_cert"), [""; 0]);
-    assert_eq!(request.all("client-cert-chain"), [""; 0]);
-    assert_eq!(request.field("client-certain"), Some("yes"));
-
-    site.connect().exchange(claiming);
-    let request = upstream.last_request();
-    assert_eq!(request.all("client-cert"), [""; 0]);
-    assert_eq!(request.all("client_cert"), [""; 0]);
-}
-
 /// The certificate was looked at when the session began; resuming must not be a way around it.
-#[test]
-fn a_resumed_session_keeps_its_certificate_and_none_goes_to_a_stricter_listener() {
-    let upstream = Upstream::answering("hello");
-    let clients = Authority::new("clients");
-    let (authority, dir) = (Authority::new("root"), TempDir::new().unwrap());
-    let own = authority.issue(dir.path(), "a", &["a.test"]).entry();
-    let ca = clients.write(dir.path().join("clients.pem"));
-    let known = clients.issue(dir.path(), "known", &["client.test"]);
-    let gateway = Launch::config(json!({
-        "listeners": [
-            { "address": "127.0.0.1:0", "tls": { "certificates": [own] } },
-            { "address": "127.0.0.1:0", "tls": {
-                "certificates": [own], "client_ca_path": ca, "client_auth": "required",
-            } },
-        ],
-        "routes": [{ "path": "/", "upstream": upstream.url() }],
-    }));
-    let gateway = gateway.within(dir).start();
-    let strict = gateway.admin_json("/info")["listeners"][1].as_str().unwrap().to_owned();
-    for versions in [V12, V13] {
-        let open = authority.client().versions(versions).config();
-        let session = shake(gateway.address(), &open, "a.test").unwrap();
-        Wire::tls(session).exchange(GET);
-
-        let through = shake(&strict, &open, "a.test").is_ok_and(|session| {
-            let mut wire = Wire::tls(session);
-            wire.try_send(GET).is_ok() && wire.try_response().is_ok()
-        });
-        assert!(!through, "without a certificate, by a ticket of the other listener");
-
-        let config = authority.client().versions(versions).identity(&known).config();
-        for kind in [HandshakeKind::Full, HandshakeKind::Resumed] {
-            let session = shake(&strict, &config, "a.test").unwrap();
-            assert_eq!(session.conn.handshake_kind(), Some(kind));
-            assert_eq!(Wire::tls(session).exchange(GET).status(), 200);
-            assert!(upstream.last_request().field("client-cert").is_some(), "{kind:?}");
-        }
-    }
-}
-
 #[test]
 fn a_request_for_another_certificate_is_misdirected() {
     let upstream = Upstream::answering("hello");
@@ -569,33 +478,4 @@ fn bytes_that_are_no_records_end_the_connection() {
     let mut rest = Vec::new();
     assert!(session.read_to_end(&mut rest).is_err(), "an alert says so");
     assert_eq!(site.connect().exchange(GET).body, b"hello");
-}
-
-#[test]
-fn plugins_see_what_the_handshake_came_to() {
-    let upstream = Upstream::answering("never");
-    let clients = Authority::new("clients");
-    let asked = |_: &Authority, dir: &TempDir| {
-        let ca = clients.write(dir.path().join("clients.pem"));
-        json!({ "client_ca_path": ca, "client_auth": "optional" })
-    };
-    let plugin = json!({
-        "plugins": { "echo": { "path": guest("echo_headers") } },
-        "routes": [{ "path": "/", "upstream": "test", "middleware": ["echo"] }],
-    });
-    let site = Site::with(&upstream, asked, plugin);
-    let dir = TempDir::new().unwrap();
-    let known = clients.issue(dir.path(), "known", &["client.test"]);
-    let config = site.authority.client().identity(&known).config();
-
-    let seen = site.connect_as(&config).exchange(GET);
-    for line in [":scheme https", ":tls-version TLSv1.3", ":tls-server-name a.test"] {
-        assert!(seen.text().lines().any(|seen| seen == line), "{line}: {seen:?}");
-    }
-    assert!(seen.text().contains(":tls-cipher TLS13_"), "{seen:?}");
-    let pem = std::fs::read_to_string(&known.cert).unwrap().replace("\r\n", "\n");
-    assert!(seen.text().contains(pem.trim()), "{seen:?}");
-
-    let seen = site.connect().exchange(GET);
-    assert!(!seen.text().contains(":tls-client-certificate"), "{seen:?}");
 }

@@ -97,6 +97,9 @@ fn what_should_not_be_used_is_warned_about_and_used() {
     other["sni"] = json!(["else.test"]);
     let list = json!([expired.entry(), early.entry(), read.entry(), other]);
 
+    let (code, said) = check(dir.path(), &config(&list));
+    assert!(code == Some(0) && said.contains("it has expired"), "{said}");
+
     let gateway = Launch::config(config(&list)).within(dir).start();
 
     for said in [

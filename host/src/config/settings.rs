@@ -129,7 +129,7 @@ pub struct UpstreamTls {
     pub verify: bool,
     /// What the gateway shows.
     pub identity: Option<CertificateFiles>,
-    /// What they are offered by ALPN.
+    /// What it offers by ALPN.
     pub alpn: &'static [&'static str],
     /// JSON path of it, for messages.
     pub at: Arc<str>,

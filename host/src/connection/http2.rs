@@ -20,6 +20,7 @@ use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
 use std::pin::pin;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Poll, Waker};
 use std::time::Duration;
 
@@ -32,7 +33,7 @@ use super::DRAIN_IDLE;
 use crate::http::Connection;
 use crate::http::connection::poll_fill;
 use crate::http::h2::{self as heads, Account, Watch, Wire};
-use crate::io::{Multiplexed, Stream};
+use crate::io::{Multiplexed, Stream, TlsFacts};
 use crate::proxy::client::ClientFacts;
 use crate::proxy::{self, Client, Context, Home};
 
@@ -54,6 +55,7 @@ struct Shared {
     home: Rc<Home>,
     account: Rc<Account>,
     facts: ClientFacts,
+    tls: Option<Arc<TlsFacts>>,
     listener: usize,
     /// Requests that are being answered.
     active: Cell<usize>,
@@ -93,6 +95,7 @@ pub(super) async fn serve(home: &Rc<Home>, client: &mut Client) {
         home: Rc::clone(home),
         account: Account::new(Watch::client, &home.deadlines),
         facts: client.facts,
+        tls: client.connection.stream.tls().cloned(),
         listener: client.listener,
         active: Cell::new(0),
         waker: RefCell::default(),
@@ -267,7 +270,8 @@ async fn answer(
     let facts = heads::request(&parts, ended, head, &context.head_limits);
     let received = heads::size(&parts.headers);
     drop(parts);
-    let stream = Multiplexed::asked(body, respond, Rc::clone(shared.account.work()));
+    let work = Rc::clone(shared.account.work());
+    let stream = Multiplexed::asked(body, respond, work, shared.tls.clone());
     let mut client = Client {
         connection: Connection::new(Stream::multiplexed(stream, received)),
         timer: home.deadlines.timer(),

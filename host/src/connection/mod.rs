@@ -3,7 +3,7 @@
 //! ```text
 //!                   ┌──────────── keep-alive ───────────┐
 //!   accept ─► open ─► idle ─ first byte ─► head ─► handle ┴─► linger ─► closed
-//!                       └── preface of HTTP/2 ─► http2
+//!                └── ALPN, or the preface of HTTP/2 ─► http2
 //! ```
 //!
 //! `open` is what comes before the first request, where a listener asks for it: PROXY headers and TLS.
@@ -59,6 +59,9 @@ pub async fn turn_away(home: &Home, client: &mut Client) {
 pub async fn serve(home: &Rc<Home>, client: &mut Client) {
     bind(client).await;
     client.timer.arm(home.current().idle_timeout());
+    if client.connection.stream.alpn() == Some(b"h2") {
+        return Box::pin(http2::serve(home, client)).await;
+    }
     let mut undecided = true;
     // Something may have come behind a PROXY header.
     while client.connection.inbox.is_some() || matches!(idle(home, client).await, Woken::Bytes) {
@@ -93,13 +96,8 @@ enum Protocol {
     Http2,
 }
 
-/// What the client's listener speaks, unless TLS has agreed on one of it.
+/// What the client's listener speaks.
 fn spoken(home: &Home, client: &Client) -> Protocols {
-    match client.connection.stream.alpn() {
-        Some(b"h2") => return Protocols { h1: false, h2: true },
-        Some(_) => return Protocols { h1: true, h2: false },
-        None => {}
-    }
     let context = home.current();
     let listener = context.settings().listeners.get(client.listener);
     listener.map_or(Protocols::default(), |listener| listener.protocols)

@@ -155,6 +155,17 @@ mod tests {
         }
     }
 
+    proptest::proptest! {
+        #[test]
+        fn any_bytes_have_a_meaning(rest: Vec<u8>, kind in 0..3_usize) {
+            let start = [b"PROXY ".as_slice(), SIGNATURE, b""][kind];
+            let bytes = [start, &rest].concat();
+            if let Ok(Some((_, length))) = parse(&bytes) {
+                proptest::prop_assert!(length <= bytes.len());
+            }
+        }
+    }
+
     #[test]
     fn what_is_no_header_is_refused() {
         let long = [b"PROXY UNKNOWN ".as_slice(), &[b'x'; 107], b"\r\n"].concat();

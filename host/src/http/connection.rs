@@ -178,7 +178,8 @@ impl Connection {
     ) -> Result<Opening<::http::Request<()>>, RequestError> {
         if self.stream.is_multiplexed() {
             write::frame(&mut head.fields, framing);
-            let message = h2::write_request(head, "http", server)?;
+            let scheme = if self.stream.tls().is_some() { "https" } else { "http" };
+            let message = h2::write_request(head, scheme, server)?;
             return Ok(Opening { bytes: h2::size(message.headers()), message: Some(message) });
         }
         write::request(out, head, framing, upgrade);

@@ -2,7 +2,7 @@
 //!
 //! Everything here belongs to one worker and is never shared between threads.
 //!
-//! Layout: `stream` is what everybody uses, a `socket` over epoll or over `ring`, with TLS by `secure` or
+//! Layout: `stream` is what everybody uses: a `socket` over epoll or over `ring`, with TLS by `secure` or
 //! without, or one stream of an HTTP/2 connection (`multiplexed`); `backend` chooses.
 //!
 //! Not here: what the bytes mean (`http`).

@@ -14,6 +14,7 @@
 use std::cell::{Cell, RefCell};
 use std::io;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes};
@@ -21,6 +22,8 @@ use h2::client::{ResponseFuture, SendRequest};
 use h2::server::SendResponse;
 use h2::{Reason, RecvStream, SendStream};
 use http::{HeaderMap, Request, Response};
+
+use super::secure::TlsFacts;
 
 /// A piece of content that is worth a frame though it is not all that there is.
 const PIECE_BYTES_MIN: usize = 512;
@@ -32,6 +35,8 @@ pub struct Multiplexed {
     sending: RefCell<Sending>,
     /// Pieces of content that its connection has carried, on all of its streams.
     work: Rc<Cell<u64>>,
+    /// What its connection's handshake came to.
+    tls: Option<Arc<TlsFacts>>,
 }
 
 /// ```text
@@ -65,21 +70,37 @@ enum Sending {
 
 impl Multiplexed {
     /// A request that a client has sent.
-    pub fn asked(stream: RecvStream, respond: SendResponse<Bytes>, work: Rc<Cell<u64>>) -> Self {
+    pub fn asked(
+        stream: RecvStream,
+        respond: SendResponse<Bytes>,
+        work: Rc<Cell<u64>>,
+        tls: Option<Arc<TlsFacts>>,
+    ) -> Self {
         Self {
             work,
+            tls,
             receiving: RefCell::new(Receiving::Content { stream, rest: Bytes::new() }),
             sending: RefCell::new(Sending::Respond(respond)),
         }
     }
 
     /// A request to be sent to a server.
-    pub fn asking(connection: SendRequest<Bytes>, work: Rc<Cell<u64>>) -> Self {
+    pub fn asking(
+        connection: SendRequest<Bytes>,
+        work: Rc<Cell<u64>>,
+        tls: Option<Arc<TlsFacts>>,
+    ) -> Self {
         Self {
             work,
+            tls,
             receiving: RefCell::new(Receiving::Nothing),
             sending: RefCell::new(Sending::Ask(connection)),
         }
+    }
+
+    /// What the handshake of its connection came to; [`None`] without TLS.
+    pub fn tls(&self) -> Option<&Arc<TlsFacts>> {
+        self.tls.as_ref()
     }
 
     /// Sends the head of a request; with `end`, that is all.

@@ -1,5 +1,5 @@
 //! A connected stream socket as the kernel has it: TCP or Unix, driven by epoll through tokio, or by a
-//! worker's ring (`ring`). A stream of an HTTP/2 connection (`multiplexed`) passes for one.
+//! worker's ring (`ring`).
 //!
 //! With epoll, reading goes through `poll_read`, which sees from a short read that the socket is empty and saves
 //! the `recv` that would only say so (`ARCHITECTURE.md`, "Reading"). Writing is tried at once; only
@@ -9,18 +9,16 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker, ready};
 
 use rustix::net::{RecvFlags, SendFlags};
-use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::{TcpStream, UnixStream, tcp, unix};
 
 use super::Pipe;
-use super::multiplexed::Multiplexed;
 use super::ring::{self, RingStream};
 
 /// A connected stream socket.
@@ -29,7 +27,6 @@ pub(super) enum Socket {
     Tcp(TcpStream),
     Unix(UnixStream),
     Ring(RingStream),
-    Multiplexed(Box<Multiplexed>),
 }
 
 /// The receiving side of a [`Socket`].
@@ -38,7 +35,6 @@ pub(super) enum ReadHalf<'a> {
     Tcp(tcp::ReadHalf<'a>),
     Unix(unix::ReadHalf<'a>),
     Ring(&'a RingStream),
-    Multiplexed(&'a Multiplexed),
 }
 
 /// The sending side of a [`Socket`].
@@ -47,7 +43,6 @@ pub(super) enum WriteHalf<'a> {
     Tcp(tcp::WriteHalf<'a>),
     Unix(unix::WriteHalf<'a>),
     Ring(&'a RingStream),
-    Multiplexed(&'a Multiplexed),
 }
 
 impl Socket {
@@ -91,10 +86,28 @@ impl Socket {
                 (ReadHalf::Unix(reader), WriteHalf::Unix(writer))
             }
             Self::Ring(stream) => (ReadHalf::Ring(stream), WriteHalf::Ring(stream)),
-            Self::Multiplexed(stream) => {
-                (ReadHalf::Multiplexed(stream), WriteHalf::Multiplexed(stream))
+        }
+    }
+
+    /// Writes what fits of several parts, together where that can be done.
+    pub(super) fn poll_write_vectored(
+        &mut self,
+        cx: &mut Context<'_>,
+        parts: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        match self {
+            Self::Tcp(stream) => Pin::new(stream).poll_write_vectored(cx, parts),
+            Self::Unix(stream) => Pin::new(stream).poll_write_vectored(cx, parts),
+            Self::Ring(stream) => {
+                let first = parts.iter().find(|part| !part.is_empty());
+                first.map_or(Poll::Ready(Ok(0)), |first| stream.poll_write(cx, first))
             }
         }
+    }
+
+    /// Whether it can.
+    pub(super) fn is_write_vectored(&self) -> bool {
+        matches!(self, Self::Tcp(_) | Self::Unix(_))
     }
 
     /// Whether something has happened on the receiving side. Costs no system call where nothing was
@@ -105,16 +118,17 @@ impl Socket {
             Self::Tcp(stream) => stream.poll_read_ready(cx).is_ready(),
             Self::Unix(stream) => stream.poll_read_ready(cx).is_ready(),
             Self::Ring(stream) => return stream.event().is_ready(),
-            Self::Multiplexed(_) => false,
         };
         if !heard {
             return false;
         }
         // It may have been the last bytes that were taken. Looking makes the runtime forget them.
+        let mut byte = [std::mem::MaybeUninit::uninit()];
+        let mut look = || socket2::SockRef::from(self).peek(&mut byte);
         let looked = match self {
-            Self::Tcp(stream) => stream.try_io(Interest::READABLE, || peek(stream)),
-            Self::Unix(stream) => stream.try_io(Interest::READABLE, || peek(stream)),
-            Self::Ring(_) | Self::Multiplexed(_) => return false,
+            Self::Tcp(stream) => stream.try_io(Interest::READABLE, look),
+            Self::Unix(stream) => stream.try_io(Interest::READABLE, look),
+            Self::Ring(_) => look(),
         };
         !matches!(looked, Err(error) if error.kind() == io::ErrorKind::WouldBlock)
     }
@@ -122,66 +136,52 @@ impl Socket {
     /// How many bytes there are at least; 0 means that the peer has finished sending.
     pub(super) fn look(&self) -> io::Result<usize> {
         match self {
-            Self::Tcp(stream) => peek(stream),
-            Self::Unix(stream) => peek(stream),
             Self::Ring(stream) => stream.look(),
-            Self::Multiplexed(_) => Err(io::ErrorKind::WouldBlock.into()),
+            Self::Tcp(_) | Self::Unix(_) => {
+                socket2::SockRef::from(self).peek(&mut [std::mem::MaybeUninit::uninit()])
+            }
         }
-    }
-
-    /// Makes the end of the connection a reset, which the peer cannot take for an orderly end.
-    pub(super) fn reset_at_end(&self) {
-        let socket = match self {
-            Self::Tcp(stream) => SockRef::from(stream),
-            Self::Unix(stream) => SockRef::from(stream),
-            Self::Ring(stream) => SockRef::from(stream),
-            Self::Multiplexed(stream) => return stream.reset(h2::Reason::INTERNAL_ERROR),
-        };
-        // Fails only on a socket that has ended already.
-        let _ = socket.set_linger(Some(std::time::Duration::ZERO));
     }
 
     /// Takes what is there, without waiting and without being told later.
     pub(super) fn try_read(&self, bytes: &mut [u8]) -> io::Result<usize> {
-        let cx = &mut Context::from_waker(Waker::noop());
-        let polled = match self {
-            Self::Tcp(stream) => return try_receive(stream, bytes),
-            Self::Unix(stream) => return try_receive(stream, bytes),
-            Self::Ring(stream) => stream.poll_read(cx, bytes),
-            Self::Multiplexed(stream) => stream.poll_read(cx, bytes),
-        };
-        at_once(polled)
+        if let Self::Ring(stream) = self {
+            return match stream.poll_read(&mut Context::from_waker(Waker::noop()), bytes) {
+                Poll::Ready(read) => read,
+                Poll::Pending => Err(io::ErrorKind::WouldBlock.into()),
+            };
+        }
+        Ok(rustix::net::recv(self, bytes, RecvFlags::DONTWAIT)?.1)
     }
 
     /// Sends what fits, without waiting and without being told later.
     pub(super) fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
-        let cx = &mut Context::from_waker(Waker::noop());
         match self {
-            Self::Tcp(stream) => try_send(stream, bytes),
-            Self::Unix(stream) => try_send(stream, bytes),
-            Self::Ring(stream) => at_once(stream.poll_write(cx, bytes)),
-            Self::Multiplexed(stream) => at_once(stream.poll_write(cx, bytes, false)),
+            Self::Ring(stream) => try_write_ring(stream, bytes),
+            Self::Tcp(_) | Self::Unix(_) => try_send(self, bytes),
         }
     }
-}
-
-fn peek(socket: impl AsFd) -> io::Result<usize> {
-    SockRef::from(&socket).peek(&mut [std::mem::MaybeUninit::uninit()])
-}
-
-fn try_receive(socket: impl AsFd, bytes: &mut [u8]) -> io::Result<usize> {
-    Ok(rustix::net::recv(socket, bytes, RecvFlags::DONTWAIT)?.1)
 }
 
 fn try_send(socket: impl AsFd, bytes: &[u8]) -> io::Result<usize> {
     Ok(rustix::net::send(socket, bytes, SendFlags::DONTWAIT | SendFlags::NOSIGNAL)?)
 }
 
-/// What was asked by way of something that may have to wait, and must not.
-fn at_once(polled: Poll<io::Result<usize>>) -> io::Result<usize> {
-    match polled {
-        Poll::Ready(done) => done,
+/// By way of the ring, since bytes may be on their way there already.
+fn try_write_ring(stream: &RingStream, bytes: &[u8]) -> io::Result<usize> {
+    match stream.poll_write(&mut Context::from_waker(Waker::noop()), bytes) {
+        Poll::Ready(written) => written,
         Poll::Pending => Err(io::ErrorKind::WouldBlock.into()),
+    }
+}
+
+impl AsFd for Socket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Self::Tcp(stream) => stream.as_fd(),
+            Self::Unix(stream) => stream.as_fd(),
+            Self::Ring(stream) => stream.as_fd(),
+        }
     }
 }
 
@@ -197,7 +197,6 @@ impl ReadHalf<'_> {
             Self::Tcp(half) => ready!(Pin::new(half).poll_read(cx, &mut buffer))?,
             Self::Unix(half) => ready!(Pin::new(half).poll_read(cx, &mut buffer))?,
             Self::Ring(stream) => return stream.poll_read(cx, bytes),
-            Self::Multiplexed(stream) => return stream.poll_read(cx, bytes),
         }
         Poll::Ready(Ok(buffer.filled().len()))
     }
@@ -223,7 +222,6 @@ impl ReadHalf<'_> {
                     stream.try_io(Interest::READABLE, || pipe.fill(stream, max))
                 }
                 Self::Ring(stream) => ready!(stream.poll_splice_from(cx, pipe, max)),
-                Self::Multiplexed(_) => Err(io::ErrorKind::InvalidInput.into()),
             };
             // The readiness was old; asking again waits for a new one.
             if !matches!(&moved, Err(error) if error.kind() == io::ErrorKind::WouldBlock) {
@@ -234,23 +232,22 @@ impl ReadHalf<'_> {
 
     /// Waits until something happens on the receiving side: bytes, an end, an error. Takes no bytes.
     pub(super) fn poll_event(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let mut byte = [std::mem::MaybeUninit::uninit()];
         loop {
             let looked = match self {
                 Self::Tcp(half) => {
                     let stream = half.as_ref();
                     ready!(stream.poll_read_ready(cx))?;
-                    stream.try_io(Interest::READABLE, || peek(stream))
+                    let look = || socket2::SockRef::from(stream).peek(&mut byte);
+                    stream.try_io(Interest::READABLE, look)
                 }
                 Self::Unix(half) => {
                     let stream = half.as_ref();
                     ready!(stream.poll_read_ready(cx))?;
-                    stream.try_io(Interest::READABLE, || peek(stream))
+                    let look = || socket2::SockRef::from(stream).peek(&mut byte);
+                    stream.try_io(Interest::READABLE, look)
                 }
                 Self::Ring(stream) => return stream.poll_event(cx),
-                Self::Multiplexed(stream) => {
-                    ready!(stream.poll_gone(cx));
-                    return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()));
-                }
             };
             // The readiness was old, left behind by splicing; asking again waits for a new one.
             if !matches!(&looked, Err(error) if error.kind() == io::ErrorKind::WouldBlock) {
@@ -265,7 +262,6 @@ impl ReadHalf<'_> {
             Self::Tcp(half) => half.as_ref().take_error().ok().flatten(),
             Self::Unix(half) => half.as_ref().take_error().ok().flatten(),
             Self::Ring(stream) => stream.error(),
-            Self::Multiplexed(_) => None,
         }
     }
 
@@ -274,11 +270,7 @@ impl ReadHalf<'_> {
         match self {
             Self::Tcp(half) => try_send(half.as_ref(), bytes),
             Self::Unix(half) => try_send(half.as_ref(), bytes),
-            Self::Ring(stream) => {
-                at_once(stream.poll_write(&mut Context::from_waker(Waker::noop()), bytes))
-            }
-            // There is no TLS on it.
-            Self::Multiplexed(_) => Err(io::ErrorKind::InvalidInput.into()),
+            Self::Ring(stream) => try_write_ring(stream, bytes),
         }
     }
 }
@@ -294,7 +286,6 @@ impl WriteHalf<'_> {
             Self::Tcp(half) => Pin::new(half).poll_write(cx, bytes),
             Self::Unix(half) => Pin::new(half).poll_write(cx, bytes),
             Self::Ring(stream) => stream.poll_write(cx, bytes),
-            Self::Multiplexed(stream) => stream.poll_write(cx, bytes, false),
         }
     }
 
@@ -317,7 +308,6 @@ impl WriteHalf<'_> {
                     stream.try_io(Interest::WRITABLE, || pipe.empty(stream))
                 }
                 Self::Ring(stream) => return stream.poll_splice_to(cx, pipe),
-                Self::Multiplexed(_) => Err(io::ErrorKind::InvalidInput.into()),
             };
             if !matches!(&moved, Err(error) if error.kind() == io::ErrorKind::WouldBlock) {
                 return Poll::Ready(moved);
@@ -334,7 +324,6 @@ impl WriteHalf<'_> {
                 stream.shutdown();
                 Poll::Ready(Ok(()))
             }
-            Self::Multiplexed(stream) => Poll::Ready(stream.end(None)),
         }
     }
 }

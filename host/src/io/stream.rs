@@ -1,4 +1,4 @@
-//! A connected stream: a socket, with or without TLS over it, or one stream of an HTTP/2 connection.
+//! A connected stream: a socket, with or without TLS over it.
 //!
 //! Whoever reads and writes does not see which it is, but for splicing, which needs bytes as they are
 //! ([`Reader::splices`]).
@@ -26,24 +26,40 @@ use super::socket::{ReadHalf, Socket, WriteHalf};
 /// A connected stream.
 #[derive(Debug)]
 pub struct Stream {
-    socket: Socket,
-    secure: Option<Box<Secure>>,
+    lower: Lower,
     received: u64,
+}
+
+/// What carries the bytes.
+#[derive(Debug)]
+enum Lower {
+    /// A socket, with TLS or without.
+    Socket(Socket, Option<Box<Secure>>),
+    /// A stream of an HTTP/2 connection.
+    Multiplexed(Box<Multiplexed>),
 }
 
 /// The receiving side of a [`Stream`].
 #[derive(Debug)]
 pub struct Reader<'a> {
-    half: ReadHalf<'a>,
-    secure: Option<&'a Secure>,
+    half: ReaderHalf<'a>,
     received: &'a mut u64,
+}
+
+#[derive(Debug)]
+enum ReaderHalf<'a> {
+    Socket(ReadHalf<'a>, Option<&'a Secure>),
+    Multiplexed(&'a Multiplexed),
 }
 
 /// The sending side of a [`Stream`].
 #[derive(Debug)]
-pub struct Writer<'a> {
-    half: WriteHalf<'a>,
-    secure: Option<&'a Secure>,
+pub struct Writer<'a>(WriterHalf<'a>);
+
+#[derive(Debug)]
+enum WriterHalf<'a> {
+    Socket(WriteHalf<'a>, Option<&'a Secure>),
+    Multiplexed(&'a Multiplexed),
 }
 
 impl Stream {
@@ -55,24 +71,6 @@ impl Stream {
     /// It cannot be registered with the runtime.
     pub fn new(socket: OwnedFd, tcp: bool) -> io::Result<Self> {
         Socket::new(socket, tcp).map(Self::over)
-    }
-
-    /// A stream of an HTTP/2 connection, on which so many bytes have been received already.
-    pub fn multiplexed(stream: Multiplexed, received: u64) -> Self {
-        Self { socket: Socket::Multiplexed(Box::new(stream)), secure: None, received }
-    }
-
-    /// This, if it is a stream of an HTTP/2 connection.
-    pub fn as_multiplexed(&self) -> Option<&Multiplexed> {
-        match &self.socket {
-            Socket::Multiplexed(stream) => Some(stream),
-            Socket::Tcp(_) | Socket::Unix(_) | Socket::Ring(_) => None,
-        }
-    }
-
-    /// Whether messages end by themselves here, and say so beside their content.
-    pub fn is_multiplexed(&self) -> bool {
-        self.as_multiplexed().is_some()
     }
 
     /// A socket whose peer says nothing and is there as long as the second half of the pair.
@@ -105,7 +103,25 @@ impl Stream {
     }
 
     fn over(socket: Socket) -> Self {
-        Self { socket, secure: None, received: 0 }
+        Self { lower: Lower::Socket(socket, None), received: 0 }
+    }
+
+    /// A stream of an HTTP/2 connection, on which so many bytes have been received already.
+    pub fn multiplexed(stream: Multiplexed, received: u64) -> Self {
+        Self { lower: Lower::Multiplexed(Box::new(stream)), received }
+    }
+
+    /// This, if it is a stream of an HTTP/2 connection.
+    pub fn as_multiplexed(&self) -> Option<&Multiplexed> {
+        match &self.lower {
+            Lower::Multiplexed(stream) => Some(stream),
+            Lower::Socket(..) => None,
+        }
+    }
+
+    /// Whether messages end by themselves here, and say so beside their content.
+    pub fn is_multiplexed(&self) -> bool {
+        self.as_multiplexed().is_some()
     }
 
     /// Begins TLS as a server; [`poll_handshake`](Self::poll_handshake) goes on. `received` has been
@@ -119,7 +135,9 @@ impl Stream {
         config: Arc<ServerConfig>,
         received: &[u8],
     ) -> Result<(), HandshakeError> {
-        self.secure = Some(Box::new(Secure::server(config, received)?));
+        if let Lower::Socket(_, secure) = &mut self.lower {
+            *secure = Some(Box::new(Secure::server(config, received)?));
+        }
         Ok(())
     }
 
@@ -133,7 +151,9 @@ impl Stream {
         config: Arc<ClientConfig>,
         name: ServerName<'static>,
     ) -> Result<(), HandshakeError> {
-        self.secure = Some(Box::new(Secure::client(config, name)?));
+        if let Lower::Socket(_, secure) = &mut self.lower {
+            *secure = Some(Box::new(Secure::client(config, name)?));
+        }
         Ok(())
     }
 
@@ -142,18 +162,22 @@ impl Stream {
     /// After an error the peer has been told, and the stream is one without TLS again: good for an answer
     /// to a client that does not speak it, and else for nothing.
     pub fn poll_handshake(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), HandshakeError>> {
-        let Some(secure) = &mut self.secure else { return Poll::Ready(Ok(())) };
-        let (mut reader, mut writer) = self.socket.split();
+        let Lower::Socket(socket, begun) = &mut self.lower else { return Poll::Ready(Ok(())) };
+        let Some(secure) = begun else { return Poll::Ready(Ok(())) };
+        let (mut reader, mut writer) = socket.split();
         let done = ready!(secure.poll_handshake(cx, &mut reader, &mut writer));
         if done.is_err() {
-            self.secure = None;
+            *begun = None;
         }
         Poll::Ready(done)
     }
 
     /// What the handshake came to; [`None`] without TLS.
     pub fn tls(&self) -> Option<&Arc<TlsFacts>> {
-        self.secure.as_ref()?.facts()
+        match &self.lower {
+            Lower::Socket(_, secure) => secure.as_ref()?.facts(),
+            Lower::Multiplexed(stream) => stream.tls(),
+        }
     }
 
     /// The protocol that was agreed on by ALPN (RFC 7301), such as `h2`.
@@ -163,10 +187,17 @@ impl Stream {
 
     /// Both sides, to be used at the same time.
     pub fn split(&mut self) -> (Reader<'_>, Writer<'_>) {
-        let (reader, writer) = self.socket.split();
-        let secure = self.secure.as_deref();
-        let reader = Reader { half: reader, secure, received: &mut self.received };
-        (reader, Writer { half: writer, secure })
+        let (reader, writer) = match &mut self.lower {
+            Lower::Socket(socket, secure) => {
+                let (reader, writer) = socket.split();
+                let secure = secure.as_deref();
+                (ReaderHalf::Socket(reader, secure), WriterHalf::Socket(writer, secure))
+            }
+            Lower::Multiplexed(stream) => {
+                (ReaderHalf::Multiplexed(stream), WriterHalf::Multiplexed(stream))
+            }
+        };
+        (Reader { half: reader, received: &mut self.received }, Writer(writer))
     }
 
     /// Bytes read so far, as the reader got them.
@@ -186,20 +217,15 @@ impl Stream {
         self.split().1.poll_write(cx, bytes)
     }
 
-    /// Writes what fits of several parts, together where [`is_write_vectored`](Self::is_write_vectored).
+    /// Writes what fits of several parts, together where the socket can.
     pub fn poll_write_vectored(
         &mut self,
         cx: &mut Context<'_>,
         parts: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        match &mut self.socket {
-            Socket::Tcp(stream) if self.secure.is_none() => {
-                Pin::new(stream).poll_write_vectored(cx, parts)
-            }
-            Socket::Unix(stream) if self.secure.is_none() => {
-                Pin::new(stream).poll_write_vectored(cx, parts)
-            }
-            _ => {
+        match &mut self.lower {
+            Lower::Socket(socket, None) => socket.poll_write_vectored(cx, parts),
+            Lower::Socket(_, Some(_)) | Lower::Multiplexed(_) => {
                 let first = parts.iter().find(|part| !part.is_empty());
                 first.map_or(Poll::Ready(Ok(0)), |first| self.poll_write(cx, first))
             }
@@ -208,7 +234,7 @@ impl Stream {
 
     /// Whether several parts are written by one call.
     pub fn is_write_vectored(&self) -> bool {
-        self.secure.is_none() && matches!(self.socket, Socket::Tcp(_) | Socket::Unix(_))
+        matches!(&self.lower, Lower::Socket(socket, None) if socket.is_write_vectored())
     }
 
     /// Finishes sending; the peer sees the end and can still be read from.
@@ -221,44 +247,55 @@ impl Stream {
     ///
     /// Costs no system call where nothing was heard of since the last read that found nothing.
     pub fn is_readable(&self) -> bool {
-        match &self.secure {
-            None => self.socket.is_readable(),
-            Some(secure) => {
-                secure.has_news() || self.socket.is_readable() && secure.hears(&self.socket)
+        match &self.lower {
+            Lower::Socket(socket, None) => socket.is_readable(),
+            Lower::Socket(socket, Some(secure)) => {
+                secure.has_news() || socket.is_readable() && secure.hears(socket)
             }
+            Lower::Multiplexed(_) => false,
         }
     }
 
     /// Looks whether the peer has gone, without taking bytes. One system call.
     pub fn is_dead(&self) -> bool {
         let silent = |looked: io::Result<usize>| matches!(looked, Err(error) if error.kind() == io::ErrorKind::WouldBlock);
-        match &self.secure {
-            None => !silent(self.socket.look()),
-            Some(secure) => {
-                secure.has_news() || !silent(self.socket.look()) && secure.hears(&self.socket)
+        match &self.lower {
+            Lower::Socket(socket, None) => !silent(socket.look()),
+            Lower::Socket(socket, Some(secure)) => {
+                secure.has_news() || !silent(socket.look()) && secure.hears(socket)
             }
+            Lower::Multiplexed(_) => false,
         }
     }
 
     /// Whether the kernel has bytes that nobody has read, which make closing a reset. One system call.
     pub fn holds_bytes(&self) -> bool {
-        matches!(self.socket.look(), Ok(1..))
+        match &self.lower {
+            Lower::Socket(socket, _) => matches!(socket.look(), Ok(1..)),
+            Lower::Multiplexed(_) => false,
+        }
     }
 
     /// Makes the end of the connection a reset, which the peer cannot take for an orderly end.
     pub fn reset_at_end(&self) {
-        if let Some(secure) = &self.secure {
+        let (socket, secure) = match &self.lower {
+            Lower::Socket(socket, secure) => (socket, secure),
+            Lower::Multiplexed(stream) => return stream.reset(h2::Reason::INTERNAL_ERROR),
+        };
+        if let Some(secure) = secure {
             secure.say_no_goodbye();
         }
-        self.socket.reset_at_end();
+        // Fails only on a socket that has ended already.
+        let linger = Some(std::time::Duration::ZERO);
+        let _ = socket2::SockRef::from(socket).set_linger(linger);
     }
 }
 
 impl Drop for Stream {
     /// RFC 8446 §6.1: who closes says so, or the peer cannot tell it from being cut off.
     fn drop(&mut self) {
-        if let Some(secure) = &self.secure {
-            secure.say_goodbye(&self.socket);
+        if let Lower::Socket(socket, Some(secure)) = &self.lower {
+            secure.say_goodbye(socket);
         }
     }
 }
@@ -266,17 +303,18 @@ impl Drop for Stream {
 impl Reader<'_> {
     /// As [`Stream::poll_read`].
     pub fn poll_read(&mut self, cx: &mut Context<'_>, bytes: &mut [u8]) -> Poll<io::Result<usize>> {
-        let count = match self.secure {
-            None => ready!(self.half.poll_read(cx, bytes))?,
-            Some(secure) => ready!(secure.poll_read(cx, &mut self.half, bytes))?,
+        let count = match &mut self.half {
+            ReaderHalf::Socket(half, None) => ready!(half.poll_read(cx, bytes))?,
+            ReaderHalf::Socket(half, Some(secure)) => ready!(secure.poll_read(cx, half, bytes))?,
+            ReaderHalf::Multiplexed(stream) => ready!(stream.poll_read(cx, bytes))?,
         };
         *self.received += count as u64;
         Poll::Ready(Ok(count))
     }
 
-    /// Whether bytes can be spliced: not what TLS has to work on.
+    /// Whether bytes can be spliced: not what TLS or HTTP/2 has to work on.
     pub fn splices(&self) -> bool {
-        self.secure.is_none() && !matches!(self.half, ReadHalf::Multiplexed(_))
+        matches!(self.half, ReaderHalf::Socket(_, None))
     }
 
     /// Moves up to `max` bytes that are there into an empty pipe. 0 means that the peer has finished
@@ -287,37 +325,47 @@ impl Reader<'_> {
         pipe: &mut Pipe,
         max: usize,
     ) -> Poll<io::Result<usize>> {
-        let moved = ready!(self.half.poll_splice(cx, pipe, max))?;
+        let ReaderHalf::Socket(half, _) = &mut self.half else {
+            return Poll::Ready(Err(io::ErrorKind::InvalidInput.into()));
+        };
+        let moved = ready!(half.poll_splice(cx, pipe, max))?;
         *self.received += moved as u64;
         Poll::Ready(Ok(moved))
     }
 
     /// Waits until something happens on the receiving side: bytes, an end, an error. Takes no bytes.
     pub fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.secure {
-            None => self.half.poll_event(cx),
-            Some(secure) => secure.poll_event(cx, &mut self.half),
+        match &mut self.half {
+            ReaderHalf::Socket(half, None) => half.poll_event(cx),
+            ReaderHalf::Socket(half, Some(secure)) => secure.poll_event(cx, half),
+            ReaderHalf::Multiplexed(stream) => {
+                ready!(stream.poll_gone(cx));
+                Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()))
+            }
         }
     }
 
     /// The error that the socket has met, such as a reset.
     pub fn error(&self) -> Option<io::Error> {
-        self.half.error()
+        match &self.half {
+            ReaderHalf::Socket(half, _) => half.error(),
+            ReaderHalf::Multiplexed(_) => None,
+        }
     }
 
     /// As [`Writer::poll_gone`].
     pub fn poll_gone(&self, cx: &mut Context<'_>) -> Poll<()> {
         match &self.half {
-            ReadHalf::Multiplexed(stream) => stream.poll_gone(cx),
-            ReadHalf::Tcp(_) | ReadHalf::Unix(_) | ReadHalf::Ring(_) => Poll::Pending,
+            ReaderHalf::Multiplexed(stream) => stream.poll_gone(cx),
+            ReaderHalf::Socket(..) => Poll::Pending,
         }
     }
 
     /// Waits for the trailers of a message that ends by itself, once its content has been read.
     pub fn poll_trailers(&self, cx: &mut Context<'_>) -> Poll<io::Result<Option<HeaderMap>>> {
         match &self.half {
-            ReadHalf::Multiplexed(stream) => stream.poll_trailers(cx),
-            ReadHalf::Tcp(_) | ReadHalf::Unix(_) | ReadHalf::Ring(_) => Poll::Ready(Ok(None)),
+            ReaderHalf::Multiplexed(stream) => stream.poll_trailers(cx),
+            ReaderHalf::Socket(..) => Poll::Ready(Ok(None)),
         }
     }
 
@@ -328,8 +376,8 @@ impl Reader<'_> {
         cx: &mut Context<'_>,
     ) -> Option<Poll<Result<(http::Response<()>, bool), h2::Error>>> {
         match &self.half {
-            ReadHalf::Multiplexed(stream) => Some(stream.poll_head(cx)),
-            ReadHalf::Tcp(_) | ReadHalf::Unix(_) | ReadHalf::Ring(_) => None,
+            ReaderHalf::Multiplexed(stream) => Some(stream.poll_head(cx)),
+            ReaderHalf::Socket(..) => None,
         }
     }
 }
@@ -337,10 +385,7 @@ impl Reader<'_> {
 impl Writer<'_> {
     /// As [`Stream::poll_write`].
     pub fn poll_write(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        match self.secure {
-            None => self.half.poll_write(cx, bytes),
-            Some(secure) => secure.poll_write(cx, &mut self.half, bytes),
-        }
+        self.poll_write_part(cx, bytes, false)
     }
 
     /// As [`poll_write`](Self::poll_write). `last`: the message ends with these bytes.
@@ -350,32 +395,33 @@ impl Writer<'_> {
         bytes: &[u8],
         last: bool,
     ) -> Poll<io::Result<usize>> {
-        match &self.half {
-            WriteHalf::Multiplexed(stream) => stream.poll_write(cx, bytes, last),
-            _ => self.poll_write(cx, bytes),
+        match &mut self.0 {
+            WriterHalf::Socket(half, None) => half.poll_write(cx, bytes),
+            WriterHalf::Socket(half, Some(secure)) => secure.poll_write(cx, half, bytes),
+            WriterHalf::Multiplexed(stream) => stream.poll_write(cx, bytes, last),
         }
     }
 
     /// Ends the message, where that is not done by its bytes.
     pub fn end(&self, trailers: impl FnOnce() -> Option<HeaderMap>) -> io::Result<()> {
-        match &self.half {
-            WriteHalf::Multiplexed(stream) => stream.end(trailers()),
-            WriteHalf::Tcp(_) | WriteHalf::Unix(_) | WriteHalf::Ring(_) => Ok(()),
+        match &self.0 {
+            WriterHalf::Multiplexed(stream) => stream.end(trailers()),
+            WriterHalf::Socket(..) => Ok(()),
         }
     }
 
     /// Waits until the receiver has given up one message of many. Whoever leaves as a whole is noticed
     /// by writing.
     pub fn poll_gone(&self, cx: &mut Context<'_>) -> Poll<()> {
-        match &self.half {
-            WriteHalf::Multiplexed(stream) => stream.poll_gone(cx),
-            WriteHalf::Tcp(_) | WriteHalf::Unix(_) | WriteHalf::Ring(_) => Poll::Pending,
+        match &self.0 {
+            WriterHalf::Multiplexed(stream) => stream.poll_gone(cx),
+            WriterHalf::Socket(..) => Poll::Pending,
         }
     }
 
     /// As [`Reader::splices`].
     pub fn splices(&self) -> bool {
-        self.secure.is_none() && !matches!(self.half, WriteHalf::Multiplexed(_))
+        matches!(self.0, WriterHalf::Socket(_, None))
     }
 
     /// Moves what is in the pipe, as far as it fits.
@@ -384,15 +430,23 @@ impl Writer<'_> {
         cx: &mut Context<'_>,
         pipe: &mut Pipe,
     ) -> Poll<io::Result<usize>> {
-        self.half.poll_splice(cx, pipe)
+        match &mut self.0 {
+            WriterHalf::Socket(half, _) => half.poll_splice(cx, pipe),
+            WriterHalf::Multiplexed(_) => Poll::Ready(Err(io::ErrorKind::InvalidInput.into())),
+        }
     }
 
     /// As [`Stream::poll_shutdown`].
     pub fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if let Some(secure) = self.secure {
-            ready!(secure.poll_goodbye(cx, &mut self.half))?;
+        match &mut self.0 {
+            WriterHalf::Socket(half, secure) => {
+                if let Some(secure) = secure {
+                    ready!(secure.poll_goodbye(cx, half))?;
+                }
+                half.poll_shutdown(cx)
+            }
+            WriterHalf::Multiplexed(stream) => Poll::Ready(stream.end(None)),
         }
-        self.half.poll_shutdown(cx)
     }
 }
 

@@ -192,6 +192,7 @@ impl Forward<'_> {
                         && safe
                         && (self.body.is_some() || upload.received() <= kept.len() as u64) =>
                 {
+                    lease.suspect();
                     if self.body.is_none() {
                         let taken = usize::try_from(upload.received()).unwrap_or(kept.len());
                         put_back(&mut client.connection.inbox, &kept[..taken], &context.pool);

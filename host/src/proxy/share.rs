@@ -28,7 +28,6 @@ use crate::error::RequestError;
 use crate::http::body::{BodyReader, Form};
 use crate::http::connection::{consume, poll_fill};
 use crate::http::parse::{Framing, RequestFacts};
-use crate::http::write;
 use crate::http::{Connection, Method, Name, Version};
 use crate::io::Timer;
 use crate::plugin::Exchange;

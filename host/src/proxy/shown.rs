@@ -11,7 +11,7 @@ pub(super) const LAST_CHUNK: &[u8] = b"0\r\n\r\n";
 
 /// Plugins that are shown a body, and how what they make of it is framed.
 #[derive(Debug)]
-pub struct Shown {
+pub(super) struct Shown {
     pub(super) filter: Box<BodyFilter>,
     pub(super) to_chunks: bool,
     out: Vec<u8>,
@@ -19,13 +19,13 @@ pub struct Shown {
 
 impl Shown {
     /// For a body that is shown by `filter` and framed in chunks, or not.
-    pub fn new(filter: Box<BodyFilter>, to_chunks: bool) -> Self {
+    pub(super) fn new(filter: Box<BodyFilter>, to_chunks: bool) -> Self {
         Self { filter, to_chunks, out: Vec::new() }
     }
 
     /// Shows a part of the content; what is sent of it, framed and after `head`. `end` is there when
     /// nothing comes after it: the trailers, up to their empty line, or nothing.
-    pub fn run(
+    pub(super) fn run(
         &mut self,
         head: &[u8],
         content: &[u8],
@@ -63,7 +63,7 @@ impl Shown {
 }
 
 /// What a client is told when plugins let a body go no further.
-pub fn stopped(stop: BodyStop) -> RequestError {
+pub(super) fn stopped(stop: BodyStop) -> RequestError {
     match stop {
         BodyStop::Aborted => RequestError::Aborted,
         BodyStop::Failed(_) => RequestError::Plugin,

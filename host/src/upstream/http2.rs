@@ -16,6 +16,7 @@ use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
@@ -25,7 +26,7 @@ use h2::client::{Builder, SendRequest};
 use super::connect::DialError;
 use crate::error::RequestError;
 use crate::http::h2::{Account, Watch, Wire};
-use crate::io::{Multiplexed, Stream, Timer};
+use crate::io::{Multiplexed, Stream, Timer, TlsFacts};
 
 /// What a server may send of one response before it is read: as much as a buffer holds. Of all responses
 /// it may send so much of each: one whose client is slow must not hold up the others.
@@ -68,6 +69,7 @@ struct Session {
     /// `None`: it takes no more requests.
     requests: RefCell<Option<SendRequest<Bytes>>>,
     account: Rc<Account>,
+    tls: Option<Arc<TlsFacts>>,
     streams: Cell<usize>,
     /// When a sweep first saw it without streams.
     idle_since: Cell<Option<Instant>>,
@@ -77,6 +79,15 @@ struct Session {
 /// A place on a connection, for one request.
 #[derive(Debug)]
 pub(super) struct Slot(Rc<Session>);
+
+/// What a request gets.
+#[derive(Debug)]
+pub(super) enum Taken {
+    /// A place on a connection of HTTP/2; true: that was there already.
+    Place(Slot, bool),
+    /// A connection to a server that has chosen HTTP/1.1.
+    Alone(Stream),
+}
 
 /// Says that somebody makes a connection, as long as that is so.
 struct Dialing<'a>(&'a Sessions);
@@ -99,7 +110,8 @@ impl Slot {
     /// The stream for the request.
     pub(super) fn stream(&self) -> Option<Stream> {
         let requests = self.0.requests.borrow().clone()?;
-        let stream = Multiplexed::asking(requests, Rc::clone(self.0.account.work()));
+        let work = Rc::clone(self.0.account.work());
+        let stream = Multiplexed::asking(requests, work, self.0.tls.clone());
         Some(Stream::multiplexed(stream, 0))
     }
 
@@ -138,34 +150,33 @@ impl Session {
 }
 
 impl Sessions {
-    /// A place on a connection that is there, or on one that `dial` makes; true: it was there. `fresh`:
-    /// not on one that is there already.
+    /// A place on a connection that is there, or on one that `dial` makes and says to be of HTTP/2.
     pub(super) async fn take(
         &self,
-        fresh: bool,
         wait: Duration,
         timer: &Timer,
-        dial: impl AsyncFnOnce() -> Result<Stream, DialError>,
-    ) -> Result<(Slot, bool), DialError> {
+        dial: impl AsyncFnOnce() -> Result<(Stream, bool), DialError>,
+    ) -> Result<Taken, DialError> {
         let mut waits = false;
-        if !fresh {
-            loop {
-                if let Some(slot) = self.free() {
-                    return Ok((slot, true));
-                }
-                if !self.dialing.get() {
-                    break;
-                }
-                if !waits {
-                    timer.arm(wait);
-                    waits = true;
-                }
-                self.changed(timer).await?;
+        loop {
+            if let Some(slot) = self.free() {
+                return Ok(Taken::Place(slot, true));
             }
+            if !self.dialing.get() {
+                break;
+            }
+            if !waits {
+                timer.arm(wait);
+                waits = true;
+            }
+            self.changed(timer).await?;
         }
-        // Only one of those who wait finds nobody dialing; a fresh one dials beside it.
-        let dialing = (!self.dialing.replace(true)).then_some(Dialing(self));
-        let stream = dial().await?;
+        self.dialing.set(true);
+        let dialing = Dialing(self);
+        let (stream, shared) = dial().await?;
+        if !shared {
+            return Ok(Taken::Alone(stream));
+        }
         timer.arm(wait);
         let session = self.begin(stream, timer).await?;
         drop(dialing);
@@ -173,7 +184,7 @@ impl Sessions {
         if session.room() == 0 {
             return Err(RequestError::Closed.into());
         }
-        Ok((session.take(), false))
+        Ok(Taken::Place(session.take(), false))
     }
 
     fn free(&self) -> Option<Slot> {
@@ -201,6 +212,7 @@ impl Sessions {
     /// Makes a connection of a socket. Returns when the server has said how many streams it allows.
     async fn begin(&self, stream: Stream, timer: &Timer) -> Result<Rc<Session>, RequestError> {
         let account = Account::new(Watch::server, timer.deadlines());
+        let tls = stream.tls().cloned();
         let wire = Wire::new(stream, None, Rc::clone(&account));
         let mut builder = Builder::new();
         builder
@@ -235,6 +247,7 @@ impl Sessions {
         let session = Rc::new(Session {
             requests: RefCell::new(Some(requests)),
             account,
+            tls,
             streams: Cell::new(0),
             idle_since: Cell::new(None),
             waiting: Rc::clone(&self.waiting),

@@ -25,11 +25,11 @@ use std::time::{Duration, Instant};
 use crate::config;
 use crate::error::RequestError;
 use crate::http::Connection;
-use crate::io::{Stream, Timer};
+use crate::io::Timer;
 use crate::tls::{self, UpstreamTls};
 use balance::Balancer;
 use connect::{DialError, Dialer, Secure};
-use http2::{Sessions, Slot};
+use http2::{Sessions, Slot, Taken};
 
 /// One upstream, as a worker sees it.
 #[derive(Debug)]
@@ -53,8 +53,8 @@ pub struct Server {
     idle_max: usize,
     /// Connections of HTTP/2.
     sessions: Sessions,
-    /// It has chosen HTTP/2 where it had the choice.
-    chose_h2: Cell<bool>,
+    /// It was offered HTTP/2, and chose HTTP/1.1.
+    chose_h1: Cell<bool>,
     active: Cell<usize>,
     complaints: Complaints,
 }
@@ -133,7 +133,7 @@ impl Upstream {
                 idle: RefCell::default(),
                 idle_max: settings.keepalive_connections_max,
                 sessions: Sessions::default(),
-                chose_h2: Cell::new(false),
+                chose_h1: Cell::new(false),
                 active: Cell::new(0),
                 complaints: Complaints::default(),
             })
@@ -170,7 +170,8 @@ impl Upstream {
     /// Lends a connection to a server: an idle one if there is one that looks alive, else a new one.
     ///
     /// `sure` asks for certainty that an idle connection is alive, for a request that cannot be
-    /// repeated: one system call. `fresh` never takes an idle one.
+    /// repeated: one system call. `fresh` never takes an idle one of
+    /// HTTP/1.
     pub async fn lend(
         &self,
         index: usize,
@@ -180,51 +181,50 @@ impl Upstream {
         now: Instant,
     ) -> Result<Lease, RequestError> {
         let server = self.servers.get(index).ok_or(RequestError::Connect)?;
-        if self.settings.protocol == config::UpstreamProtocol::H2 || server.chose_h2.get() {
-            let dial = async || self.dial_h2(server, timer).await;
-            return self.lend_place(server, fresh, timer, now, dial).await;
+        let shared = match self.settings.protocol {
+            config::UpstreamProtocol::H1 => false,
+            config::UpstreamProtocol::H2 => true,
+            // Until one of its servers has chosen otherwise.
+            config::UpstreamProtocol::Auto => self.tls.is_some() && !server.chose_h1.get(),
+        };
+        if shared {
+            return self.lend_place(server, timer, now).await;
         }
         if !fresh && let Some(connection) = server.take_idle(sure) {
             return Ok(Lease::new(connection, true, server));
         }
         match self.dial(server, timer).await {
-            Ok(Connection { stream, .. }) if stream.alpn() == Some(b"h2") => {
-                server.chose_h2.set(true);
-                self.lend_place(server, true, timer, now, async || Ok(stream)).await
-            }
             Ok(connection) => Ok(Lease::new(connection, false, server)),
             Err(failure) => Err(self.complain(server, failure, now)),
         }
     }
 
-    /// Lends a place on a connection of HTTP/2.
+    /// Lends a place on a connection of HTTP/2, or a connection to a server that chose HTTP/1.1.
     async fn lend_place(
         &self,
         server: &Rc<Server>,
-        fresh: bool,
         timer: &Timer,
         now: Instant,
-        dial: impl AsyncFnOnce() -> Result<Stream, DialError>,
     ) -> Result<Lease, RequestError> {
-        let taken = server.sessions.take(fresh, self.settings.connect_timeout, timer, dial).await;
-        let (slot, reused) = taken.map_err(|error| self.complain(server, error, now))?;
-        let stream = slot.stream().ok_or(RequestError::Unprocessed)?;
-        Ok(Lease { connection: Connection::new(stream), reused, home: Held::Place(slot) })
-    }
-
-    /// Connects to a server that speaks HTTP/2. One that has chosen it by ALPN before may choose otherwise
-    /// now, after an update of it say.
-    async fn dial_h2(&self, server: &Server, timer: &Timer) -> Result<Stream, DialError> {
-        let stream = self.dial(server, timer).await?.stream;
-        if stream.tls().is_some() && stream.alpn() != Some(b"h2") {
-            server.chose_h2.set(false);
-            return Err(RequestError::BadResponse("no HTTP/2 from this server").into());
+        let may_choose = self.settings.protocol == config::UpstreamProtocol::Auto;
+        let dial = async || {
+            let stream = self.dial(server, timer).await?.stream;
+            let chosen = !may_choose || stream.alpn() == Some(b"h2");
+            server.chose_h1.set(!chosen);
+            Ok((stream, chosen))
+        };
+        let taken = server.sessions.take(self.settings.connect_timeout, timer, dial).await;
+        match taken.map_err(|failure| self.complain(server, failure, now))? {
+            Taken::Alone(stream) => Ok(Lease::new(Connection::new(stream), false, server)),
+            Taken::Place(slot, reused) => {
+                let stream = slot.stream().ok_or(RequestError::Unprocessed)?;
+                Ok(Lease { connection: Connection::new(stream), reused, home: Held::Place(slot) })
+            }
         }
-        Ok(stream)
     }
 
     fn complain(&self, server: &Server, failure: DialError, now: Instant) -> RequestError {
-        let DialError { error, ref detail } = failure;
+        let DialError { error, detail } = failure;
         if let Some(unsaid) = server.complaints.next(now) {
             let (upstream, name) = (&self.settings.name, &server.name);
             let more = if unsaid == 0 { String::new() } else { format!(", {unsaid} times before") };
@@ -349,8 +349,8 @@ impl Lease {
         Self { connection, reused, home: Held::Alone(Active::new(home)) }
     }
 
-    /// The server takes too long. Others that share the connection may have the same in store, so no more
-    /// are put on it.
+    /// The server takes too long, or takes no more. Others that share the connection may have the same in
+    /// store, so no more are put on it.
     pub fn suspect(&self) {
         if let Held::Place(slot) = &self.home {
             slot.suspect();

@@ -145,9 +145,10 @@ mod tests {
     #[test]
     fn a_backlog_that_is_cut_is_warned_about_with_the_cure() {
         let address = Address::Tcp("127.0.0.1:8080".parse().unwrap());
-        let (protocols, tls) = (crate::config::Protocols::default(), None);
-        let (only_v6, proxy_protocol) = (false, false);
-        let listener = Listener { address, protocols, backlog: 4096, only_v6, tls, proxy_protocol };
+        let protocols = crate::config::Protocols::default();
+        let (tls, proxy_protocol) = (None, false);
+        let listener =
+            Listener { address, protocols, backlog: 4096, only_v6: false, tls, proxy_protocol };
 
         assert_eq!(warning(&listener, Some(4096)), None);
         assert_eq!(warning(&listener, None), None);

@@ -77,16 +77,16 @@ fn listeners(config: &Config, report: &mut Report) -> Vec<(Listener, At)> {
     let mut listeners = Vec::new();
     for (index, listener) in config.listeners.iter().enumerate() {
         let at = root.key("listeners").index(index).key("address");
-        let protocols = Protocols {
-            h1: listener.protocols.contains(&ProtocolConfig::H1),
-            h2: listener.protocols.contains(&ProtocolConfig::H2),
-        };
-        let here = root.key("listeners").index(index);
         let tls = listener.tls.as_ref();
-        let tls = tls.map(|tls| tls::listener(tls, protocols, &here, report));
+        let tls = tls.map(|tls| tls::listener(tls, &root.key("listeners").index(index), report));
         let backlog = listener.backlog;
         let proxy_protocol = listener.proxy_protocol;
         if let Some(address) = report.take(&at, address::listen(&listener.address)) {
+            let protocols = Protocols {
+                h1: listener.protocols.contains(&ProtocolConfig::H1),
+                h2: listener.protocols.contains(&ProtocolConfig::H2),
+            };
+            let tls = tls.map(|tls| tls::spoken(tls, protocols));
             if proxy_protocol && config.trusted_proxies.is_empty() && !is_unix(&address) {
                 let at = root.key("listeners").index(index).key("proxy_protocol");
                 let message = "nobody is trusted, so no PROXY header would be believed";
@@ -106,8 +106,9 @@ fn listeners(config: &Config, report: &mut Report) -> Vec<(Listener, At)> {
         let at = root.key(key);
         if let Some(ip) = report.take(&at, address::listen_ip(written)) {
             let address = Address::Tcp((ip, port).into());
+            let protocols = Protocols::default();
             let tls = config.tls.as_ref().and_then(|tls| tls::short(tls, report));
-            let (protocols, proxy_protocol) = (Protocols::default(), false);
+            let proxy_protocol = false;
             let listener =
                 Listener { address, protocols, backlog, only_v6: false, tls, proxy_protocol };
             listeners.push((listener, at));

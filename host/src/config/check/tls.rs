@@ -16,7 +16,6 @@ use crate::config::settings::{
 /// TLS of the listener at `listener`.
 pub(super) fn listener(
     written: &ListenerTlsConfig,
-    protocols: Protocols,
     listener: &At,
     report: &mut Report,
 ) -> ListenerTls {
@@ -53,20 +52,14 @@ pub(super) fn listener(
         TlsVersionConfig::V12 => TlsVersion::V12,
         TlsVersionConfig::V13 => TlsVersion::V13,
     };
-    let spoken = alpn_of(protocols);
     let mut alpn: Vec<&'static str> = Vec::new();
-    for (index, protocol) in written.alpn.iter().flatten().enumerate() {
-        let (name, at) = (alpn_name(*protocol), at.key("alpn").index(index));
+    for (index, protocol) in written.alpn.iter().enumerate() {
+        let name = alpn_name(*protocol);
         if alpn.contains(&name) {
+            let at = at.key("alpn").index(index);
             report.problem(&at, format!("{} is there twice", quote(name)), "remove one");
-        } else if !spoken.contains(&name) {
-            let message = format!("{} is not among the listener's `protocols`", quote(name));
-            report.problem(&at, message, "add it there, or remove it here");
         }
         alpn.push(name);
-    }
-    if written.alpn.is_none() {
-        alpn = spoken;
     }
     ListenerTls { certificates, client_auth, min_version, alpn, at: at.to_string().into() }
 }
@@ -88,11 +81,12 @@ pub(super) fn short(written: &TlsConfig, report: &mut Report) -> Option<Listener
     let key = path("key_path", &written.key_path);
     let (cert, key) = (cert?.into(), key?.into());
     let files = CertificateFiles { cert, key, sni: Vec::new(), at: at.to_string().into() };
+    let defaults = ListenerTlsConfig::default();
     Some(ListenerTls {
         certificates: vec![files],
         client_auth: ClientAuth::None,
         min_version: TlsVersion::V12,
-        alpn: alpn_of(Protocols::default()),
+        alpn: defaults.alpn.into_iter().map(alpn_name).collect(),
         at: at.to_string().into(),
     })
 }
@@ -100,7 +94,6 @@ pub(super) fn short(written: &TlsConfig, report: &mut Report) -> Option<Listener
 /// TLS to the servers of the upstream at `upstream`.
 pub(super) fn upstream(
     written: &UpstreamTlsConfig,
-    protocol: UpstreamProtocol,
     servers: &[Server],
     upstream: &At,
     report: &mut Report,
@@ -149,11 +142,7 @@ pub(super) fn upstream(
         ca: written.ca_path.as_ref().map(Into::into),
         verify: !matches!(written.verify, VerifyConfig::Insecure(_)),
         identity,
-        alpn: match protocol {
-            UpstreamProtocol::Auto => &["h2", "http/1.1"],
-            UpstreamProtocol::H1 => &["http/1.1"],
-            UpstreamProtocol::H2 => &["h2"],
-        },
+        alpn: offered(UpstreamProtocol::Auto),
         at: at.to_string().into(),
     })
 }
@@ -161,7 +150,7 @@ pub(super) fn upstream(
 /// TLS to the server of an `https` URL at `at`.
 pub(super) fn of_url(at: &At) -> UpstreamTls {
     let at = at.to_string().into();
-    let alpn = &["h2", "http/1.1"];
+    let alpn = offered(UpstreamProtocol::Auto);
     UpstreamTls { server_name: None, ca: None, verify: true, identity: None, alpn, at }
 }
 
@@ -179,13 +168,22 @@ fn certificate(written: &CertificateConfig, at: &At, report: &mut Report) -> Cer
 
 fn alpn_name(protocol: AlpnConfig) -> &'static str {
     match protocol {
-        AlpnConfig::H2 => "h2",
+        AlpnConfig::Http2 => "h2",
         AlpnConfig::Http11 => "http/1.1",
     }
 }
 
-/// What a listener agrees to by itself.
-fn alpn_of(protocols: Protocols) -> Vec<&'static str> {
-    let spoken = [(protocols.h2, "h2"), (protocols.h1, "http/1.1")];
-    spoken.into_iter().filter(|(spoken, _)| *spoken).map(|(_, name)| name).collect()
+/// What is offered to servers.
+pub(super) fn offered(protocol: UpstreamProtocol) -> &'static [&'static str] {
+    match protocol {
+        UpstreamProtocol::Auto => &["h2", "http/1.1"],
+        UpstreamProtocol::H1 => &["http/1.1"],
+        UpstreamProtocol::H2 => &["h2"],
+    }
+}
+
+/// What a listener does not speak is not agreed to.
+pub(super) fn spoken(mut tls: ListenerTls, protocols: Protocols) -> ListenerTls {
+    tls.alpn.retain(|name| if *name == "h2" { protocols.h2 } else { protocols.h1 });
+    tls
 }

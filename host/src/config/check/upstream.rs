@@ -8,7 +8,9 @@ use super::address::{self, json};
 use super::{milliseconds, tls};
 use crate::config::file::{BalanceConfig, ServerConfig, UpstreamConfig, UpstreamProtocolConfig};
 use crate::config::problem::{At, Refusal, Report, quote};
-use crate::config::settings::{Balance, Server, Upstream, UpstreamKind, UpstreamProtocol};
+use crate::config::settings::{
+    Balance, Server, Upstream, UpstreamKind, UpstreamProtocol, UpstreamTls,
+};
 
 /// The built-in upstream.
 const ECHO: &str = "echo";
@@ -142,8 +144,8 @@ fn check_one(name: &str, written: &UpstreamConfig, at: &At, report: &mut Report)
         UpstreamProtocolConfig::H1 => UpstreamProtocol::H1,
         UpstreamProtocolConfig::H2 => UpstreamProtocol::H2,
     };
-    let tls =
-        written.tls.as_ref().and_then(|tls| tls::upstream(tls, protocol, &servers, at, report));
+    let tls = written.tls.as_ref().and_then(|tls| tls::upstream(tls, &servers, at, report));
+    let tls = tls.map(|tls| UpstreamTls { alpn: tls::offered(protocol), ..tls });
     Upstream {
         name: name.into(),
         kind: UpstreamKind::Servers(servers),

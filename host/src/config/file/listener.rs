@@ -41,7 +41,8 @@ pub struct ListenerConfig {
 impl Default for ListenerConfig {
     fn default() -> Self {
         let protocols = vec![ProtocolConfig::H1, ProtocolConfig::H2];
-        Self { address: String::new(), protocols, backlog: 4096, tls: None, proxy_protocol: false }
+        let address = String::new();
+        Self { address, protocols, backlog: 4096, tls: None, proxy_protocol: false }
     }
 }
 

@@ -51,12 +51,10 @@ pub struct ListenerTlsConfig {
     /// The oldest version that is spoken.
     pub min_version: TlsVersionConfig,
 
-    /// Protocols that are agreed to by ALPN, the preferred one first. A client that offers others only is
-    /// refused; one that offers none speaks HTTP/1.1, or begins with the preface of HTTP/2. When left out,
-    /// what the listener's `protocols` say, `h2` first.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    /// Protocols that are agreed to by ALPN, the preferred one first, of those in `protocols`. A client that offers others only is
+    /// refused; one that offers none speaks HTTP/1.1.
     #[schemars(length(min = 1))]
-    pub alpn: Option<Vec<AlpnConfig>>,
+    pub alpn: Vec<AlpnConfig>,
 }
 
 impl Default for ListenerTlsConfig {
@@ -66,7 +64,7 @@ impl Default for ListenerTlsConfig {
             client_ca_path: None,
             client_auth: ClientAuthConfig::None,
             min_version: TlsVersionConfig::V12,
-            alpn: None,
+            alpn: vec![AlpnConfig::Http2, AlpnConfig::Http11],
         }
     }
 }
@@ -123,7 +121,7 @@ pub enum TlsVersionConfig {
 pub enum AlpnConfig {
     /// HTTP/2.
     #[serde(rename = "h2")]
-    H2,
+    Http2,
     /// HTTP/1.1.
     #[serde(rename = "http/1.1")]
     Http11,

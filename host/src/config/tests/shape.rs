@@ -229,7 +229,6 @@ fn what_comes_later_is_refused_by_name() {
             "limits.connections_per_ip_max",
             "per client",
         ),
-        (r#"{"listeners": [{"protocols": ["h3"]}]}"#, "listeners[0].protocols[0]", "HTTP/3"),
         (r#"{"upstreams": {"a": {"retries": 1}}}"#, "upstreams.a.retries", "retries"),
         (r#"{"upstreams": {"a": {"outlier": 1}}}"#, "upstreams.a.outlier", "ejection"),
         (r#"{"upstreams": {"a": {"hash_on": 1}}}"#, "upstreams.a.hash_on", "hash"),
@@ -261,7 +260,7 @@ fn what_comes_later_is_refused_by_name() {
         (
             r#"{"listeners": [{"address": "127.0.0.1:1", "protocols": ["h1", "h3"]}]}"#,
             &[
-                "1:66: listeners[0].protocols[1]: `h3` is not supported by this version: HTTP/3 comes \
+                "1:63: listeners[0].protocols[1]: `h3` is not supported by this version: HTTP/3 comes \
                later; write \"h1\" or \"h2\"",
             ],
         ),

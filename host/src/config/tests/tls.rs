@@ -67,7 +67,7 @@ fn what_would_protect_less_than_it_says_is_refused() {
         format!(r#"{{"upstreams": {{"a": {{"servers": ["{server}"], "tls": {tls}}}}}}}"#)
     };
     for (text, expected) in [
-        (listener("{}"), "listeners[0].tls: `certificates` is missing"),
+        (listener("{}"), "listeners[0].tls: the key `certificates` is missing"),
         (listener(r#"{"certificates": []}"#), "listeners[0].tls.certificates: "),
         (
             listener(&format!(r#"{{"certificates": [{PAIR}], "client_ca_path": "ca"}}"#)),
