@@ -33,6 +33,7 @@ mod hooks;
 mod hostile;
 mod http;
 mod jwt;
+mod jwt_keys;
 mod limits;
 mod native;
 mod numa;

@@ -22,8 +22,7 @@ struct BuiltIn {
 }
 
 /// In the order of their names.
-const ALL: [BuiltIn; 1] =
-    [BuiltIn { name: "jwt", counters: false, kv: false, urls: &["jwks_url"] }];
+const ALL: [BuiltIn; 1] = [BuiltIn { name: "jwt", counters: false, kv: true, urls: &["jwks_url"] }];
 
 /// Names of the plugins that the binary brings along.
 pub fn built_in_names<'a>() -> impl Iterator<Item = &'a str> {
@@ -41,6 +40,7 @@ pub(super) fn grant(name: &str, allow: &mut Allow) {
     if one.counters {
         allow.counters.get_or_insert(size);
     }
+    allow.callouts |= !one.urls.is_empty();
     if one.kv {
         allow.kv.get_or_insert(size);
     }
