@@ -38,6 +38,7 @@ mod limits;
 mod native;
 mod numa;
 mod plugins;
+mod rate_limit;
 mod reload;
 mod routing;
 mod state;

@@ -215,8 +215,14 @@ mod tests {
             (r#"{"t\u00f6k\u00E9n":"a","tökén":1}"#, r#"{"t\u00f6k\u00E9n":"***","tökén":"***"}"#),
             // No names, or others.
             (r#"["password", "a"]"#, r#"["password", "a"]"#),
-            (r#"{"a":"password","b":"\"password\":1"}"#, r#"{"a":"password","b":"\"password\":1"}"#),
-            (r#"{"passwords":1,"xpassword":2,"PASSWORD":3}"#, r#"{"passwords":1,"xpassword":2,"PASSWORD":3}"#),
+            (
+                r#"{"a":"password","b":"\"password\":1"}"#,
+                r#"{"a":"password","b":"\"password\":1"}"#,
+            ),
+            (
+                r#"{"passwords":1,"xpassword":2,"PASSWORD":3}"#,
+                r#"{"passwords":1,"xpassword":2,"PASSWORD":3}"#,
+            ),
             (r#"{"":1,"\\":2,"\"password":3}"#, r#"{"":1,"\\":2,"\"password":3}"#),
         ] {
             assert_eq!(redact([text.as_bytes()]), expected);

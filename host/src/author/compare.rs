@@ -326,14 +326,14 @@ mod tests {
     #[test]
     fn each_callout_must_be_made_and_no_other() {
         let made = |url: &str, refused: Option<&str>| Made {
-            message: Message { start: vec!["GET".to_owned(), url.to_owned()], ..Message::default() },
+            message: Message {
+                start: vec!["GET".to_owned(), url.to_owned()],
+                ..Message::default()
+            },
             refused: refused.map(str::to_owned),
         };
         let mut came = response("200", &[], "");
-        assert_eq!(
-            told("--- callout\nGET http://a/\n", &came),
-            "callout\n- GET http://a/\n+ none"
-        );
+        assert_eq!(told("--- callout\nGET http://a/\n", &came), "callout\n- GET http://a/\n+ none");
 
         came.callouts = vec![made("http://a/1", None), made("http://b/", None)];
         assert_eq!(told("--- callout\nGET http://a/*\n--- callout\nGET http://b/\n", &came), "");

@@ -237,7 +237,8 @@ impl Scene<'_> {
                 Some(Wish::Replace(other)) => other,
                 Some(Wish::Hold(max)) if !self.is_bodiless() => {
                     let body = self.exchange().body.take();
-                    let body = body.map_or_else(|| std::mem::take(&mut answer), |body| body.to_vec());
+                    let body =
+                        body.map_or_else(|| std::mem::take(&mut answer), |body| body.to_vec());
                     if body.len() > max {
                         return Err(End::Refused(502));
                     }

@@ -149,8 +149,9 @@ impl BodyFilter {
     ) -> Result<(), BodyStop> {
         let Some(stage) = self.stages.get(at).copied() else {
             if out.len() + chunk.len() > room {
-                let told =
-                    format!("plugins made more than {GROWN_BYTES_MAX} bytes of one chunk of a body");
+                let told = format!(
+                    "plugins made more than {GROWN_BYTES_MAX} bytes of one chunk of a body"
+                );
                 log::warn!(target: "plugin", "{told}");
                 return Err(BodyStop::Failed(told));
             }

@@ -264,8 +264,7 @@ fn scope<'a>(
     gone: &'a mut dyn FnMut(&mut TaskContext<'_>) -> Poll<()>,
     until: Instant,
 ) -> Scope<'a> {
-    let outside =
-        Outside::World { callouts: &context.callouts, upstreams: &context.upstreams };
+    let outside = Outside::World { callouts: &context.callouts, upstreams: &context.upstreams };
     Scope { outside, until, gone }
 }
 

@@ -278,7 +278,8 @@ fn take(case: &mut Case, section: &Section<'_>) -> Result<(), Mistake> {
         }
         "answers" => {
             let answer = answers(section)?;
-            let before = mistake(section.line, "what is answered? Write the `--- callout` before it");
+            let before =
+                mistake(section.line, "what is answered? Write the `--- callout` before it");
             case.callouts.last_mut().ok_or(before)?.answer = answer;
         }
         "upstream" => {

@@ -22,7 +22,10 @@ struct BuiltIn {
 }
 
 /// In the order of their names.
-const ALL: [BuiltIn; 1] = [BuiltIn { name: "jwt", counters: false, kv: true, urls: &["jwks_url"] }];
+const ALL: [BuiltIn; 2] = [
+    BuiltIn { name: "jwt", counters: false, kv: true, urls: &["jwks_url"] },
+    BuiltIn { name: "rate-limit", counters: true, kv: false, urls: &[] },
+];
 
 /// Names of the plugins that the binary brings along.
 pub fn built_in_names<'a>() -> impl Iterator<Item = &'a str> {
