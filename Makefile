@@ -66,6 +66,7 @@ bench: setup guests
 	cargo build --release --package zproxy --package zproxy-benches
 	$${CARGO_TARGET_DIR:-target}/release/zproxy-benches run --zproxy "$${CARGO_TARGET_DIR:-target}/release/zproxy" --envoy "$${CARGO_TARGET_DIR:-target}/peers/envoy/_bin/envoy" $(BENCH)
 	cargo bench --bench micro
+	cargo bench --bench built_in
 
 # Ten minutes of saturation, or SOAK_SECONDS, with clients and upstreams that misbehave: every byte is
 # checked, and nothing may be left behind.

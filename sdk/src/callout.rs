@@ -9,7 +9,7 @@
 //! ```
 //!
 //! A hook waits in [`Request::send`] while its worker goes on with other requests. It may be called in
-//! `on_request`, in `on_response`, and in the body hook of a body that is held.
+//! `on_request`, in `on_response`, in the body hook of a body that is held, and in `on_tick`.
 
 use crate::host::callout as host;
 

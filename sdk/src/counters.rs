@@ -51,6 +51,12 @@ impl Quota {
     pub fn new(count: u32, period: Duration) -> Self {
         Self { count, period, burst: count }
     }
+
+    fn given(self) -> crate::bindings::imports::zproxy::gateway::counters::Quota {
+        let Self { count, period, burst } = self;
+        let period_ms = milliseconds(period);
+        crate::bindings::imports::zproxy::gateway::counters::Quota { count, period_ms, burst }
+    }
 }
 
 /// What came of an attempt to take something.
@@ -70,13 +76,7 @@ pub struct Decision {
 /// workers, no more than the quota are allowed.
 #[must_use]
 pub fn take(key: impl AsRef<[u8]>, quota: Quota, cost: u32) -> Decision {
-    let Quota { count, period, burst } = quota;
-    let quota = crate::bindings::imports::zproxy::gateway::counters::Quota {
-        count,
-        period_ms: milliseconds(period),
-        burst,
-    };
-    let decision = host::counters::take(key.as_ref(), quota, cost);
+    let decision = host::counters::take(key.as_ref(), quota.given(), cost);
     let duration = |ms: u32| match ms {
         u32::MAX => Duration::MAX,
         ms => Duration::from_millis(ms.into()),
@@ -87,4 +87,9 @@ pub fn take(key: impl AsRef<[u8]>, quota: Quota, cost: u32) -> Decision {
         retry_after: duration(decision.retry_after_ms),
         reset_after: duration(decision.reset_after_ms),
     }
+}
+
+/// Puts back what [`take`] has taken under the same quota, as when a second limit refuses the request.
+pub fn give_back(key: impl AsRef<[u8]>, quota: Quota, cost: u32) {
+    host::counters::give_back(key.as_ref(), quota.given(), cost);
 }

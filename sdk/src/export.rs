@@ -179,6 +179,13 @@ impl<M: Middleware> Running<M> {
     pub fn new(config: &str) -> Result<Self, String> {
         log::ask();
         let middleware: M = config::read(config)?;
+        // Also where nobody has asked before: what is known to be wrong never serves.
+        let problems = middleware.validate();
+        if !problems.is_empty() {
+            let lines =
+                problems.iter().map(|Problem { path, message }| format!("{path}: {message}"));
+            return Err(lines.collect::<Vec<_>>().join("; "));
+        }
         let request_fields = lower_case(middleware.request_fields());
         let response_fields = lower_case(middleware.response_fields());
         Ok(Self { middleware, request_fields, response_fields })

@@ -7,13 +7,11 @@ pub(crate) use crate::bindings::imports::zproxy::gateway::{
 };
 
 #[cfg(not(target_family = "wasm"))]
-pub(crate) use crate::testing::cache;
-#[cfg(not(target_family = "wasm"))]
-pub(crate) use crate::testing::host::{
-    body, clock, context, crypto, log, reply, request, response,
-};
+pub(crate) use crate::testing::host::{body, clock, context, log, reply, request, response};
 #[cfg(not(target_family = "wasm"))]
 pub(crate) use crate::testing::state::{counters, environment, kv, metrics, random};
+#[cfg(not(target_family = "wasm"))]
+pub(crate) use crate::testing::{cache, crypto};
 
 /// `callout`, in a module of its own: what imports it is another kind of plugin.
 #[cfg(target_family = "wasm")]

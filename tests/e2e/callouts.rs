@@ -111,6 +111,40 @@ fn other_hooks_may_not_ask() {
     assert_eq!(auth.requests().len(), 0);
 }
 
+/// What is looked after once a second can be asked for once a second, and keeps no request waiting; a tick
+/// that waits is not called again meanwhile.
+#[test]
+fn a_tick_can_ask_and_keeps_nobody_waiting() {
+    let (upstream, asked) = (Upstream::answering("ok"), Arc::new(AtomicUsize::new(0)));
+    let (go_on, count) = (Arc::new(AtomicBool::new(false)), Arc::clone(&asked));
+    let open = Arc::clone(&go_on);
+    let auth = Upstream::start(move |connection| {
+        loop {
+            connection.request()?;
+            count.fetch_add(1, Ordering::SeqCst);
+            while !open.load(Ordering::SeqCst) {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            connection.answer("yes")?;
+        }
+    });
+    let config = json!({ "url": "upstream://auth{path}", "hook": "tick", "timeout_ms": 30_000 });
+    let gateway = gateway(&upstream, &auth, config, upstream_allowed());
+
+    eventually("a tick that asks", || (asked.load(Ordering::SeqCst) == 1).then_some(()));
+    assert_eq!(auth.request().target(), "/tick");
+    for _ in 0..3 {
+        assert_eq!(gateway.get("/").text(), "ok");
+    }
+    std::thread::sleep(Duration::from_millis(2500));
+    assert_eq!(asked.load(Ordering::SeqCst), 1, "one at a time");
+    go_on.store(true, Ordering::SeqCst);
+
+    gateway.logs("ticked: true");
+    eventually("the next tick", || (asked.load(Ordering::SeqCst) > 1).then_some(()));
+    gateway.counts_some("zproxy_plugin_calls_total", &[("hook", "on-tick"), ("outcome", "next")]);
+}
+
 /// Whoever waits keeps nobody else waiting, neither in the same plugin nor past it.
 #[test]
 fn others_go_on_while_a_request_waits() {

@@ -90,10 +90,17 @@ pub fn embedded(plugins: &[String], address: &str) -> Config {
             ..RouteConfig::default()
         });
     }
-    if plugins.iter().any(|plugin| plugin == "jwt") {
-        let demo = json!({ "jwt_secret": SAMPLE_SECRET });
-        let plugin = PluginConfig { config: demo.as_object().cloned(), ..PluginConfig::default() };
-        config.plugins.insert("jwt".into(), plugin);
+    let demos = [
+        ("jwt", json!({ "jwt_secret": SAMPLE_SECRET })),
+        ("rate-limit", json!({ "requests_per_minute": 10 })),
+    ];
+    for (name, demo) in demos {
+        if plugins.iter().any(|plugin| plugin == name) {
+            let demo = demo.as_object().cloned();
+            config
+                .plugins
+                .insert(name.into(), PluginConfig { config: demo, ..PluginConfig::default() });
+        }
     }
     config
 }

@@ -416,6 +416,9 @@ pub struct PluginLimits {
 pub struct Allow {
     /// Where it may send requests.
     pub http: Vec<Destination>,
+    /// Whether it may be one that sends requests, though it be to nobody: a built-in plugin of which
+    /// only some configurations name a URL.
+    pub callouts: bool,
     /// Variables that it may read, with their values at the load; `None`: not set.
     pub env: BTreeMap<Box<str>, Option<Box<str>>>,
     /// Secrets by name.

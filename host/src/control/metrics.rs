@@ -178,6 +178,7 @@ fn method(method: Method) -> &'static str {
 fn requests(text: &mut Text, listeners: &[String], reports: &[Report]) {
     let mut counts: BTreeMap<(usize, &str, &str, u16), u64> = BTreeMap::new();
     let mut durations: BTreeMap<&str, Histogram> = BTreeMap::new();
+    let mut rate_limited: BTreeMap<&str, u64> = BTreeMap::new();
     let (mut wait, mut bytes_in, mut bytes_out) = (Histogram::default(), 0, 0);
     for report in reports {
         for route in &report.counts.routes {
@@ -186,6 +187,7 @@ fn requests(text: &mut Text, listeners: &[String], reports: &[Report]) {
                 *counts.entry(key).or_default() += count;
             }
             durations.entry(&route.route).or_default().add(&route.durations);
+            *rate_limited.entry(&route.route).or_default() += route.rate_limited;
         }
         wait.add(&report.counts.upstream_wait);
         bytes_in += report.counts.bytes_in;
@@ -211,6 +213,11 @@ fn requests(text: &mut Text, listeners: &[String], reports: &[Report]) {
             &histogram.counts,
             from_us(histogram.sum_us),
         );
+    }
+    let name = "zproxy_ratelimit_rejected_total";
+    text.family(name, "counter", "Requests that a plugin refused with 429.");
+    for (route, count) in rate_limited.into_iter().filter(|(_, count)| *count > 0) {
+        text.sample(name, &[("route", route)], count);
     }
     let name = "zproxy_request_phase_seconds";
     text.family(name, "histogram", "Parts of that time: waiting for an upstream's response head.");

@@ -48,7 +48,7 @@ const CAPABILITIES: [Capability; 5] = [
     },
     Capability {
         interface: "callout",
-        is_granted: |allow| !allow.http.is_empty(),
+        is_granted: |allow| !allow.http.is_empty() || allow.callouts,
         grant: "{\"http\": [\"https://HOST/*\"]}",
     },
     Capability {

@@ -32,7 +32,6 @@ use std::time::Duration;
 use std::time::Instant;
 
 use tokio::sync::Notify;
-use tokio::sync::mpsc;
 
 use super::backoff::Debt;
 use super::callout::Asks;
@@ -151,6 +150,8 @@ pub(super) struct Instance {
     out: Cell<usize>,
     /// Requests that wait for one of those.
     queued: Cell<usize>,
+    /// Whether `on-tick` is being called, which may wait, too.
+    ticking: Cell<bool>,
     /// Rung when one is free, or there is room for another.
     freed: Notify,
 }
@@ -205,6 +206,7 @@ impl Instance {
             idle: RefCell::default(),
             out: Cell::new(0),
             queued: Cell::new(0),
+            ticking: Cell::new(false),
             freed: Notify::new(),
         }
     }
@@ -285,12 +287,22 @@ impl Instance {
         scope: &mut Scope<'_>,
         call: impl AsyncFnOnce(&mut Live, Asks, Instant) -> Result<R, Box<Failure>>,
     ) -> Result<R, Box<Failure>> {
-        let mut lent = self.lend(scope).await?;
-        let (asks, mut asked) = mpsc::unbounded_channel();
+        let lent = self.lend(scope).await?;
+        self.wait_in(lent, scope, call).await
+    }
+
+    /// The same in an instance that was lent.
+    async fn wait_in<R>(
+        &self,
+        mut lent: Lent<'_>,
+        scope: &mut Scope<'_>,
+        call: impl AsyncFnOnce(&mut Live, Asks, Instant) -> Result<R, Box<Failure>>,
+    ) -> Result<R, Box<Failure>> {
         let began = Instant::now();
         let Some(live) = &mut lent.live else { return Err(self.busy()) };
+        let (asks, mut asked) = live.take_channel();
         let result = {
-            let mut calling = pin!(call(live, asks, began));
+            let mut calling = pin!(call(live, asks.clone(), began));
             let mut over = false;
             loop {
                 let ask = tokio::select! {
@@ -307,6 +319,7 @@ impl Instance {
                 let _ = ask.answer.send(answer.unwrap_or(Err(CalloutError::Timeout)));
             }
         };
+        live.keep_channel((asks, asked));
         lent.is_sound = true;
         if let Err(failure) = &result
             && failure.kind != FailureKind::Violation
@@ -356,27 +369,56 @@ impl Instance {
         Failure::new(FailureKind::Unavailable, message)
     }
 
-    /// What is to be done about once a second: calls `on-tick`, and lets go of an instance that a burst
-    /// of waiting requests has left behind.
-    pub(super) fn tick(&self, now: Instant) {
-        let ticks = self.plugin.hooks().has(Hook::Tick);
-        let idle = std::mem::take(&mut *self.idle.borrow_mut());
-        for (index, mut live) in idle.into_iter().enumerate() {
-            if index == 0 && self.out.get() == 0 {
-                self.part(live);
-                continue;
-            }
-            let ticked = if ticks { live.on_time(Hook::Tick, now) } else { Ok(()) };
-            let sound = ticked.is_ok();
-            if ticks {
-                self.report(Hook::Tick, ticked);
-            }
-            if sound {
-                self.idle.borrow_mut().push(live);
-            }
+    /// What is to be done about once a second: lets go of an instance that a burst of waiting requests has
+    /// left behind, and calls `on-tick`. True: that may wait, and is for [`tick_waiting`](Self::tick_waiting).
+    pub(super) fn tick(&self, now: Instant) -> bool {
+        let mut idle = self.idle.borrow_mut();
+        // The last one is kept.
+        let spare = idle.len() + usize::from(self.slot.borrow().live.is_some()) > 1;
+        let surplus = (spare && self.out.get() == 0 && !idle.is_empty()).then(|| idle.remove(0));
+        drop(idle);
+        if let Some(live) = surplus {
+            self.part(live);
         }
-        if ticks && self.out.get() == 0 {
-            let ticked = self.call(now, |live, now| live.on_time(Hook::Tick, now));
+        if !self.plugin.hooks().has(Hook::Tick) || self.plugin.waits {
+            return self.plugin.hooks().has(Hook::Tick);
+        }
+        let ticked = self.call(now, |live, now| live.on_time(Hook::Tick, now));
+        self.report(Hook::Tick, ticked);
+        false
+    }
+
+    /// Calls `on-tick` of a plugin that waits, in each instance that nobody waits in, one after the other;
+    /// requests have the others meanwhile. Nothing, while that is still being done.
+    ///
+    /// Cancel safety: dropping the future gives an instance up.
+    pub(super) async fn tick_waiting(&self, scope: &mut Scope<'_>) {
+        let Some(_ticking) = Flag::raise(&self.ticking) else { return };
+        let live = self.slot.borrow_mut().live.take();
+        self.idle.borrow_mut().extend(live);
+        let count = self.idle.borrow().len();
+        for _ in 0..count.max(1) {
+            // The one that was called longest ago; without any, a new one.
+            let oldest = {
+                let mut idle = self.idle.borrow_mut();
+                (!idle.is_empty()).then(|| idle.remove(0))
+            };
+            let lent = match oldest {
+                Some(live) => {
+                    self.out.set(self.out.get() + 1);
+                    Ok(Lent { home: self, live: Some(live), is_sound: false })
+                }
+                None if self.out.get() > 0 => return,
+                None => self.lend(scope).await,
+            };
+            let ticked = match lent {
+                Ok(lent) => {
+                    let call =
+                        async |live: &mut Live, asks, now| live.on_tick_waiting(now, asks).await;
+                    self.wait_in(lent, scope, call).await
+                }
+                Err(failure) => Err(failure),
+            };
             self.report(Hook::Tick, ticked);
         }
     }
@@ -423,6 +465,21 @@ impl Drop for Lent<'_> {
             self.home.idle.borrow_mut().push(live);
         }
         self.home.freed.notify_one();
+    }
+}
+
+/// Something that is going on once.
+struct Flag<'a>(&'a Cell<bool>);
+
+impl<'a> Flag<'a> {
+    fn raise(flag: &'a Cell<bool>) -> Option<Self> {
+        (!flag.replace(true)).then(|| Self(flag))
+    }
+}
+
+impl Drop for Flag<'_> {
+    fn drop(&mut self) {
+        self.0.set(false);
     }
 }
 

@@ -15,6 +15,7 @@ use std::task::Waker;
 use std::time::Duration;
 use std::time::Instant;
 
+use tokio::sync::mpsc;
 use wasmtime::Store;
 use wasmtime::Trap;
 use wasmtime::UpdateDeadline;
@@ -24,6 +25,7 @@ use wasmtime::component::Instance;
 use super::body::BODY_BYTES_MAX;
 use super::body::ChunkFlow;
 use super::body::Showing;
+use super::callout::Ask;
 use super::callout::Asks;
 use super::declared;
 use super::declared::Field;
@@ -72,6 +74,8 @@ pub(super) struct Live {
     values: Values,
     /// Its store has a function that waits, so that every call of it has to be on a fiber.
     waits: bool,
+    /// Where its questions go, kept from call to call: making one costs more than a call.
+    channel: Option<Channel>,
     bounds: Bounds,
     time_max: Duration,
 }
@@ -82,6 +86,9 @@ struct Bounds {
     ticks: u64,
     fuel: Option<u64>,
 }
+
+/// Both ends of the way of an instance's questions.
+type Channel = (Asks, mpsc::UnboundedReceiver<Ask>);
 
 /// Whether a call whose time is up by the clock is to be ended; `used` is the thread's CPU time.
 ///
@@ -203,9 +210,20 @@ impl Live {
             response_fields: response_fields.map_err(unavailable)?,
             values: Values::default(),
             waits: plugin.waits,
+            channel: None,
             bounds: Bounds { ticks: ticks(limits.time_max), fuel: limits.fuel_max },
             time_max: limits.time_max,
         })
+    }
+
+    /// The way of its questions, for one call.
+    pub(super) fn take_channel(&mut self) -> Channel {
+        self.channel.take().unwrap_or_else(mpsc::unbounded_channel)
+    }
+
+    /// Keeps it for the next call; nothing is in there when a call has ended.
+    pub(super) fn keep_channel(&mut self, channel: Channel) {
+        self.channel = Some(channel);
     }
 
     /// Linear memory that it holds.
@@ -375,6 +393,21 @@ impl Live {
             _ => return Ok(()),
         };
         self.end(answer, &mut place, began, |(), _, _| Ok(()))
+    }
+
+    /// Calls `on-tick` of a plugin that waits; its questions go to `asks`.
+    pub(super) async fn on_tick_waiting(
+        &mut self,
+        began: Instant,
+        asks: Asks,
+    ) -> Result<(), Box<Failure>> {
+        let (store, mut place) = (&mut self.store, None);
+        let Some(guest) = &self.guests.ticker else { return Ok(()) };
+        begin(store, self.ticks, Phase::Other, &mut place);
+        store.data_mut().waits.begin(asks, self.time_max);
+        let answer = guest.func_on_tick().call_async(&mut *store, ()).await;
+        store.data_mut().waits.end();
+        self.end(answer.map(|_| ()), &mut place, began, |(), _, _| Ok(()))
     }
 
     /// Takes the exchange back and judges the call; `settle` does what a good one asked for, or says

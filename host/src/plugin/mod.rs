@@ -43,7 +43,7 @@ pub use body::{BodyFilter, BodyStop, ChunkFlow, Halt, Wish};
 pub use cache::CodeCache;
 pub use chain::{
     Broken, Chain, ChainError, ChainPlan, HookFailure, Instances, LinkPlan, NativeFactory, Passed,
-    PlanSource,
+    PlanSource, Ticking,
 };
 pub use engine::PluginEngine;
 pub use exchange::{Exchange, Flow, RouteParams, Summary};

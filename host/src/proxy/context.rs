@@ -6,14 +6,15 @@ use std::cell::{Cell, RefCell};
 use std::ops::Deref;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
+use std::task::{Context as TaskContext, Poll};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use super::relay::{Lanes, Scratch};
 use crate::config::{self, Settings};
 use crate::http::HeadLimits;
 use crate::io::{BufferPool, Deadlines, FreeList, PipePool, Timer};
-use crate::plugin::callout::Callouts;
-use crate::plugin::{Chain, ChainPlan, Exchange, Instances, PluginStats};
+use crate::plugin::callout::{Callouts, Outside, Scope};
+use crate::plugin::{Chain, ChainPlan, Exchange, Instances, PlanSource, PluginStats};
 use crate::route::Router;
 use crate::route::rewrite::{Redirect, Rewrite};
 use crate::telemetry::{AccessLogger, Tallies, WorkerReport, WorkerTelemetry};
@@ -117,6 +118,19 @@ pub struct Context {
     pub response_limits: HeadLimits,
 }
 
+impl Context {
+    /// Whether some chain has a plugin of this generation.
+    fn calls(&self, generation: u64) -> bool {
+        let mut links = self.snapshot.plans.iter().flat_map(|plan| &plan.chain.links);
+        links.any(|link| {
+            matches!(&link.plugin, PlanSource::Wasm(plugin) if plugin.generation() == generation)
+        })
+    }
+}
+
+/// The longest that a plugin may wait in `on-tick`, all its callouts together.
+const TICK_TIME_MAX: Duration = Duration::from_secs(30);
+
 /// Where a worker's connections find the newest [`Context`].
 pub struct Home {
     own: Rc<Own>,
@@ -162,6 +176,27 @@ impl Home {
     pub fn all(&self) -> impl Iterator<Item = Rc<Context>> {
         let former: Vec<_> = self.former.borrow().iter().filter_map(Weak::upgrade).collect();
         std::iter::once(self.current()).chain(former)
+    }
+
+    /// Calls `on-tick` of all plugins. Those that may wait do that beside everything else, with the
+    /// upstreams of the current generation; of a former one, which requests alone keep alive, they are not
+    /// called.
+    pub fn tick_plugins(&self) {
+        let waiting = self.instances.borrow().tick();
+        if waiting.is_empty() {
+            return;
+        }
+        let context = self.current();
+        for one in waiting.into_iter().filter(|one| context.calls(one.generation())) {
+            let context = Rc::clone(&context);
+            tokio::task::spawn_local(async move {
+                let until = context.clock.now() + TICK_TIME_MAX;
+                let mut gone = |_: &mut TaskContext<'_>| Poll::Pending;
+                let (callouts, upstreams) = (&context.callouts, &context.upstreams);
+                let outside = Outside::World { callouts, upstreams };
+                one.run(Scope { outside, until, gone: &mut gone }).await;
+            });
+        }
     }
 
     /// The worker's counts, for a scrape.

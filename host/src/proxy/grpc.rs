@@ -61,6 +61,8 @@ fn code(error: RequestError) -> u8 {
         | RequestError::MethodNotAllowed
         | RequestError::NotImplemented(_) => UNIMPLEMENTED,
         RequestError::Malformed(_)
+        | RequestError::PlainHttp
+        | RequestError::Misdirected
         | RequestError::Expectation
         | RequestError::Version
         | RequestError::ClientGone
@@ -73,6 +75,9 @@ fn code(error: RequestError) -> u8 {
         | RequestError::Refused
         | RequestError::Connect
         | RequestError::ConnectTimeout
+        | RequestError::TlsCertificate
+        | RequestError::TlsAlert
+        | RequestError::TlsProtocol
         | RequestError::Unprocessed
         | RequestError::Closed => UNAVAILABLE,
     }

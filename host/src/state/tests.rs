@@ -78,6 +78,25 @@ fn a_quota_gives_its_burst_at_once_and_then_one_at_a_time() {
     }
 }
 
+/// A request that one limit refuses does not count against another.
+#[test]
+fn what_is_given_back_can_be_taken_again_and_no_more() {
+    let counters = counters(MEBIBYTE);
+    let minute = quota(60, 60_000, 60);
+    let left = |ms| counters.take(b"k", minute, 0, at(ms)).remaining;
+    assert!(counters.take(b"k", minute, 60, at(0)).allowed);
+
+    counters.give_back(b"k", minute, 5);
+    assert_eq!(left(0), 5);
+    counters.give_back(b"k", minute, u32::MAX);
+    assert_eq!(left(0), 60, "never more than the burst");
+    assert!(counters.take(b"k", minute, 60, at(0)).allowed);
+    assert!(!counters.take(b"k", minute, 1, at(0)).allowed);
+    counters.give_back(b"k", quota(0, 0, 0), 1);
+    counters.give_back(b"unknown", minute, 1);
+    assert_eq!((left(0), counters.usage().0), (0, 1));
+}
+
 /// Seven in ten seconds: none of the times is a whole number of anything.
 #[test]
 fn a_quota_that_does_not_divide_is_exact() {

@@ -453,6 +453,7 @@ mod tests {
             status: 502,
             upstream: None,
             upstream_status: None,
+            rate_limited: false,
             bytes_in: 1,
             bytes_out: 2,
             duration: Duration::from_micros(3),

@@ -45,6 +45,8 @@ pub struct Finished {
     pub upstream: Option<(usize, usize)>,
     /// What the upstream answered; `None` when it did not.
     pub upstream_status: Option<u16>,
+    /// A plugin refused it with 429.
+    pub rate_limited: bool,
     /// Received from the client, heads included.
     pub bytes_in: u64,
     /// Sent to the client, heads included.
@@ -66,6 +68,8 @@ pub struct RouteCounts {
     pub requests: Vec<(usize, Method, u16, u64)>,
     /// How long they took.
     pub durations: Histogram,
+    /// Refused by a plugin with 429.
+    pub rate_limited: u64,
 }
 
 /// Requests of one server.
@@ -218,7 +222,7 @@ impl Tallies {
             Some(known) => Rc::clone(known),
             None => {
                 let (requests, durations) = (Vec::new(), Histogram::default());
-                Rc::new(RefCell::new(RouteCounts { route, requests, durations }))
+                Rc::new(RefCell::new(RouteCounts { route, requests, durations, rate_limited: 0 }))
             }
         };
         let upstream = |(upstream, names): (Arc<str>, Vec<Arc<str>>)| {
@@ -245,6 +249,7 @@ impl Tallies {
         let mut route = self.routes[done.route.unwrap_or(last).min(last)].borrow_mut();
         count_request(&mut route.requests, done);
         route.durations.record(done.duration);
+        route.rate_limited += u64::from(done.rate_limited);
         if let Some((upstream, server)) = done.upstream
             && let Some(tally) = self.upstreams.get(upstream)
         {
@@ -427,6 +432,7 @@ mod tests {
             status,
             upstream: Some((0, 0)),
             upstream_status: Some(status),
+            rate_limited: false,
             bytes_in: 10,
             bytes_out: 20,
             duration: Duration::from_millis(1),

@@ -340,7 +340,7 @@ impl State {
                 upstream.sweep(now);
             }
             self.home.telemetry.sample_utilisation(now);
-            self.home.instances.borrow().tick();
+            self.home.tick_plugins();
             self.home.callouts.sweep();
             self.home.pool.trim();
             self.home.pipes.trim();

@@ -2,9 +2,10 @@
 
 use serde_json::{Map, Value};
 
-use crate::Refusal;
+use crate::json;
+use crate::refusal::{Kind, Refusal};
 
-/// What claims must say.
+/// What the claims of an issuer's tokens must say.
 #[derive(Debug)]
 pub(crate) struct Policy {
     pub(crate) issuer: Option<String>,
@@ -13,45 +14,74 @@ pub(crate) struct Policy {
     pub(crate) required: Vec<String>,
 }
 
+/// When a token is good, leeway included; in milliseconds since 1970.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Times {
+    pub(crate) begins_ms: f64,
+    pub(crate) ends_ms: f64,
+}
+
 impl Policy {
-    /// Whether these claims are good at this time.
-    pub(crate) fn check(&self, claims: &Map<String, Value>, unix_ms: u64) -> Result<(), Refusal> {
+    /// Whether these claims are good at this time; when they are.
+    pub(crate) fn check(
+        &self,
+        claims: &Map<String, Value>,
+        unix_ms: u64,
+    ) -> Result<Times, Refusal> {
         for claim in &self.required {
             if claims.get(claim).is_none_or(Value::is_null) {
-                return Err("a required claim is missing");
+                return Err(Kind::Claims.because("a required claim is missing"));
             }
         }
-        self.check_times(claims, unix_ms)?;
+        let times = self.times(claims)?;
+        times.check(unix_ms)?;
         if let Some(issuer) = &self.issuer
             && claims.get("iss").and_then(Value::as_str) != Some(issuer)
         {
-            return Err("the issuer is another");
+            return Err(Kind::Claims.because("the issuer is another"));
         }
         if let Some(audience) = &self.audience
             && !is_for(claims.get("aud"), audience)
         {
-            return Err("the audience is another");
+            return Err(Kind::Claims.because("the audience is another"));
         }
-        Ok(())
+        Ok(times)
     }
 
-    fn check_times(&self, claims: &Map<String, Value>, unix_ms: u64) -> Result<(), Refusal> {
+    /// Whether a payload is of this issuer, as far as the policy says who that is.
+    pub(crate) fn is_from(&self, payload: &[u8]) -> bool {
+        let Some(issuer) = &self.issuer else { return true };
+        let claims = json::object(payload);
+        claims.is_some_and(|claims| claims.get("iss").and_then(Value::as_str) == Some(issuer))
+    }
+
+    fn times(&self, claims: &Map<String, Value>) -> Result<Times, Refusal> {
+        let leeway = f64::from(self.leeway_seconds);
+        // RFC 7519 §4.1.4: on or after this moment it must not be accepted.
+        let ends = date(claims, "exp")?.map(|expires| (expires + leeway) * 1000.0);
+        // §4.1.5: before this moment it must not be.
+        let begins = date(claims, "nbf")?.map(|begins| (begins - leeway) * 1000.0);
+        // §4.1.6: tells an age; it has to be a date, and nothing follows from it.
+        date(claims, "iat")?;
+        Ok(Times {
+            begins_ms: begins.unwrap_or(f64::NEG_INFINITY),
+            ends_ms: ends.unwrap_or(f64::INFINITY),
+        })
+    }
+}
+
+impl Times {
+    pub(crate) fn check(&self, unix_ms: u64) -> Result<(), Refusal> {
         // Dates may have fractions (RFC 7519 §2) and any size: floating point has room for all,
         // and for today's it is exact to a microsecond.
         #[allow(clippy::cast_precision_loss, reason = "exact until the year 287396")]
-        let now = unix_ms as f64 / 1000.0;
-        let leeway = f64::from(self.leeway_seconds);
-
-        // RFC 7519 §4.1.4: on or after this moment it must not be accepted.
-        if date(claims, "exp")?.is_some_and(|expires| now >= expires + leeway) {
-            return Err("the token has expired");
+        let now = unix_ms as f64;
+        if now >= self.ends_ms {
+            return Err(Kind::Expired.because("the token has expired"));
         }
-        // §4.1.5: before this moment it must not be.
-        if date(claims, "nbf")?.is_some_and(|begins| now + leeway < begins) {
-            return Err("the token is not valid yet");
+        if now < self.begins_ms {
+            return Err(Kind::Expired.because("the token is not valid yet"));
         }
-        // §4.1.6: tells an age; it has to be a date, and nothing follows from it.
-        date(claims, "iat")?;
         Ok(())
     }
 }
@@ -60,7 +90,9 @@ impl Policy {
 fn date(claims: &Map<String, Value>, name: &str) -> Result<Option<f64>, Refusal> {
     match claims.get(name) {
         None => Ok(None),
-        Some(value) => value.as_f64().map(Some).ok_or("a date is not a number"),
+        Some(value) => {
+            value.as_f64().map(Some).ok_or(Kind::Claims.because("a date is not a number"))
+        }
     }
 }
 
@@ -76,6 +108,33 @@ fn is_for(aud: Option<&Value>, wanted: &[String]) -> bool {
     }
 }
 
+/// Scopes that a token must have.
+#[derive(Debug, Default)]
+pub(crate) struct Scopes(pub(crate) Vec<String>);
+
+impl Scopes {
+    /// Whether all of them are in `scope` (RFC 8693 §4.2: one string) or in `scp`, which others write.
+    pub(crate) fn check(&self, claims: &Map<String, Value>) -> Result<(), Refusal> {
+        let has = |wanted: &String| {
+            let claims = [claims.get("scope"), claims.get("scp")];
+            claims.into_iter().flatten().any(|claim| match claim {
+                Value::String(text) => text.split(' ').any(|one| one == wanted),
+                Value::Array(list) => list.iter().any(|one| one == wanted.as_str()),
+                _ => false,
+            })
+        };
+        if self.0.iter().all(has) {
+            return Ok(());
+        }
+        Err(Kind::Scope.because("a scope is missing"))
+    }
+
+    /// As a challenge names them.
+    pub(crate) fn names(&self) -> String {
+        self.0.join(" ")
+    }
+}
+
 /// A claim as the value of a field: strings as they are, everything else as JSON. None when there
 /// is no such claim; an error for one that would not stay a single value.
 pub(crate) fn field(claims: &Map<String, Value>, name: &str) -> Result<Option<String>, Refusal> {
@@ -86,7 +145,7 @@ pub(crate) fn field(claims: &Map<String, Value>, name: &str) -> Result<Option<St
     };
     // RFC 9110 §5.5: control characters have no place in a field.
     if value.chars().any(char::is_control) {
-        return Err("a claim does not fit into a field");
+        return Err(Kind::Claims.because("a claim does not fit into a field"));
     }
     Ok(Some(value))
 }

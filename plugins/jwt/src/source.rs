@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use serde::Deserialize;
 use zproxy_sdk::Request;
 
-use crate::Refusal;
+use crate::refusal::{Kind, Refusal};
 
 /// Where in a request the token is.
 #[derive(Debug, Default, Deserialize)]
@@ -20,14 +20,14 @@ pub(crate) enum Source {
     Query(String),
 }
 
-const MISSING: Refusal = "there is no token";
+const MISSING: Refusal = Refusal { kind: Kind::Missing, why: "there is no token" };
 
 /// The upstream may read the other one, which nobody has checked.
-const TWICE: Refusal = "there are two tokens";
+const TWICE: Refusal = Refusal { kind: Kind::Ambiguous, why: "there are two tokens" };
 
 impl Source {
-    /// Whether a request can hold a token under this name.
-    pub(crate) fn check(&self) -> Result<(), String> {
+    /// Whether a request can hold a token under this name; if not, the key that says so and why.
+    pub(crate) fn check(&self) -> Result<(), (&'static str, String)> {
         let (key, name, forbidden) = match self {
             Self::Header => return Ok(()),
             Self::Cookie(name) => ("cookie", name, "=; "),
@@ -36,7 +36,7 @@ impl Source {
         if name.is_empty()
             || name.contains(|c: char| !c.is_ascii_graphic() || forbidden.contains(c))
         {
-            return Err(format!("token_from.{key}: `{name}` cannot be a name there"));
+            return Err((key, format!("`{name}` cannot be a name there")));
         }
         Ok(())
     }
@@ -93,9 +93,15 @@ impl Source {
 /// The token after the scheme, whose case does not matter (RFC 9110 §11.1). Two fields come joined
 /// by a comma, which no token has.
 fn bearer(value: Cow<'_, str>) -> Result<Cow<'_, str>, Refusal> {
-    let (scheme, _) = value.split_once(' ').ok_or("the field has no scheme and token")?;
+    let malformed = |why| Kind::Malformed.because(why);
+    let no_scheme = malformed("the field has no scheme and token");
+    let (scheme, rest) = value.split_once(' ').ok_or(no_scheme)?;
     if !scheme.eq_ignore_ascii_case("bearer") {
-        return Err("the scheme is not Bearer");
+        // Another kind of credentials is no token (RFC 6750 §3.1).
+        return Err(Refusal { why: "the scheme is not Bearer", ..MISSING });
+    }
+    if rest.contains(',') {
+        return Err(TWICE);
     }
     let start = scheme.len();
     Ok(match value {

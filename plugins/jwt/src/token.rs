@@ -1,77 +1,108 @@
-//! A token's three parts, and whether the signature is right (RFC 7515 §5.2).
+//! A token's three parts (RFC 7515 §5.2).
 
 use serde_json::Value;
-use zproxy_sdk::crypto::Key;
 
-use crate::{Refusal, json};
+use crate::json;
+use crate::refusal::{Kind, Refusal};
 
 /// More than any client of a gateway carries; others limit whole heads to less.
 const TOKEN_BYTES_MAX: usize = 16 * 1024;
 
-/// An algorithm that this version knows. There is no `none`.
+/// An algorithm that signs tokens. There is no `none`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Algorithm {
-    Hs256,
-    Hs384,
-    Hs512,
-}
+pub(crate) struct Algorithm(usize);
+
+/// Names (RFC 7518 §3.1, RFC 8037 §3.1), and `kty` and `crv` of the keys that go with them.
+const ALGORITHMS: [(&str, &str, Option<&str>); 12] = [
+    ("HS256", "oct", None),
+    ("HS384", "oct", None),
+    ("HS512", "oct", None),
+    ("RS256", "RSA", None),
+    ("RS384", "RSA", None),
+    ("RS512", "RSA", None),
+    ("PS256", "RSA", None),
+    ("PS384", "RSA", None),
+    ("PS512", "RSA", None),
+    ("ES256", "EC", Some("P-256")),
+    ("ES384", "EC", Some("P-384")),
+    ("EdDSA", "OKP", Some("Ed25519")),
+];
 
 impl Algorithm {
-    /// By its name in RFC 7518 §3.1, which is case-sensitive.
+    /// By its name, which is case-sensitive.
     pub(crate) fn parse(name: &str) -> Option<Self> {
-        match name {
-            "HS256" => Some(Self::Hs256),
-            "HS384" => Some(Self::Hs384),
-            "HS512" => Some(Self::Hs512),
-            _ => None,
-        }
+        ALGORITHMS.iter().position(|(known, ..)| *known == name).map(Self)
+    }
+
+    /// All there are, or those that only a public key can check.
+    pub(crate) fn all(public: bool) -> Vec<Self> {
+        (0..ALGORITHMS.len()).map(Self).filter(|one| !public || !one.is_secret()).collect()
     }
 
     pub(crate) fn name(self) -> &'static str {
-        match self {
-            Self::Hs256 => "HS256",
-            Self::Hs384 => "HS384",
-            Self::Hs512 => "HS512",
-        }
+        ALGORITHMS[self.0].0
+    }
+
+    /// Whether who can check can sign.
+    pub(crate) fn is_secret(self) -> bool {
+        ALGORITHMS[self.0].1 == "oct"
+    }
+
+    /// Whether a key of this type and curve can be used with it.
+    pub(crate) fn goes_with(self, kind: Option<&str>, curve: Option<&str>) -> bool {
+        let (_, kty, crv) = ALGORITHMS[self.0];
+        kind == Some(kty) && (crv.is_none() || crv == curve)
     }
 }
 
-/// The keys that may sign a token, each bound to its algorithm.
+/// A token whose header has been read, and nothing else.
 #[derive(Debug)]
-pub(crate) struct Keys(pub(crate) Vec<(Algorithm, Key)>);
+pub(crate) struct Token<'a> {
+    pub(crate) algorithm: Algorithm,
+    /// `kid`.
+    pub(crate) key_id: Option<String>,
+    /// What the signature is over.
+    pub(crate) signed: &'a str,
+    pub(crate) signature: Vec<u8>,
+    payload: &'a str,
+}
 
-impl Keys {
-    /// The payload, if one of these keys signed it.
-    pub(crate) fn verify(&self, token: &str) -> Result<Vec<u8>, Refusal> {
+impl<'a> Token<'a> {
+    pub(crate) fn parse(token: &'a str) -> Result<Self, Refusal> {
+        let malformed = |why| Kind::Malformed.because(why);
         if token.len() > TOKEN_BYTES_MAX {
-            return Err("the token is longer than 16 KiB");
+            return Err(malformed("the token is longer than 16 KiB"));
         }
-        let (signed, signature) = token.rsplit_once('.').ok_or("the token has no three parts")?;
-        let (header, payload) = signed.split_once('.').ok_or("the token has no three parts")?;
+        let three = malformed("the token has no three parts");
+        let (signed, signature) = token.rsplit_once('.').ok_or(three)?;
+        let (header, payload) = signed.split_once('.').ok_or(three)?;
         if payload.contains('.') {
-            return Err("the token has more than three parts");
+            return Err(malformed("the token has more than three parts"));
         }
 
-        let header = decode(header).ok_or("the header is not base64url")?;
-        let header = json::object(&header).ok_or("the header is not one JSON object")?;
+        let header = decode(header).ok_or(malformed("the header is not base64url"))?;
+        let header = json::object(&header).ok_or(malformed("the header is not one JSON object"))?;
         // RFC 7515 §4.1.11: who does not understand a critical extension must refuse; none is.
         if header.contains_key("crit") {
-            return Err("the header has a critical extension");
+            return Err(malformed("the header has a critical extension"));
         }
-        let Some(Value::String(algorithm)) = header.get("alg") else {
-            return Err("the header has no algorithm");
+        let algorithm = match header.get("alg") {
+            Some(Value::String(name)) => Algorithm::parse(name)
+                .ok_or(Kind::Algorithm.because("the algorithm is not allowed"))?,
+            _ => return Err(malformed("the header has no algorithm")),
         };
-        let key = Algorithm::parse(algorithm)
-            .and_then(|wanted| self.0.iter().find(|(bound, _)| *bound == wanted))
-            .map(|(_, key)| key)
-            .ok_or("the algorithm is not allowed")?;
+        let key_id = match header.get("kid") {
+            None => None,
+            Some(Value::String(id)) => Some(id.clone()),
+            Some(_) => return Err(malformed("the key's name is no text")),
+        };
+        let signature = decode(signature).ok_or(malformed("the signature is not base64url"))?;
+        Ok(Self { algorithm, key_id, signed, signature, payload })
+    }
 
-        let signature = decode(signature).ok_or("the signature is not base64url")?;
-        let payload = decode(payload).ok_or("the claims are not base64url")?;
-        if !key.verify(signed.as_bytes(), &signature) {
-            return Err("the signature is wrong");
-        }
-        Ok(payload)
+    /// The claims as bytes. To be asked for when the signature holds.
+    pub(crate) fn payload(&self) -> Result<Vec<u8>, Refusal> {
+        decode(self.payload).ok_or(Kind::Malformed.because("the claims are not base64url"))
     }
 }
 

@@ -29,7 +29,7 @@ pub const TARGET: &str = "wasm32-wasip2";
 
 /// The plugins that the gateway's binary brings along: folders of `plugins`, whose packages are named
 /// `zproxy-plugin-NAME`.
-pub const BUILT_IN: [&str; 2] = ["cache", "jwt"];
+pub const BUILT_IN: [&str; 3] = ["cache", "jwt", "rate-limit"];
 
 /// Why no component came out, for a person to read.
 #[derive(Debug)]

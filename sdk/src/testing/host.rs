@@ -4,10 +4,8 @@ use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap};
 use std::net::Ipv6Addr;
 
-use hmac::{Hmac, Mac};
-use sha2::{Sha256, Sha384, Sha512};
-
 use super::cache::Responses;
+use super::crypto::{Key, Signatures};
 use super::message::{Head, Request, Response};
 use super::state::State;
 use crate::log::Level;
@@ -18,7 +16,6 @@ const EDIT_BYTES_MAX: usize = 64 * 1024;
 const CONTEXT_BYTES_MAX: usize = 64 * 1024;
 const CONTEXT_KEYS_MAX: usize = 64;
 const CONTEXT_KEY_BYTES_MAX: usize = 256;
-const KEYS_MAX: usize = 256;
 const REPLY_BYTES_MAX: usize = 1024 * 1024;
 const BODY_BYTES_MAX: usize = 4 * 1024 * 1024;
 pub(crate) const CHUNK_BYTES_MAX: usize = 64 * 1024;
@@ -59,12 +56,14 @@ pub(crate) struct Host {
     pub(crate) upstreams: Vec<String>,
     /// What a test says to callouts.
     pub(crate) callouts: Option<Answers>,
+    /// What a test says to signatures under keys that are no secrets.
+    pub(crate) signatures: Option<Signatures>,
     /// Whether the running hook may send any.
     pub(crate) may_wait: bool,
     edit_bytes: usize,
     context: HashMap<String, Vec<u8>>,
-    keys: BTreeMap<u32, Key>,
-    next_key: u32,
+    pub(super) keys: BTreeMap<u32, Key>,
+    pub(super) next_key: u32,
     pub(crate) state: State,
     pub(crate) cache: Responses,
 }
@@ -78,16 +77,8 @@ pub(crate) enum Wish {
     Replace(Vec<u8>),
 }
 
-/// A key with the algorithm that it is bound to.
-#[derive(Debug)]
-enum Key {
-    Hs256(Hmac<Sha256>),
-    Hs384(Hmac<Sha384>),
-    Hs512(Hmac<Sha512>),
-}
-
 thread_local! {
-    static HOST: RefCell<Host> = RefCell::new(Host::new());
+    pub(super) static HOST: RefCell<Host> = RefCell::new(Host::new());
 }
 
 impl Host {
@@ -105,6 +96,7 @@ impl Host {
             in_body: false,
             upstreams: Vec::new(),
             callouts: None,
+            signatures: None,
             may_wait: false,
             edit_bytes: 0,
             context: HashMap::new(),
@@ -506,82 +498,5 @@ pub(crate) mod clock {
 
     pub(crate) fn monotonic_us() -> u64 {
         Host::with(|host| host.unix_ms.saturating_mul(1000))
-    }
-}
-
-/// `crypto`: shared secrets. What public keys do is the gateway's alone: it would take a library for each
-/// of them here.
-pub(crate) mod crypto {
-    use sha2::Digest;
-
-    use super::{HOST, Hmac, Host, KEYS_MAX, Key, Mac, Sha256, Sha384, Sha512};
-    use crate::bindings::imports::zproxy::gateway::crypto::{DigestAlgorithm, SetKey};
-
-    pub(crate) fn key(algorithm: &str, format: &str, material: &[u8]) -> Result<u32, String> {
-        if format != "secret" {
-            return Err(format!("a unit test does not know `{format}` keys; write secret"));
-        }
-        if material.is_empty() {
-            return Err("the secret is empty".to_owned());
-        }
-        let bad_length = |_| "a key of this length is not taken".to_owned();
-        let key = match algorithm {
-            "HS256" => Key::Hs256(Hmac::new_from_slice(material).map_err(bad_length)?),
-            "HS384" => Key::Hs384(Hmac::new_from_slice(material).map_err(bad_length)?),
-            "HS512" => Key::Hs512(Hmac::new_from_slice(material).map_err(bad_length)?),
-            _ => {
-                return Err(format!(
-                    "a unit test does not know `{algorithm}`; write HS256, HS384 or HS512"
-                ));
-            }
-        };
-        Host::with(|host| {
-            if host.keys.len() == KEYS_MAX {
-                return Err(format!("more than {KEYS_MAX} keys"));
-            }
-            let handle = host.next_key;
-            host.next_key += 1;
-            host.keys.insert(handle, key);
-            Ok(handle)
-        })
-    }
-
-    pub(crate) fn key_set(_jwks: &[u8]) -> Result<Vec<SetKey>, String> {
-        Err("a unit test does not know sets of keys".to_owned())
-    }
-
-    /// Keys can outlive the thread's host.
-    pub(crate) fn forget(key: u32) {
-        let _ = HOST.try_with(|host| host.borrow_mut().keys.remove(&key));
-    }
-
-    pub(crate) fn verify(key: u32, data: &[u8], signature: &[u8]) -> bool {
-        sign(key, data).is_some_and(|made| equal(&made, signature))
-    }
-
-    pub(crate) fn sign(key: u32, data: &[u8]) -> Option<Vec<u8>> {
-        Host::with(|host| {
-            Some(match host.keys.get(&key)? {
-                Key::Hs256(key) => sign_with(key, data),
-                Key::Hs384(key) => sign_with(key, data),
-                Key::Hs512(key) => sign_with(key, data),
-            })
-        })
-    }
-
-    fn sign_with<M: Mac + Clone>(key: &M, data: &[u8]) -> Vec<u8> {
-        key.clone().chain_update(data).finalize().into_bytes().to_vec()
-    }
-
-    pub(crate) fn digest(algorithm: DigestAlgorithm, data: &[u8]) -> Vec<u8> {
-        match algorithm {
-            DigestAlgorithm::Sha256 => Sha256::digest(data).to_vec(),
-            DigestAlgorithm::Sha384 => Sha384::digest(data).to_vec(),
-            DigestAlgorithm::Sha512 => Sha512::digest(data).to_vec(),
-        }
-    }
-
-    pub(crate) fn equal(a: &[u8], b: &[u8]) -> bool {
-        a.len() == b.len() && a.iter().zip(b).fold(0, |found, (a, b)| found | (a ^ b)) == 0
     }
 }

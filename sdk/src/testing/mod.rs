@@ -23,6 +23,7 @@
 
 mod message;
 pub(crate) mod cache;
+pub(crate) mod crypto;
 pub(crate) mod host;
 pub(crate) mod state;
 
@@ -91,6 +92,13 @@ pub fn answer_callouts(
     Host::with(|host| host.callouts = Some(Box::new(answer)));
 }
 
+/// Checks signatures under public keys on this thread from now on; before, keys other than secrets are not
+/// taken. `check` is handed the algorithm, the key as it was given (a PEM file, or its JWK), the data and the
+/// signature: native signature maths is the gateway's, and a unit test is about what becomes of a yes or no.
+pub fn check_signatures(check: impl Fn(&str, &[u8], &[u8], &[u8]) -> bool + 'static) {
+    Host::with(|host| host.signatures = Some(std::rc::Rc::new(check)));
+}
+
 /// Sets the time of this thread's host, in milliseconds since 1970.
 pub fn set_unix_ms(now: u64) {
     Host::with(|host| host.unix_ms = now);
@@ -154,7 +162,7 @@ impl<M: Slot> Loaded<M> {
     /// What the gateway does about once a second.
     pub fn tick(&self) {
         if M::HOOKS.contains(&Hook::Tick) {
-            self.running.on_tick();
+            waiting(|| self.running.on_tick());
         }
     }
 

@@ -224,6 +224,20 @@ pub(crate) mod counters {
             }
         })
     }
+
+    pub(crate) fn give_back(key: &[u8], quota: Quota, cost: u32) {
+        Host::with(|host| {
+            if takes_key(host, key)
+                && quota.count > 0
+                && let Some((arrival, count)) = host.state.quotas.get_mut(key)
+            {
+                let given = u128::from(cost) * u128::from(quota.period_ms) * 1000;
+                let units = u128::from(quota.count);
+                *arrival = (*arrival * units).div_ceil(u128::from(*count)).saturating_sub(given);
+                *count = quota.count;
+            }
+        });
+    }
 }
 
 /// `kv`.

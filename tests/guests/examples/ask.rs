@@ -92,9 +92,15 @@ impl Middleware for Ask {
         }
     }
 
+    fn on_tick(&self) {
+        if self.hook == "tick" {
+            info!("ticked: {}", self.ask("/tick", b"").is_none());
+        }
+    }
+
     fn shutdown(&self) {
         info!("shut down");
     }
 }
 
-export!(Ask: on_request, on_response, on_request_body, on_log, shutdown);
+export!(Ask: on_request, on_response, on_request_body, on_log, on_tick, shutdown);

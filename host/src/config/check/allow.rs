@@ -27,6 +27,7 @@ pub(super) fn check(
     report: &mut Report,
 ) -> Allow {
     Allow {
+        callouts: false,
         http: destinations(&written.http, &at.key("http"), upstreams, report),
         env: variables(&written.env, &at.key("env"), environment, report),
         secrets: secrets(&written.secrets, &at.key("secrets"), report),

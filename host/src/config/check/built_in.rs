@@ -23,9 +23,10 @@ struct BuiltIn {
 }
 
 /// In the order of their names.
-const ALL: [BuiltIn; 2] = [
+const ALL: [BuiltIn; 3] = [
     BuiltIn { name: "cache", counters: false, kv: false, cache: true, urls: &[] },
-    BuiltIn { name: "jwt", counters: false, kv: false, cache: false, urls: &["jwks_url"] },
+    BuiltIn { name: "jwt", counters: false, kv: true, cache: false, urls: &["jwks_url"] },
+    BuiltIn { name: "rate-limit", counters: true, kv: false, cache: false, urls: &[] },
 ];
 
 /// Names of the plugins that the binary brings along.
@@ -44,6 +45,7 @@ pub(super) fn grant(name: &str, allow: &mut Allow) {
     if one.counters {
         allow.counters.get_or_insert(size);
     }
+    allow.callouts |= !one.urls.is_empty();
     if one.kv {
         allow.kv.get_or_insert(size);
     }

@@ -345,7 +345,7 @@ impl<'a> Plugins<'a> {
 }
 
 /// Plugins that a later version brings along.
-const BUILT_IN_LATER: [&str; 2] = ["cache", "rate-limit"];
+const BUILT_IN_LATER: [&str; 1] = ["cache"];
 
 /// How to name a plugin.
 const NAME_CURE: &str = "use letters, digits, `-`, `_` and `.`, at most 64, and no `.` in front";

@@ -25,6 +25,7 @@ fn every_plugin_of_the_folder_can_be_tried() {
             ("/try/header-stamp", Some("/try/header-stamp")),
             ("/try/jwt", Some("/try/jwt")),
             ("/try/mine", Some("/try/mine")),
+            ("/try/rate-limit", Some("/try/rate-limit")),
         ]
     );
     assert_eq!(settings.routes[0].matching, Matching::Exact);
@@ -35,7 +36,7 @@ fn every_plugin_of_the_folder_can_be_tried() {
         concat!("ZProxy ", env!("CARGO_PKG_VERSION")),
         "/echo ",
         "/try/header-stamp/",
-        "Plugins found: cache, header-stamp, jwt, mine",
+        "Plugins found: cache, header-stamp, jwt, mine, rate-limit",
         "curl -i http://127.0.0.1:81/echo\n",
         "curl -i http://127.0.0.1:81/try/jwt/hello -H 'Authorization: Bearer eyJhbGciOiJIUzI1NiI",
     ] {

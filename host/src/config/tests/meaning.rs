@@ -418,11 +418,11 @@ fn conditions_and_rewrites_of_routes_are_cured() {
 fn plugins_are_found_or_the_way_to_them_is_told() {
     refused(&[
         (
-            r#"{"routes": [{"path": "/", "upstream": "echo", "middleware": ["rate-limit", {"plugin": "native_on"}]}]}"#,
+            r#"{"routes": [{"path": "/", "upstream": "echo", "middleware": ["cors", {"plugin": "native_on"}]}]}"#,
             &[
-                "1:62: routes[0].middleware[0]: there is no plugin `rate-limit`; a built-in one comes with a \
-                 later version; until then put rate-limit.wasm into the plugins folder (--plugins DIR), or give `plugins.rate-limit.path`",
-                "1:87: routes[0].middleware[1].plugin: there is no plugin `native-on`; did you mean `native-one`?",
+                "1:62: routes[0].middleware[0]: there is no plugin `cors`; put cors.wasm into the plugins folder \
+                 (--plugins DIR), or give `plugins.cors.path`",
+                "1:81: routes[0].middleware[1].plugin: there is no plugin `native-on`; did you mean `native-one`?",
             ],
         ),
         (

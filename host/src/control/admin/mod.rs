@@ -53,8 +53,10 @@ const CONNECTION_TIME_MAX: Duration = Duration::from_secs(10);
 /// at most), perhaps after somebody else's.
 const CHANGE_TIME_MAX: Duration = Duration::from_secs(300);
 
-const PATHS: [&str; 9] =
-    ["/livez", "/readyz", "/metrics", "/info", "/routes", "/plugins", "/workers", "/certs", "/events"];
+const PATHS: [&str; 9] = [
+    "/livez", "/readyz", "/metrics", "/info", "/routes", "/plugins", "/workers", "/certs",
+    "/events",
+];
 
 const CHANGES: &str = "/reload /drain /plugins/NAME /plugins/NAME/rollback /cache/purge";
 

@@ -144,6 +144,21 @@ pub struct Instances {
     meters: Vec<Rc<Meter>>,
 }
 
+/// An instance whose `on-tick` may wait.
+pub struct Ticking(Rc<Instance>);
+
+impl Ticking {
+    /// The generation of its plugin.
+    pub fn generation(&self) -> u64 {
+        self.0.plugin().generation()
+    }
+
+    /// Calls the hook, with callouts within `scope`.
+    pub async fn run(self, mut scope: Scope<'_>) {
+        self.0.tick_waiting(&mut scope).await;
+    }
+}
+
 struct Native {
     factory: Arc<NativeFactory>,
     config: Arc<str>,
@@ -179,11 +194,11 @@ impl Instances {
         self.meters.iter().map(|meter| self.stats_of(meter)).collect()
     }
 
-    /// Calls `on-tick` of every instance that has it. Takes up to the time limit of each.
-    pub fn tick(&self) {
-        for instance in self.wasm.iter().filter_map(Weak::upgrade) {
-            instance.tick(clock());
-        }
+    /// Calls `on-tick` of every instance that has it. Takes up to the time limit of each. Those that may
+    /// wait come back, to be waited for elsewhere.
+    pub fn tick(&self) -> Vec<Ticking> {
+        let alive = self.wasm.iter().filter_map(Weak::upgrade);
+        alive.filter(|instance| instance.tick(clock())).map(Ticking).collect()
     }
 
     /// Fuel that the last call of an instance has used, where it is counted: of the first there is.

@@ -83,13 +83,15 @@ pub(in crate::plugin) struct Waits {
     running_since: Option<Instant>,
     /// What it ran before.
     ran: Duration,
+    /// Its callouts, when it belongs to no exchange.
+    asked: u32,
 }
 
 impl Waits {
     /// A call begins that may wait and run for so long.
     pub(in crate::plugin) fn begin(&mut self, asks: Asks, time_max: Duration) {
         let running_since = Some(Instant::now());
-        *self = Self { asks: Some(asks), time_max, running_since, ran: Duration::ZERO };
+        *self = Self { asks: Some(asks), time_max, running_since, ran: Duration::ZERO, asked: 0 };
     }
 
     /// It has ended.
@@ -116,14 +118,18 @@ impl State {
         request: CalloutRequest,
     ) -> Result<oneshot::Receiver<Result<CalloutResponse, CalloutError>>, CalloutError> {
         let Some(asks) = &self.waits.asks else {
-            let what = "callouts are for hooks that are shown a head, or a body that is held";
+            let what = "callouts are for hooks that are shown a head, or a body that is held, and for `on-tick`";
             return Err(CalloutError::Denied(what.to_owned()));
         };
-        let Some(exchange) = self.exchange.as_deref_mut() else { return Err(CalloutError::Busy) };
-        if exchange.callouts >= CALLOUTS_MAX {
+        // A tick is nobody's request, and has as many for itself.
+        let asked = match self.exchange.as_deref_mut() {
+            Some(exchange) => &mut exchange.callouts,
+            None => &mut self.waits.asked,
+        };
+        if *asked >= CALLOUTS_MAX {
             return Err(CalloutError::Busy);
         }
-        exchange.callouts += 1;
+        *asked += 1;
         let (answer, answered) = oneshot::channel();
         asks.send(Ask { request, answer }).map_err(|_| CalloutError::Busy)?;
         self.waits.pause();

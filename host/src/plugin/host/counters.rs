@@ -30,6 +30,14 @@ impl Host for State {
         self.kept.counters().get(&key, window_ms, self.now())
     }
 
+    fn give_back(&mut self, key: Vec<u8>, quota: Quota, cost: u32) {
+        if self.takes_key("counters.give-back", &key) {
+            let Quota { count, period_ms, burst } = quota;
+            let quota = state::counters::Quota { count, period_ms, burst };
+            self.kept.counters().give_back(&key, quota, cost);
+        }
+    }
+
     fn take(&mut self, key: Vec<u8>, quota: Quota, cost: u32) -> Decision {
         if !self.takes_key("counters.take", &key) {
             return Decision { allowed: false, remaining: 0, retry_after_ms: 0, reset_after_ms: 0 };

@@ -1,10 +1,14 @@
 use hmac::{Hmac, Mac};
 use sha2::{Sha256, Sha384, Sha512};
+use zproxy_sdk::callout;
 use zproxy_sdk::crypto::Key;
-use zproxy_sdk::testing::{self, Answer, Request, Response, set_unix_ms};
+use zproxy_sdk::testing::{self, Answer, Request, Response, metric, set_unix_ms};
 
 use super::*;
+use crate::keys::Entry;
 use crate::token::Algorithm;
+
+mod remote;
 
 const SECRET: &str = "your-256-bit-secret";
 const NOW: u64 = 1_800_000_000;
@@ -86,18 +90,21 @@ fn the_example_of_rfc_7515_is_verified() {
         150, 138, 180, 195, 119, 98, 61, 34, 61, 46, 33, 114, 5, 46, 79, 8, 192, 205, 154, 245,
         103, 208, 128, 163,
     ];
-    let keys = Keys(vec![(Algorithm::Hs256, Key::new("HS256", "secret", &secret).unwrap())]);
+    let algorithm = Algorithm::parse("HS256").unwrap();
+    let key = Key::new("HS256", "secret", &secret).unwrap();
+    let keys = KeyRing::new(vec![Entry { algorithm, id: None, key }], vec![algorithm]);
+    let token = Token::parse(token).unwrap();
 
-    let claims = json::object(&keys.verify(token).unwrap()).unwrap();
-
+    assert_eq!(keys.verify(&token, &mut 1), Found::Signed);
+    let claims = json::object(&token.payload().unwrap()).unwrap();
     assert_eq!(claims["iss"], "joe");
-    let policy = claims::Policy {
+    let policy = Policy {
         issuer: Some("joe".to_owned()),
         audience: None,
         leeway_seconds: 0,
         required: Vec::new(),
     };
-    assert_eq!(policy.check(&claims, 1_300_819_379_999), Ok(()));
+    assert!(policy.check(&claims, 1_300_819_379_999).is_ok());
     assert!(policy.check(&claims, 1_300_819_380_000).is_err());
 }
 
@@ -418,39 +425,167 @@ fn two_tokens_in_one_place_are_refused() {
     }
 }
 
+/// RFC 6750 §3: the code says which kind of mistake it was, and no more.
+#[test]
+fn a_challenge_says_what_kind_of_mistake_it_was() {
+    let bearer =
+        |token: &str| Request::get("/").with_header("authorization", format!("Bearer {token}"));
+    let two = bearer(SAMPLE).with_header("authorization", "Bearer x");
+    let scoped =
+        |claims: &str| send(r#""required_scopes": ["read", "write"]"#, bearer(&hs256(claims)));
+    for (answer, status, challenge, kind) in [
+        (send("", bearer("x")), 401, r#"Bearer error="invalid_token""#, "malformed"),
+        (send("", two), 401, r#"Bearer error="invalid_request""#, "ambiguous"),
+        (
+            send(r#""realm": "shop, a""#, Request::get("/")),
+            401,
+            r#"Bearer realm="shop, a", error="invalid_token""#,
+            "missing",
+        ),
+        (
+            scoped(r#"{"scope":"read readwrite"}"#),
+            403,
+            r#"Bearer error="insufficient_scope", scope="read write""#,
+            "scope",
+        ),
+    ] {
+        assert_eq!((answer.status(), answer.header("www-authenticate")), (status, Some(challenge)));
+        assert_eq!(metric(kind), Some(1.0), "{kind}");
+    }
+    for claims in [
+        r#"{"scope":"write x read"}"#,
+        r#"{"scp":["read","write"]}"#,
+        r#"{"scp":"read","scope":"write"}"#,
+    ] {
+        assert_eq!(scoped(claims).status(), 200, "{claims}");
+    }
+    assert_eq!(metric("accepted"), Some(3.0));
+}
+
+/// A token that was seen is not checked again, but for its time.
+#[test]
+fn a_known_token_ends_with_its_time() {
+    let plugin = plugin(r#""leeway_seconds": 5, "claims_to_headers": {"sub": "x-user"}"#);
+    let token = hs256(r#"{"exp":1800000010,"nbf":1799999999,"sub":"ann"}"#);
+    let ask = |unix: u64| {
+        set_unix_ms(unix * 1000);
+        let request = Request::get("/").with_header("authorization", format!("Bearer {token}"));
+        plugin.exchange(request, Response::status(200))
+    };
+
+    for unix in [NOW, NOW + 10, NOW + 14] {
+        let answer = ask(unix);
+        assert_eq!(answer.upstream_request().unwrap().value("x-user"), Some("ann"), "{unix}");
+    }
+    assert_eq!(ask(NOW + 15).status(), 401);
+    assert_eq!(ask(NOW - 7).status(), 401, "the clock was set back");
+    assert_eq!(metric("expired"), Some(2.0));
+    assert_eq!(ask(NOW).status(), 200);
+}
+
+#[test]
+fn switched_off_it_asks_for_nothing() {
+    assert_eq!(send(r#""enabled": false"#, Request::get("/")).status(), 200);
+}
+
 /// The operator reads these, so each names its key, and none shows a secret.
 #[test]
 fn a_wrong_configuration_is_refused_by_key() {
-    for (config, expected) in [
-        ("{}", "jwt_secret: is missing"),
-        (r#"{"jwt_secret":""}"#, "jwt_secret: is empty"),
-        (r#"{"jwt_secret":271828}"#, "jwt_secret: write a string"),
-        (r#"{"jwt_secret":"271828","issuers":"a"}"#, "unknown field `issuers`"),
-        (r#"{"jwt_secret":"271828","public_key_pem":"x"}"#, "public_key_pem: not supported"),
-        (r#"{"jwks":{}}"#, "jwks: not supported by this version"),
-        (r#"{"jwks_url":"x"}"#, "jwks_url: not supported by this version"),
-        (r#"{"jwt_secret":"271828","algorithms":["none"]}"#, "algorithms: `none`"),
-        (r#"{"jwt_secret":"271828","algorithms":["RS256"]}"#, "algorithms: `RS256`"),
-        (r#"{"jwt_secret":"271828","algorithms":[]}"#, "algorithms: is empty"),
-        (r#"{"jwt_secret":"271828","audience":[]}"#, "audience: is empty"),
-        (r#"{"jwt_secret":"271828","audience":1}"#, "audience: write a string"),
-        (r#"{"jwt_secret":"271828","token_from":{"cookie":"a b"}}"#, "token_from.cookie"),
-        (r#"{"jwt_secret":"271828","token_from":{"query":""}}"#, "token_from.query"),
-        (r#"{"jwt_secret":"271828","leeway_seconds":"9"}"#, "`leeway_seconds`"),
-        (r#"{"jwt_secret":"271828","algorithms":["HS256",5]}"#, "`algorithms[1]`"),
-        (r#"{"jwt_secret":"271828","claims_to_headers":{"a":"te"}}"#, "claims_to_headers: `te`"),
+    testing::check_signatures(|_, _, _, _| false);
+    for (config, path, message) in [
+        ("{}", "", "there is no key"),
+        (r#"{"jwt_secret":""}"#, "/jwt_secret", "is empty"),
+        (r#"{"jwt_secret":271828}"#, "/jwt_secret", "write a string"),
+        (r#"{"jwt_secret":"271828","issuerz":"a"}"#, "/issuerz", "unknown field `issuerz`"),
         (
-            r#"{"jwt_secret":"271828","claims_to_headers":{"a":"Proxy_Connection"}}"#,
-            "claims_to_headers: `proxy_connection`",
+            r#"{"jwt_secret":"271828","public_key_pem":"x"}"#,
+            "/public_key_pem",
+            "there is `jwt_secret` already",
+        ),
+        (r#"{"jwks":271828}"#, "/jwks", "write a JWK set"),
+        (r#"{"jwks":{}}"#, "/jwks", "it has no `keys`"),
+        (r#"{"jwks":"271828"}"#, "/jwks", "it is no JSON object"),
+        (r#"{"jwks":{"keys":[{"kty":"x"}]}}"#, "/jwks", "it holds no key"),
+        (r#"{"jwks_url":"idp.example"}"#, "/jwks_url", "is no URL"),
+        (r#"{"jwks_url":"https:///x"}"#, "/jwks_url", "is no URL"),
+        (r#"{"jwks_url":"http://a/ b"}"#, "/jwks_url", "is no URL"),
+        (
+            r#"{"jwks_url":"http://a/","jwks_refresh_seconds":0}"#,
+            "/jwks_refresh_seconds",
+            "write 1 to",
+        ),
+        (r#"{"jwks_url":"http://a/","jwks_timeout_ms":30001}"#, "/jwks_timeout_ms", "write 1 to"),
+        (
+            r#"{"jwt_secret":"271828","algorithms":["none"]}"#,
+            "/algorithms/0",
+            "write HS256, HS384, HS512",
+        ),
+        (r#"{"jwt_secret":"271828","algorithms":["HS256","RS256"]}"#, "/algorithms/1", "`RS256`"),
+        (r#"{"public_key_pem":"x","algorithms":["HS256"]}"#, "/algorithms/0", "write RS256"),
+        (r#"{"jwks_url":"http://a/","algorithms":["HS256"]}"#, "/algorithms/0", "write RS256"),
+        (r#"{"jwt_secret":"271828","algorithms":[]}"#, "/algorithms", "is empty"),
+        (r#"{"jwt_secret":"271828","audience":[]}"#, "/audience", "is empty"),
+        (r#"{"jwt_secret":"271828","audience":1}"#, "/audience", "write a string"),
+        (r#"{"jwt_secret":"271828","token_from":{"cookie":"a b"}}"#, "/token_from/cookie", "`a b`"),
+        (r#"{"jwt_secret":"271828","token_from":{"query":""}}"#, "/token_from/query", "``"),
+        (r#"{"jwt_secret":"271828","leeway_seconds":"9"}"#, "/leeway_seconds", "invalid type"),
+        (r#"{"jwt_secret":"271828","algorithms":["HS256",5]}"#, "/algorithms/1", "invalid type"),
+        (r#"{"jwt_secret":"271828","realm":"a\"b"}"#, "/realm", "visible ASCII"),
+        (
+            r#"{"jwt_secret":"271828","required_scopes":["a b"]}"#,
+            "/required_scopes/0",
+            "`a b` is no scope",
+        ),
+        (
+            r#"{"jwt_secret":"271828","claims_to_headers":{"a":"te"}}"#,
+            "/claims_to_headers/a",
+            "`te`",
+        ),
+        (
+            r#"{"jwt_secret":"271828","claims_to_headers":{"a/b":"Proxy_Connection"}}"#,
+            "/claims_to_headers/a~1b",
+            "`proxy_connection`",
         ),
         (
             r#"{"jwt_secret":"271828","claims_to_headers":{"a":"x","b":"X"}}"#,
-            "claims_to_headers: two claims go to `x`",
+            "/claims_to_headers/b",
+            "two claims go to `x`",
+        ),
+        (r#"{"issuers":[{"issuer":"a"}]}"#, "/issuers/0", "there is no key"),
+        (
+            r#"{"jwt_secret":"271828","issuers":[{"issuer":"a","jwt_secret":"271828"}]}"#,
+            "/jwt_secret",
+            "belongs into `issuers`",
+        ),
+        (
+            r#"{"issuers":[{"issuer":"a","jwt_secret":"271828"},{"jwt_secret":"271828"}]}"#,
+            "/issuers/1",
+            "has no `issuer`",
+        ),
+        (
+            r#"{"issuers":[{"issuer":"a","jwt_secret":"271828"},{"issuer":"a","jwt_secret":"271828"}]}"#,
+            "/issuers/1/issuer",
+            "is there twice",
         ),
     ] {
-        let error = testing::load::<Jwt>(config).unwrap_err();
+        let problems = testing::problems::<Jwt>(config);
 
-        assert!(error.contains(expected), "{config}: {error}");
-        assert!(!error.contains("271828"), "{error}");
+        assert_eq!(problems.len(), 1, "{config}: {problems:?}");
+        assert_eq!(problems[0].path, path, "{config}");
+        assert!(problems[0].message.contains(message), "{config}: {problems:?}");
+        assert!(!problems[0].message.contains("271828"), "{problems:?}");
+        assert!(testing::load::<Jwt>(config).is_err());
     }
+}
+
+/// Every mistake at once.
+#[test]
+fn all_problems_are_told() {
+    let config =
+        r#"{"jwt_secret":"","realm":"\"","required_scopes":[""],"token_from":{"query":""}}"#;
+
+    let paths: Vec<String> =
+        testing::problems::<Jwt>(config).into_iter().map(|problem| problem.path).collect();
+
+    assert_eq!(paths, ["/jwt_secret", "/token_from/query", "/required_scopes/0", "/realm"]);
 }

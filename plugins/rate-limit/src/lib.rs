@@ -1,0 +1,204 @@
+//! Lets only so many requests pass in a time.
+//!
+//! ```text
+//! on the allow-list? ─► each limit: key ─► take from its quota ─► next, with what is left for the answer
+//!                                               └─ too little: give back to the limits before ─► 429
+//! ```
+//!
+//! Quotas are the host's, which keeps one arrival time for each key (GCRA) and changes it in one step: a
+//! limit holds over all workers. What a key is counted under begins with a digest of the limit, so that two
+//! routes with the same limit share it and two limits never meet.
+//!
+//! Not here: how quotas are kept, and how many (`counters` of the host).
+
+mod address;
+mod config;
+mod key;
+
+use std::cell::RefCell;
+use std::fmt::Write;
+use std::time::Duration;
+
+use zproxy_sdk::counters::{self, Decision, Quota};
+use zproxy_sdk::metrics::Counter;
+use zproxy_sdk::{Flow, Middleware, Problem, Reply, Request, Response, context, debug, export};
+
+use address::Network;
+use config::Config;
+use key::Part;
+
+/// The plugin: a configuration that is good when it has no problems.
+#[derive(Debug, serde::Deserialize)]
+#[serde(from = "Config")]
+struct RateLimit {
+    problems: Vec<Problem>,
+    enabled: bool,
+    limits: Vec<Limit>,
+    allow_list: Vec<Network>,
+    cost: Cost,
+    dry_run: bool,
+    /// The value of `RateLimit-Policy`; `None` when answers are to say nothing.
+    policy: Option<String>,
+    /// Under which name the request's hook leaves `RateLimit` for the response's.
+    note: String,
+    /// `None` beside a problem that says why.
+    refused: Option<Counter>,
+    /// A key in the making.
+    scratch: RefCell<Vec<u8>>,
+}
+
+/// A quota for each key.
+#[derive(Debug)]
+struct Limit {
+    name: String,
+    quota: Quota,
+    /// What its keys begin with.
+    prefix: [u8; 8],
+    parts: Vec<Part>,
+}
+
+/// What a request takes from each limit.
+#[derive(Debug)]
+enum Cost {
+    Fixed(u32),
+    /// The number in a field, at least one.
+    Header(String),
+}
+
+impl Middleware for RateLimit {
+    fn request_fields(&self) -> Vec<&str> {
+        let mut fields: Vec<&str> =
+            self.limits.iter().flat_map(|limit| &limit.parts).flat_map(Part::fields).collect();
+        if !self.allow_list.is_empty() {
+            fields.push(key::CLIENT);
+        }
+        if let Cost::Header(name) = &self.cost {
+            fields.push(name);
+        }
+        fields.sort_unstable();
+        fields.dedup();
+        fields
+    }
+
+    fn on_request(&self, request: &mut Request) -> Flow {
+        if !self.enabled || self.is_allowed(request) {
+            return Flow::Next;
+        }
+        let cost = self.cost.of(request);
+        let mut left = String::new();
+        let mut key = self.scratch.borrow_mut();
+        for (index, limit) in self.limits.iter().enumerate() {
+            limit.write_key(request, &mut key);
+            let decision = counters::take(&*key, limit.quota, cost);
+            if !decision.allowed {
+                for before in &self.limits[..index] {
+                    before.write_key(request, &mut key);
+                    counters::give_back(&*key, before.quota, cost);
+                }
+                return self.refuse(request, limit, &decision);
+            }
+            limit.write_left(&decision, &mut left);
+        }
+        if self.policy.is_some() && !self.dry_run {
+            context::set(&self.note, left);
+        }
+        Flow::Next
+    }
+
+    fn on_response(&self, response: &mut Response) {
+        let Some(policy) = &self.policy else { return };
+        // None: the request was not counted.
+        let Some(left) = context::get(&self.note) else { return };
+        response.append_header("ratelimit-policy", policy);
+        response.append_header("ratelimit", left);
+    }
+
+    fn validate(&self) -> Vec<Problem> {
+        self.problems.clone()
+    }
+}
+
+impl RateLimit {
+    fn is_allowed(&self, request: &Request) -> bool {
+        if self.allow_list.is_empty() {
+            return false;
+        }
+        let client = address::parse(&request.client_ip());
+        client.is_some_and(|client| self.allow_list.iter().any(|network| network.holds(client)))
+    }
+
+    fn refuse(&self, request: &Request, limit: &Limit, decision: &Decision) -> Flow {
+        if let Some(refused) = &self.refused {
+            refused.add(1);
+        }
+        let mode = if self.dry_run { "would be refused (dry run)" } else { "refused" };
+        debug!(
+            "{mode} by `{}`: {} on route `{}`",
+            limit.name,
+            request.client_ip(),
+            request.route()
+        );
+        if self.dry_run {
+            return Flow::Next;
+        }
+        let mut reply = Reply::status(429).header("content-type", "application/problem+json").body(
+            r#"{"type":"about:blank","title":"Too Many Requests","status":429,"detail":"the quota is used up"}"#,
+        );
+        // One that costs more than can ever be taken at once has no better time.
+        if decision.retry_after != Duration::MAX {
+            reply = reply.header("retry-after", seconds(decision.retry_after).max(1).to_string());
+        }
+        if let Some(policy) = &self.policy {
+            let mut left = String::new();
+            limit.write_left(decision, &mut left);
+            reply = reply.header("ratelimit-policy", policy).header("ratelimit", left);
+        }
+        Flow::Reply(reply)
+    }
+}
+
+impl Limit {
+    fn write_key(&self, request: &Request, key: &mut Vec<u8>) {
+        key.clear();
+        key.extend_from_slice(&self.prefix);
+        for part in &self.parts {
+            part.write(request, key);
+        }
+        key::shorten(key, self.prefix.len());
+    }
+
+    /// Adds this limit to the value of `RateLimit` (draft-ietf-httpapi-ratelimit-headers-10).
+    fn write_left(&self, decision: &Decision, value: &mut String) {
+        let separator = if value.is_empty() { "" } else { ", " };
+        // `t` of a refusal is not later than `Retry-After`, which a client is to believe first.
+        let reset = if decision.allowed { decision.reset_after } else { decision.retry_after };
+        let left = if decision.allowed { decision.remaining } else { 0 };
+        // Writing to a string cannot fail.
+        let _ = write!(value, "{separator}\"{}\";r={left}", self.name);
+        if reset != Duration::MAX {
+            let _ = write!(value, ";t={}", seconds(reset));
+        }
+    }
+}
+
+impl Cost {
+    fn of(&self, request: &Request) -> u32 {
+        match self {
+            Self::Fixed(cost) => *cost,
+            Self::Header(name) => {
+                let written = request.header(name);
+                written.and_then(|text| text.trim().parse().ok()).unwrap_or(1).max(1)
+            }
+        }
+    }
+}
+
+/// In whole seconds, never too early.
+fn seconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis().div_ceil(1000)).unwrap_or(u64::MAX)
+}
+
+export!(RateLimit: on_request, on_response, validate);
+
+#[cfg(test)]
+mod tests;
