@@ -403,7 +403,7 @@ impl Live {
     ) -> Result<(), Box<Failure>> {
         let (store, mut place) = (&mut self.store, None);
         let Some(guest) = &self.guests.ticker else { return Ok(()) };
-        begin(store, self.ticks, Phase::Other, &mut place);
+        begin(store, self.bounds, Phase::Other, &mut place);
         store.data_mut().waits.begin(asks, self.time_max);
         let answer = guest.func_on_tick().call_async(&mut *store, ()).await;
         store.data_mut().waits.end();

@@ -192,8 +192,11 @@ impl Home {
             tokio::task::spawn_local(async move {
                 let until = context.clock.now() + TICK_TIME_MAX;
                 let mut gone = |_: &mut TaskContext<'_>| Poll::Pending;
-                let (callouts, upstreams) = (&context.callouts, &context.upstreams);
-                let outside = Outside::World { callouts, upstreams };
+                let outside = Outside::World {
+                    callouts: &context.callouts,
+                    upstreams: &context.upstreams,
+                    tls: context.snapshot.tls.callouts.as_ref(),
+                };
                 one.run(Scope { outside, until, gone: &mut gone }).await;
             });
         }
