@@ -212,8 +212,8 @@ fn outcome(plan: &Plan, counts: &Counts, window: Duration) -> Value {
 impl Slot {
     /// Does what can be done now. A failed one has no answer.
     fn go_on(&mut self, body_bytes: u64, scratch: &mut [u8]) -> Done {
-        let mut failed = || {
-            self.answer.clear();
+        let failed = |answer: &mut Vec<u8>| {
+            answer.clear();
             Done::Failed
         };
         loop {
@@ -221,7 +221,7 @@ impl Slot {
             while self.session.wants_write() {
                 // Memory takes everything.
                 if self.session.write_tls(&mut records).is_err() {
-                    return failed();
+                    return failed(&mut self.answer);
                 }
             }
             let mut sent = 0;
@@ -233,7 +233,7 @@ impl Slot {
                     Moved::Later if sent == 0 => {
                         std::thread::yield_now();
                     }
-                    _ => return failed(),
+                    _ => return failed(&mut self.answer),
                 }
             }
             match receive(&self.socket, scratch) {
@@ -243,7 +243,7 @@ impl Slot {
                     while !rest.is_empty() {
                         let read = self.session.read_tls(&mut rest);
                         if read.is_err() || self.session.process_new_packets().is_err() {
-                            return failed();
+                            return failed(&mut self.answer);
                         }
                         let mut piece = [0; 16 * 1024];
                         while let Ok(count @ 1..) = self.session.reader().read(&mut piece) {
@@ -251,19 +251,19 @@ impl Slot {
                         }
                     }
                 }
-                Moved::End | Moved::Broken => return failed(),
+                Moved::End | Moved::Broken => return failed(&mut self.answer),
             }
             if self.whole.is_none()
                 && let Some(end) = memchr::memmem::find(&self.answer, b"\r\n\r\n")
             {
                 if !self.answer.starts_with(b"HTTP/1.1 200") {
-                    return failed();
+                    return failed(&mut self.answer);
                 }
                 self.whole = usize::try_from(body_bytes).ok().map(|body| end + 4 + body);
             }
             match self.whole {
                 Some(whole) if self.answer.len() == whole => return Done::Answered,
-                Some(whole) if self.answer.len() > whole => return failed(),
+                Some(whole) if self.answer.len() > whole => return failed(&mut self.answer),
                 _ => {}
             }
         }

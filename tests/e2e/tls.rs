@@ -327,8 +327,6 @@ fn sessions_are_resumed_by_every_worker() {
     site.gateway.counts("zproxy_tls_handshakes_total", &resumed, 16.0);
 }
 
-/// RFC 9440: upstreams believe these fields, so nobody else may send them.
-/// The certificate was looked at when the session began; resuming must not be a way around it.
 #[test]
 fn a_request_for_another_certificate_is_misdirected() {
     let upstream = Upstream::answering("hello");

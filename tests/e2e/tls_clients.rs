@@ -137,3 +137,25 @@ for close in (b'', b'Connection: close\r\n'):
     let Some((ok, said)) = run("python3", &["-c", &script], "") else { return };
     assert!(ok, "{said}");
 }
+
+/// Whoever reaches the socket's file speaks TLS there as elsewhere.
+#[test]
+fn curl_speaks_tls_over_a_unix_socket() {
+    let upstream = Upstream::answering("hello");
+    let (authority, dir) = (Authority::new("root"), TempDir::new().unwrap());
+    let ca = authority.write(dir.path().join("ca.pem")).display().to_string();
+    let files = authority.issue(dir.path(), "a", &["localhost"]);
+    let socket = dir.path().join("s").display().to_string();
+    let address = format!("unix:{socket}");
+    let gateway = Launch::config(json!({
+        "listeners": [{ "address": address, "tls": { "certificates": [files.entry()] } }],
+        "routes": [{ "path": "/", "upstream": upstream.url() }],
+    }));
+    let _gateway = gateway.within(dir).start();
+
+    let arguments = ["-sS", "--cacert", &ca, "--unix-socket", &socket, "https://localhost/"];
+    let Some((ok, said)) = run("curl", &arguments, "") else { return };
+
+    assert!(ok && said == "hello", "{said}");
+    assert_eq!(upstream.last_request().field("x-forwarded-proto"), Some("https"));
+}

@@ -5,7 +5,7 @@ use serde_json::json;
 use tempfile::TempDir;
 
 use crate::harness::tls::{Authority, V12, V13, shake};
-use crate::harness::{Launch, Upstream, Wire, guest};
+use crate::harness::{Launch, Upstream, Wire, WireError, guest};
 use crate::tls::{GET, Site};
 
 #[test]
@@ -29,6 +29,30 @@ fn clients_show_certificates_where_they_are_asked_for() {
     }
 }
 
+/// With TLS 1.3 a client learns it after its request has gone out, and learns why.
+#[test]
+fn a_client_that_is_not_let_in_is_told_why() {
+    let upstream = Upstream::answering("hello");
+    let clients = Authority::new("clients");
+    let asked = |_: &Authority, dir: &TempDir| {
+        let ca = clients.write(dir.path().join("clients.pem"));
+        json!({ "client_ca_path": ca, "client_auth": "required" })
+    };
+    let site = Site::with(&upstream, asked, json!({}));
+    let config = site.authority.client().versions(V13).config();
+    for _ in 0..10 {
+        let mut client = site.connect_as(&config);
+        // It may have been refused by now.
+        let _ = client.try_send(GET);
+
+        match client.try_response() {
+            Err(WireError::Refused(why)) => assert!(why.contains("CertificateRequired"), "{why}"),
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+/// RFC 9440: upstreams believe these fields, so nobody else may send them.
 #[test]
 fn a_verified_certificate_is_passed_on_and_a_claimed_one_is_not() {
     let upstream = Upstream::answering("hello");
@@ -59,6 +83,7 @@ fn a_verified_certificate_is_passed_on_and_a_claimed_one_is_not() {
     assert_eq!(request.all("client_cert"), [""; 0]);
 }
 
+/// The certificate was looked at when the session began; resuming must not be a way around it.
 #[test]
 fn a_resumed_session_keeps_its_certificate_and_none_goes_to_a_stricter_listener() {
     let upstream = Upstream::answering("hello");

@@ -54,6 +54,9 @@ pub async fn open(home: &Home, client: &mut Client) -> bool {
     if ended == Handshake::PlainHttp {
         let exchange = home.take_exchange();
         proxy::refuse(&context, client, exchange, RequestError::PlainHttp).await;
+    }
+    if matches!(ended, Handshake::PlainHttp | Handshake::Failed) {
+        // The client may have sent more already; what it was told must reach it all the same.
         client.connection.linger(&home.pool, &client.timer).await;
     }
     matches!(ended, Handshake::Done { .. })

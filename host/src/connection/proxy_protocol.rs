@@ -70,7 +70,8 @@ fn line(bytes: &[u8]) -> Result<Option<(Header, usize)>, &'static str> {
         let word = word.filter(|word| *word == "0" || !word.starts_with('0'));
         word.and_then(|word| word.parse::<u16>().ok()).ok_or("a port is wrong")
     };
-    (port()?, port()?);
+    port()?;
+    port()?;
     match words.next() {
         None => Ok(Some((Header::Client(Some(source)), end + 1))),
         Some(_) => Err("its line goes on"),

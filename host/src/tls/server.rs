@@ -96,6 +96,8 @@ pub(super) fn make(
     };
     config.alpn_protocols = settings.alpn.iter().map(|name| name.as_bytes().to_vec()).collect();
     config.ticketer = tickets;
+    // Clients that are old or misled would choose worse than this end does.
+    config.ignore_client_order = true;
     // Sessions are with the client, in its ticket: workers need not ask each other.
     config.session_storage = Arc::new(NoServerSessionStorage {});
     let digest = files.digest(self::files(settings));

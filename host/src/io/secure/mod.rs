@@ -186,9 +186,8 @@ impl Secure {
                 continue;
             }
             let read = |bytes: &mut [u8]| reader.poll_read(cx, bytes);
-            match ready!(state.receive(read, RECORD_BYTES_MAX))? {
-                0 => return Poll::Ready(Err(io::Error::from(io::ErrorKind::UnexpectedEof).into())),
-                _ => {}
+            if ready!(state.receive(read, RECORD_BYTES_MAX))? == 0 {
+                return Poll::Ready(Err(io::Error::from(io::ErrorKind::UnexpectedEof).into()));
             }
         }
     }
@@ -365,35 +364,32 @@ impl State {
     ) -> Poll<io::Result<usize>> {
         SCRATCH.with_borrow_mut(|scratch| {
             let (held, room) = self.lay_out(&mut scratch.incoming, bytes.len());
-            match ready!(read(&mut scratch.incoming[held..room]))? {
-                0 => {
-                    self.end = End::Cut;
-                    return Poll::Ready(Ok(0));
-                }
-                count => {
-                    let mut filled = 0;
-                    let plain = &mut self.plain;
-                    let sink = |content: &[u8]| {
-                        let fits = content.len().min(bytes.len() - filled);
-                        bytes[filled..filled + fits].copy_from_slice(&content[..fits]);
-                        filled += fits;
-                        plain.extend_from_slice(&content[fits..]);
-                    };
-                    let records = &mut scratch.incoming[..held + count];
-                    let (used, done) = self.session.digest(records, &mut self.outgoing, sink);
-                    self.incoming = records[used..].to_vec();
-                    match done {
-                        Ok((_, true)) => self.end = End::Orderly,
-                        Ok((_, false)) => {}
-                        Err(error) => {
-                            log::debug!(target: "tls", "{error}");
-                            self.end = End::Failed;
-                            self.failure = Some(Box::new(error));
-                        }
-                    }
-                    Poll::Ready(Ok(filled))
+            let count = ready!(read(&mut scratch.incoming[held..room]))?;
+            if count == 0 {
+                self.end = End::Cut;
+                return Poll::Ready(Ok(0));
+            }
+            let mut filled = 0;
+            let plain = &mut self.plain;
+            let sink = |content: &[u8]| {
+                let fits = content.len().min(bytes.len() - filled);
+                bytes[filled..filled + fits].copy_from_slice(&content[..fits]);
+                filled += fits;
+                plain.extend_from_slice(&content[fits..]);
+            };
+            let records = &mut scratch.incoming[..held + count];
+            let (used, done) = self.session.digest(records, &mut self.outgoing, sink);
+            self.incoming = records[used..].to_vec();
+            match done {
+                Ok((_, true)) => self.end = End::Orderly,
+                Ok((_, false)) => {}
+                Err(error) => {
+                    log::debug!(target: "tls", "{error}");
+                    self.end = End::Failed;
+                    self.failure = Some(Box::new(error));
                 }
             }
+            Poll::Ready(Ok(filled))
         })
     }
 

@@ -93,7 +93,7 @@ impl Session {
                     // Its alert is there for the taking.
                     with!(self, connection => {
                         let status = connection.process_tls_records(&mut []);
-                        let _ = step_alert(status, outgoing);
+                        step_alert(status, outgoing);
                     });
                     return (used, Err(error));
                 }
