@@ -209,9 +209,9 @@ impl Scene<'_> {
         }
         let chain = self.chain;
         match chain.request_filter(self.exchange()) {
-            Some(filter) if !body.is_empty() => {
+            Some(mut filter) if !body.is_empty() => {
                 let mut out = Vec::new();
-                self.show(filter, &body, &mut out, |_| ())?;
+                self.show(&mut filter, &body, &mut out, |_| ())?;
                 Ok(out)
             }
             _ => Ok(body),
@@ -255,9 +255,10 @@ impl Scene<'_> {
             return Ok(Vec::new());
         }
         match chain.response_filter(self.exchange()) {
-            Some(filter) if !body.is_empty() => {
+            Some(mut filter) if !body.is_empty() => {
                 let mut out = Vec::new();
-                let shown = self.show(filter, &body, &mut out, |exchange| exchange.sent = true);
+                let shown =
+                    self.show(&mut filter, &body, &mut out, |exchange| exchange.sent = true);
                 if self.exchange().sent && shown.is_err() {
                     self.outcome.cut = true;
                     self.outcome.response = Some(response(self.exchange(), &out));
@@ -277,7 +278,7 @@ impl Scene<'_> {
     /// Shows a body in pieces; `gone` is called whenever one has gone on.
     fn show(
         &mut self,
-        mut filter: Box<BodyFilter>,
+        filter: &mut BodyFilter,
         body: &[u8],
         out: &mut Vec<u8>,
         gone: impl Fn(&mut Exchange),

@@ -220,6 +220,9 @@ fn what_is_outside_of_the_memory_or_no_text_traps() {
     }
 }
 
+/// Interface and function, its type, its core type, arguments, and how the message of a broken rule begins.
+type Case<'a> = (&'a str, &'a str, &'a str, &'static str, String, Option<&'a str>);
+
 /// What reaches the host and breaks a rule fails the hook by name, or is answered no.
 #[test]
 fn absurd_arguments_break_a_rule_or_are_told_no() {
@@ -234,7 +237,7 @@ fn absurd_arguments_break_a_rule_or_are_told_no() {
     let tagged = "(param \"tag\" string) (result u32)";
     let delete = "(param \"key\" (list u8)) (result bool)";
     let note = "(param \"key\" string) (param \"value\" (list u8))";
-    let cases: [(&str, &str, &str, &'static str, String, Option<&str>); 30] = [
+    let cases: [Case<'_>; 30] = [
         ("request", "get", get, "(param i32 i32 i32)", format!("{HUGE} {OUT}"), None),
         ("request", "param", get, "(param i32 i32 i32)", format!("{HUGE} {OUT}"), None),
         (
