@@ -44,8 +44,10 @@ struct Signer {
     algorithm: &'static str,
     pem: String,
     jwk: Value,
-    sign: Box<dyn Fn(&[u8]) -> Vec<u8>>,
+    sign: Box<Sign>,
 }
+
+type Sign = dyn Fn(&[u8]) -> Vec<u8>;
 
 impl Signer {
     fn token(&self, header: &Value, claims: &Value) -> String {

@@ -187,7 +187,8 @@ impl Cost {
             Self::Fixed(cost) => *cost,
             Self::Header(name) => {
                 let written = request.header(name);
-                written.and_then(|text| text.trim().parse().ok()).unwrap_or(1).max(1)
+                let cost = written.and_then(|text| text.trim().parse::<u64>().ok()).unwrap_or(1);
+                u32::try_from(cost).unwrap_or(u32::MAX).max(1)
             }
         }
     }
