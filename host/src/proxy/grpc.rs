@@ -62,7 +62,6 @@ fn code(error: RequestError) -> u8 {
         | RequestError::NotImplemented(_) => UNIMPLEMENTED,
         RequestError::Malformed(_)
         | RequestError::PlainHttp
-        | RequestError::Misdirected
         | RequestError::Expectation
         | RequestError::Version
         | RequestError::ClientGone
@@ -78,6 +77,8 @@ fn code(error: RequestError) -> u8 {
         | RequestError::TlsCertificate
         | RequestError::TlsAlert
         | RequestError::TlsProtocol
+        // A client makes another connection then.
+        | RequestError::Misdirected
         | RequestError::Unprocessed
         | RequestError::Closed => UNAVAILABLE,
     }
