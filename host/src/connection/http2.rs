@@ -132,7 +132,7 @@ async fn run(shared: &Rc<Shared>, client: &mut Client) -> bool {
     .await;
     let Some(mut connection) = connection else { return false };
     shared.waker.replace(Some(poll_fn(|cx| Poll::Ready(cx.waker().clone())).await));
-    let mut phase = Phase::Handshake;
+    let (mut phase, mut hostile) = (Phase::Handshake, false);
     loop {
         let accepted = poll_fn(|cx| {
             // As many as there are, before the clock is looked at.
@@ -152,14 +152,14 @@ async fn run(shared: &Rc<Shared>, client: &mut Client) -> bool {
         match accepted {
             Some(Some(Ok((request, respond)))) => begin(shared, request, respond),
             // The client has left, or both have said farewell.
-            Some(None) => return true,
+            Some(None) => return !hostile,
             Some(Some(Err(error))) => {
                 log::debug!(target: "connection", "HTTP/2: {error}");
                 return false;
             }
             None if phase == Phase::Ending => return false,
-            None if shared.account.is_flooded() || phase == Phase::Head => {
-                phase = Phase::Ending;
+            None if shared.account.is_flooded() || phase == Phase::Head && timer.is_due() => {
+                (phase, hostile) = (Phase::Ending, true);
                 timer.arm(FAREWELL);
                 log::debug!(target: "connection", "HTTP/2: flooded, or a head that does not end");
                 connection.abrupt_shutdown(Reason::ENHANCE_YOUR_CALM);

@@ -143,15 +143,10 @@ impl Forward<'_> {
             let mut lease = self.lend(client, sure, fresh, journey).await?;
             let to_frames = lease.connection.stream.is_multiplexed();
             let framing_out = match self.framing() {
-                Framing::Length(_) | Framing::Chunked | Framing::UntilClose
-                    if to_frames && resized =>
-                {
-                    Framing::UntilClose
-                }
-                Framing::Chunked | Framing::UntilClose if to_frames => Framing::UntilClose,
-                Framing::Length(_) if resized => Framing::Chunked,
-                Framing::UntilClose => Framing::Chunked,
-                framing => framing,
+                Framing::None => Framing::None,
+                Framing::Length(length) if !resized => Framing::Length(length),
+                _ if to_frames => Framing::UntilClose,
+                _ => Framing::Chunked,
             };
             let mut upload = self.upload(framing_out, (client, to_frames), filter.take());
             let perhaps_again = repeatable && (to_frames || idempotent && lease.reused);

@@ -30,7 +30,10 @@ fn a_listener_says_which_certificates_and_how_strict() {
     assert_eq!(tls.certificates[0].sni, names);
     assert_eq!(&*tls.certificates[1].at, "listeners[0].tls.certificates[1]");
     assert_eq!(tls.client_auth, ClientAuth::Optional("ca.pem".into()));
-    assert_eq!((tls.min_version, tls.alpn.as_slice()), (TlsVersion::V13, ["http/1.1"].as_slice()));
+    assert_eq!(
+        (tls.min_version, tls.alpn.as_slice()),
+        (TlsVersion::V13, ["h2", "http/1.1"].as_slice())
+    );
 }
 
 #[test]
