@@ -25,6 +25,9 @@ use http::{HeaderMap, Request, Response};
 
 use super::secure::TlsFacts;
 
+/// The head of a response, and whether nothing follows it.
+pub type ReceivedHead = Result<(Response<()>, bool), h2::Error>;
+
 /// A piece of content that is worth a frame though it is not all that there is.
 const PIECE_BYTES_MIN: usize = 512;
 
@@ -120,7 +123,7 @@ impl Multiplexed {
 
     /// Waits for the head of a response, and says whether nothing follows it. Interim ones come first,
     /// each by itself.
-    pub fn poll_head(&self, cx: &mut Context<'_>) -> Poll<Result<(Response<()>, bool), h2::Error>> {
+    pub fn poll_head(&self, cx: &mut Context<'_>) -> Poll<ReceivedHead> {
         let mut receiving = self.receiving.borrow_mut();
         let Receiving::Head(response) = &mut *receiving else { return Poll::Pending };
         if let Poll::Ready(Some(interim)) = response.poll_informational(cx) {

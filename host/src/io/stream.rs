@@ -19,7 +19,7 @@ use rustls::{ClientConfig, ServerConfig};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::Pipe;
-use super::multiplexed::Multiplexed;
+use super::multiplexed::{Multiplexed, ReceivedHead};
 use super::secure::{HandshakeError, Secure, TlsFacts};
 use super::socket::{ReadHalf, Socket, WriteHalf};
 
@@ -371,10 +371,7 @@ impl Reader<'_> {
 
     /// Waits for the head of a response, where that is not made of bytes; and says whether nothing
     /// follows it.
-    pub fn poll_head(
-        &self,
-        cx: &mut Context<'_>,
-    ) -> Option<Poll<Result<(http::Response<()>, bool), h2::Error>>> {
+    pub fn poll_head(&self, cx: &mut Context<'_>) -> Option<Poll<ReceivedHead>> {
         match &self.half {
             ReaderHalf::Multiplexed(stream) => Some(stream.poll_head(cx)),
             ReaderHalf::Socket(..) => None,
