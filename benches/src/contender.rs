@@ -347,7 +347,7 @@ impl Lab {
 
     /// What stands in the places that tell the variants of a program apart.
     fn variant(&self, kind: Kind, folder: &Path) -> Result<Vec<(&'static str, String)>> {
-        let folder = folder.display().to_string();
+        let shown = folder.display().to_string();
         // One worker is pinned by its process.
         let cpus = [self.place.cpu, self.second_cpu].into_iter().flatten();
         let cpus: Vec<usize> = cpus.filter(|_| kind.has_two_workers()).collect();
@@ -365,7 +365,7 @@ impl Lab {
                         optional(splice, "option splice-auto\n    option splice-response"),
                     ),
                     ("@HAPROXY_FIELDS@", optional(fields, HAPROXY_ADDED)),
-                    ("@HAPROXY_TLS@", optional(kind.tls, &format!("ssl crt {folder}/both.pem"))),
+                    ("@HAPROXY_TLS@", optional(kind.tls, &format!("ssl crt {shown}/both.pem"))),
                     ("@SCHEME@", if kind.tls { "https" } else { "http" }.to_owned()),
                     ("@HAPROXY_CACHE@", optional(cache, HAPROXY_STORE)),
                     ("@HAPROXY_CACHED@", optional(cache, HAPROXY_USE)),
@@ -381,7 +381,7 @@ impl Lab {
                     ("@NGINX_CPUS@", optional(cpus.len() == 2, &affinity)),
                     ("@NGINX_BUFFERS@", optional(tuned, NGINX_BUFFERS)),
                     ("@NGINX_TLS@", optional(kind.tls, "ssl")),
-                    ("@NGINX_CERTIFICATE@", optional(kind.tls, &nginx_certificate(&folder))),
+                    ("@NGINX_CERTIFICATE@", optional(kind.tls, &nginx_certificate(&shown))),
                     ("@NGINX_CACHE@", optional(cache, &nginx_store)),
                     ("@NGINX_CACHED@", optional(cache, "proxy_cache bench;")),
                 ]
@@ -390,7 +390,7 @@ impl Lab {
                 let (plugins, routes) = self.plugins_and_routes(plugins)?;
                 vec![
                     ("@IO@", io.to_owned()),
-                    ("@TLS@", optional(kind.tls, &listener_tls(&folder))),
+                    ("@TLS@", optional(kind.tls, &listener_tls(&shown))),
                     ("\"@PLUGINS@\"", plugins.to_string()),
                     ("\"@ROUTES@\"", routes.to_string()),
                 ]
