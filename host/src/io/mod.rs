@@ -26,7 +26,7 @@ pub use backend::{Attached, Backend, RingCounts, choose, ring_counts, tick};
 pub use buffer::{Buffer, BufferPool};
 pub use deadline::{Deadlines, TICK, Timer};
 pub use free::FreeList;
-pub use multiplexed::Multiplexed;
+pub use multiplexed::{Multiplexed, ReceivedHead};
 pub use pipe::{Pipe, PipePool};
 pub use secure::{HandshakeError, TlsFacts};
 pub use stream::{Reader, Stream, Writer};

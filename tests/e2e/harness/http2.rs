@@ -190,12 +190,9 @@ impl Asked {
 
 impl Http2Upstream {
     /// Does for each request what `script` says.
-    pub fn start<F: Future<Output = ()> + Send>(
+    pub fn start<F: Future<Output = ()> + Send + 'static>(
         script: impl Fn(Asked) -> F + Clone + Send + 'static,
-    ) -> Self
-    where
-        F: 'static,
-    {
+    ) -> Self {
         Self::start_with(h2::server::Builder::new(), script)
     }
 
