@@ -320,7 +320,7 @@ fn an_access_log_that_cannot_be_written_is_told_with_place_and_cure() {
 #[test]
 fn a_port_is_shared_by_ipv4_and_ipv6() {
     // Not one of those that the kernel deals to connections and to other tests.
-    let first = 20_000 + std::process::id() as u16 % 10_000;
+    let first = 20_000 + u16::try_from(std::process::id() % 10_000).unwrap();
     let is_free = |port: &u16| std::net::TcpListener::bind(("::", *port)).is_ok();
     let free = (first..32_000).find(is_free).expect("a free port");
     let mut config = saying("hello");
