@@ -54,7 +54,8 @@ fn binary(name: &str) -> PathBuf {
             other => other,
         };
         let mut cargo = Command::new(env!("CARGO"));
-        cargo.args(["build", "--quiet", "--examples", "--profile", profile]);
+        // Of the workspace, as the tests are: another selection has other features, and builds wasmtime anew.
+        cargo.args(["build", "--quiet", "--workspace", "--examples", "--profile", profile]);
         cargo.current_dir(env!("CARGO_MANIFEST_DIR"));
         assert!(cargo.status().unwrap().success(), "the examples do not build");
         folder.join("examples")
