@@ -129,7 +129,7 @@ impl BufferPool {
         self.lent.set(self.lent.get() - bytes.len());
         let Some(size) = SIZES.iter().position(|size| *size == bytes.len()) else { return };
         let mut free = self.free[size].borrow_mut();
-        if free.len() * bytes.len() < FREE_BYTES_MAX {
+        if free.count() * bytes.len() < FREE_BYTES_MAX {
             free.put(bytes);
         }
     }
@@ -229,7 +229,7 @@ mod tests {
     }
 
     fn kept(pool: &BufferPool) -> usize {
-        pool.free.iter().zip(SIZES).map(|(free, size)| free.borrow().len() * size).sum()
+        pool.free.iter().zip(SIZES).map(|(free, size)| free.borrow().count() * size).sum()
     }
 
     #[test]

@@ -28,7 +28,7 @@ impl<T> FreeList<T> {
     }
 
     /// How many are free.
-    pub fn len(&self) -> usize {
+    pub fn count(&self) -> usize {
         self.items.len()
     }
 
@@ -51,12 +51,12 @@ mod tests {
         let mut free = FreeList::default();
         (0..8).for_each(|item| free.put(item));
         free.trim(1);
-        assert_eq!((free.len(), free.take()), (8, Some(7)), "they have just come");
+        assert_eq!((free.count(), free.take()), (8, Some(7)), "they have just come");
 
         free.put(7);
         free.trim(1);
-        assert_eq!(free.len(), 4, "seven were there all the time");
+        assert_eq!(free.count(), 4, "seven were there all the time");
         (0..4).for_each(|_| free.trim(1));
-        assert_eq!(free.len(), 1);
+        assert_eq!(free.count(), 1);
     }
 }

@@ -26,7 +26,7 @@ use http::{HeaderMap, Request, Response};
 use super::secure::TlsFacts;
 
 /// The head of a response, and whether nothing follows it.
-pub(super) type ReceivedHead = Result<(Response<()>, bool), h2::Error>;
+pub type ReceivedHead = Result<(Response<()>, bool), h2::Error>;
 
 /// A piece of content that is worth a frame though it is not all that there is.
 const PIECE_BYTES_MIN: usize = 512;

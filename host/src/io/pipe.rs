@@ -74,7 +74,7 @@ impl PipePool {
     /// Takes a pipe back. One that is not empty is closed.
     pub fn give_back(&self, pipe: Pipe) {
         let mut free = self.free.borrow_mut();
-        if pipe.is_empty() && free.len() < FREE_MAX {
+        if pipe.is_empty() && free.count() < FREE_MAX {
             free.put(pipe);
         }
     }
@@ -150,9 +150,9 @@ mod tests {
         pipe.fill(&from, 100).unwrap();
 
         pool.give_back(pipe);
-        assert_eq!(pool.free.borrow().len(), 0);
+        assert_eq!(pool.free.borrow().count(), 0);
         pool.give_back(pool.take().unwrap());
-        assert_eq!(pool.free.borrow().len(), 1);
+        assert_eq!(pool.free.borrow().count(), 1);
     }
 
     #[test]

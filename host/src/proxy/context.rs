@@ -307,7 +307,7 @@ impl Own {
     /// Takes an exchange back.
     pub fn give_back(&self, mut exchange: Box<Exchange>) {
         let mut free = self.exchanges.borrow_mut();
-        if free.len() < FREE_EXCHANGES_MAX {
+        if free.count() < FREE_EXCHANGES_MAX {
             exchange.clear();
             free.put(exchange);
         }
