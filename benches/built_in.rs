@@ -186,6 +186,7 @@ fn chain(engine: &Arc<PluginEngine>, name: &str, config: &Value) -> Chain {
         time_max: Duration::from_millis(100),
         body_bytes_max: 4 << 20,
         instances_max: 4,
+        fuel_max: None,
     };
     let allow = Allow { counters: Some(1 << 28), kv: Some(1 << 20), ..Allow::default() };
     let component = built_in::component(name).unwrap();
@@ -220,7 +221,7 @@ fn run(chain: Chain, mut prepare: impl FnMut(&mut Exchange) + 'static) -> Box<dy
             // One that may wait, and does not.
             let mut gone = |_: &mut Context<'_>| Poll::Pending;
             let until = now + Duration::from_secs(10);
-            let outside = Outside::World { callouts: &callouts, upstreams: &[] };
+            let outside = Outside::World { callouts: &callouts, upstreams: &[], tls: None };
             let mut scope = Scope { outside, until, gone: &mut gone };
             let mut place = Some(request);
             let called = chain.call_waiting(halt.link, Hook::Request, &mut place, &mut scope);
