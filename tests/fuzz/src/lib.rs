@@ -12,5 +12,7 @@ pub mod http;
 pub mod io;
 #[path = "../../../host/src/route/mod.rs"]
 pub mod route;
-#[path = "../../../host/src/sys.rs"]
+#[path = "../../../host/src/sys/mod.rs"]
 pub mod sys;
+#[path = "../../../host/src/tls/mod.rs"]
+pub mod tls;
