@@ -1,4 +1,4 @@
-//! From what the operator writes to [`Cache`](crate::Cache).
+//! From what the operator writes to [`Cache`].
 
 use std::collections::BTreeMap;
 
