@@ -9,7 +9,7 @@ use crate::host::{reply, response as host};
 
 /// The response of the exchange whose hook is running.
 ///
-/// What is said of [`Request`](crate::Request) about costs, names and values holds here too.
+/// What is said of [`Request`] about costs, names and values holds here too.
 #[derive(Debug)]
 pub struct Response {
     /// `None`: the host knows.
