@@ -412,3 +412,61 @@ fn the_access_log_says_what_the_cache_did() {
         (log.contains("\"cache\":\"miss\"") && log.contains("\"cache\":\"hit\"")).then_some(())
     });
 }
+
+/// A field that a plugin behind the cache sets is not the client's: who sends it has not proved anything.
+#[test]
+fn what_a_plugin_behind_the_cache_adds_tells_no_clients_apart() {
+    let upstream = Upstream::start(|connection| {
+        loop {
+            let user = connection.request()?.field("x-user").unwrap_or("nobody").to_owned();
+            let fields = "Cache-Control: public, max-age=600\r\nVary: X-User\r\n";
+            connection.try_send(response(fields, &user))?;
+        }
+    });
+    let jwt =
+        json!({ "jwt_secret": "your-256-bit-secret", "claims_to_headers": { "sub": "x-user" } });
+    let gateway = Gateway::start(json!({
+        "plugins": {
+            "cache": { "path": guest("cache"), "allow": { "cache": true } },
+            "jwt": { "path": guest("jwt"), "config": jwt },
+        },
+        "routes": [{ "path": "/", "upstream": upstream.url(), "middleware": ["cache", "jwt"] }],
+    }));
+    let token = format!("Authorization: Bearer {JWT_SAMPLE}\r\n");
+
+    for _ in 0..3 {
+        let own = gateway.ask("GET", "/", &token);
+        assert_eq!((own.status(), own.text()), (200, "1234567890"));
+        assert_eq!(gateway.ask("GET", "/", "X-User: 1234567890\r\n").status(), 401);
+        assert_eq!(gateway.get("/").status(), 401);
+    }
+}
+
+/// What a server says to the client that it was asked for stays between the two.
+#[test]
+fn a_cookie_that_comes_with_a_validation_is_nobody_elses() {
+    let upstream = Upstream::start(|connection| {
+        loop {
+            let request = connection.request()?;
+            connection.try_send(match request.field("if-none-match") {
+                None => response("Cache-Control: no-cache\r\nETag: \"1\"\r\n", "page"),
+                Some(_) => format!(
+                    "HTTP/1.1 304 Not Modified\r\nETag: \"1\"\r\n{FRESH}Set-Cookie: sid=alice\r\n\r\n"
+                ),
+            })?;
+        }
+    });
+    let gateway = caching(&upstream, &json!({}));
+    gateway.get("/");
+
+    let hers = eventually("a validation", || {
+        let answer = gateway.get("/");
+        answer
+            .field("cache-status")
+            .is_some_and(|said| said.contains("fwd-status=304"))
+            .then_some(answer)
+    });
+    assert_eq!((hers.text(), hers.field("set-cookie")), ("page", Some("sid=alice")));
+    let his = hit(&gateway, "/");
+    assert_eq!((his.text(), his.field("set-cookie")), ("page", None));
+}

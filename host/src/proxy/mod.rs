@@ -146,6 +146,7 @@ pub async fn handle(
     let mut progress = Progress::default();
     let protocol = tunnel_protocol(&exchange, facts);
     // A body that a plugin holds is read before its time.
+    let has_body = facts.framing != Framing::None;
     let facts = &mut facts.clone();
     let (mut exchange, answer) =
         request(context, client, exchange, facts, protocol.as_deref(), started, &mut progress)
@@ -173,6 +174,10 @@ pub async fn handle(
         answer = Answer::Local;
     }
     let filter = response_filter(context, &mut exchange, &answer, &progress);
+    if has_body && matches!(exchange.request.method, Method::Get | Method::Head) {
+        // What a body has to do with the answer is not in any key (RFC 9110 §9.3.1).
+        exchange.captures.clear();
+    }
     if matches!(answer, Answer::Local) || exchange.captures.is_empty() || filter.is_some() {
         // There is nothing that others could read along.
         exchange.fetches.clear();

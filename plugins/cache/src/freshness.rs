@@ -62,6 +62,12 @@ pub(crate) struct Storing {
     pub(crate) without: Vec<String>,
 }
 
+/// Whether a status says something about one request and not about the resource: parts, conditions and what
+/// was too much for somebody on the way. Stored, it would be what everybody gets.
+fn is_about_the_request(status: u16) -> bool {
+    matches!(status, 0..=199 | 206 | 304 | 412 | 416 | 417 | 431)
+}
+
 /// The directives that count: of the targeted field, if there is one (RFC 9213 §2.2).
 fn read(fields: &Fields<'_>) -> (ResponseDirectives, bool) {
     match fields.targeted.and_then(ResponseDirectives::read_targeted) {
@@ -85,7 +91,7 @@ pub(crate) fn storing(
         true => false,
         false => directives.no_store,
     };
-    if no_store || directives.private || matches!(status, 0..=199 | 206 | 304) {
+    if no_store || directives.private || is_about_the_request(status) {
         return None;
     }
     let shared = directives.public || directives.must_revalidate || directives.s_maxage.is_some();

@@ -36,7 +36,7 @@ use config::{Config, Policy};
 use directives::RequestDirectives;
 use key::{Part, Url};
 use note::{Kept, Note};
-use plan::{Forward, Plan};
+use plan::{Forward, Plan, Seen};
 
 /// Fields that the hook for requests is handed.
 const REQUEST_FIELDS: [&str; 11] = [
@@ -241,7 +241,7 @@ impl Cache {
                 (_, None) => "zproxy; hit".to_owned(),
                 (_, Some(stale)) => format!("zproxy; hit; ttl=-{stale}"),
             };
-            if let Some(reply) = serve(&plan, kept, age, stored, &status) {
+            if let Some(reply) = serve(&plan, kept, age, stored, &status, &[]) {
                 cache::count(outcome);
                 return Found::Answer(reply);
             }
@@ -266,7 +266,7 @@ impl Cache {
         let may_be_stale = stale_for.is_some_and(|stale| stale < kept.while_revalidate);
         if may_be_stale && !kept.no_cache && wanted && plan.is_get {
             let status = format!("zproxy; hit; ttl=-{}", stale_for.unwrap_or_default());
-            if let Some(reply) = serve(&plan, kept, age, stored, &status) {
+            if let Some(reply) = serve(&plan, kept, age, stored, &status, &[]) {
                 cache::count(Outcome::Stale);
                 self.complete(&mut plan, request);
                 plan.stored = true;
@@ -326,6 +326,7 @@ impl Cache {
         plan.sent_ms = clock::unix_ms();
         plan.authenticated = request.header_bytes("authorization").is_some();
         plan.cookie = request.header_bytes("cookie").is_some();
+        plan.seen = Seen::of(request);
         let length = request.header_bytes("content-length");
         let has_body = length.is_some_and(|length| *length != *b"0")
             || request.header_bytes("transfer-encoding").is_some();
@@ -374,13 +375,15 @@ fn nothing_cached() -> Found {
     )
 }
 
-/// What is stored as the answer to this request: all of it, or what its conditions ask for.
+/// What is stored as the answer to this request: all of it, or what its conditions ask for; with `cookies`, which
+/// are for this client.
 fn serve(
     plan: &Plan,
     kept: &Kept,
     age: u64,
     stored: &cache::Stored,
     status: &str,
+    cookies: &[Vec<u8>],
 ) -> Option<Reply> {
     let age = age.to_string();
     let status = match kept.has_status {
@@ -390,7 +393,8 @@ fn serve(
             format!("{}, {status}", String::from_utf8_lossy(&before))
         }
     };
-    let fields = [("age", age.as_bytes()), ("cache-status", status.as_bytes())];
+    let mut fields = vec![("age", age.as_bytes()), ("cache-status", status.as_bytes())];
+    fields.extend(cookies.iter().map(|cookie| ("set-cookie", cookie.as_slice())));
     let conditional = stored.status == 200 && !plan.conditions.is_empty();
     let length = Some(stored.body_bytes).filter(|length| *length != u64::MAX);
     let wanted = match conditional {

@@ -2,6 +2,7 @@
 
 use crate::conditions::Conditions;
 use crate::note::{Reader, Vary, put};
+use zproxy_sdk::Request;
 
 /// The note of an exchange under which a plan is kept.
 pub(crate) const NOTE: &str = "zproxy-cache";
@@ -66,6 +67,49 @@ pub(crate) struct Plan {
     pub(crate) url: [String; 3],
     /// The client's, as it has sent them.
     pub(crate) conditions: Conditions,
+    /// The request's fields, as they came.
+    pub(crate) seen: Seen,
+}
+
+/// Digests of a request's fields: name and value of each.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Seen(Vec<(u64, u64)>);
+
+impl Seen {
+    pub(crate) fn of(request: &Request) -> Self {
+        let fields = request.headers();
+        let mut names: Vec<String> =
+            fields.iter().map(|(name, _)| name.to_ascii_lowercase()).collect();
+        names.sort();
+        names.dedup();
+        Self(
+            names
+                .iter()
+                .map(|name| (digest(name.as_bytes()), Self::value(name, request)))
+                .collect(),
+        )
+    }
+
+    fn value(name: &str, request: &Request) -> u64 {
+        digest(&request.header_bytes(name).unwrap_or_default())
+    }
+
+    /// Whether these fields have the values in `request` that they had then.
+    pub(crate) fn agrees(&self, names: &[String], request: &Request) -> bool {
+        names.iter().all(|name| {
+            let of = digest(name.as_bytes());
+            let then = self.0.iter().find(|(known, _)| *known == of).map(|(_, value)| *value);
+            let now = request.header_bytes(name).map(|value| digest(&value));
+            then == now
+        })
+    }
+}
+
+fn digest(bytes: &[u8]) -> u64 {
+    use std::hash::Hasher as _;
+    let mut hasher = std::hash::DefaultHasher::new();
+    hasher.write(bytes);
+    hasher.finish()
 }
 
 impl Plan {
@@ -86,6 +130,7 @@ impl Plan {
             vary: None,
             url: Default::default(),
             conditions: Conditions::default(),
+            seen: Seen::default(),
         }
     }
 
@@ -116,6 +161,14 @@ impl Plan {
         }
         self.url.iter().for_each(|part| put(&mut out, part.as_bytes()));
         self.conditions.write(&mut out);
+        let seen: Vec<u8> = self
+            .seen
+            .0
+            .iter()
+            .flat_map(|(name, value)| [*name, *value])
+            .flat_map(u64::to_le_bytes)
+            .collect();
+        put(&mut out, &seen);
         out
     }
 
@@ -137,6 +190,10 @@ impl Plan {
             *part = String::from_utf8_lossy(reader.bytes()?).into_owned();
         }
         plan.conditions = Conditions::read(&mut reader)?;
+        let mut seen = Reader(reader.bytes()?);
+        while let (Some(name), Some(value)) = (seen.number(), seen.number()) {
+            plan.seen.0.push((name, value));
+        }
         Some(plan)
     }
 }
@@ -153,6 +210,7 @@ mod tests {
         plan.vary = Some(Vary { id: [3; 8], names: vec!["a".to_owned()] });
         plan.url[1] = "h".to_owned();
         plan.conditions.range = Some(b"bytes=0-1".to_vec());
+        plan.seen.0.push((1, 2));
 
         assert_eq!(Plan::read(&plan.clone().write()), Some(plan));
         assert_eq!(Plan::read(b"x"), None);

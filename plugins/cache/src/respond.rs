@@ -67,7 +67,9 @@ impl Cache {
                 }
                 let stored = self.keep(plan, response);
                 // Failures of the moment say nothing about the next response.
-                if !stored && plan.is_get && plan.may_store && status < 500 && status != 304 {
+                // Nor does what one client gets put an end to what is stored for all.
+                let is_news = status < 500 && status != 304 && cache::lookup(&plan.key).is_none();
+                if !stored && plan.is_get && plan.may_store && is_news {
                     cache::mark(&plan.key, Note::Pass.write(), PASS_TIME);
                 }
                 let stored = if stored { "; stored" } else { "" };
@@ -88,6 +90,10 @@ impl Cache {
         let mut key = plan.primary.clone();
         if !names.is_empty() {
             let vary = vary(plan, names);
+            // What a plugin behind this one has made of a field is not what clients are told apart by.
+            if !plan.seen.agrees(&vary.names, &response.request()) {
+                return false;
+            }
             let Some(variant) = variant(plan, &vary, response) else { return false };
             key = variant;
             cache::mark(&plan.primary, Note::Vary(vary).write(), LONGEST);
@@ -166,15 +172,22 @@ impl Cache {
         let asked = asked(plan, now_ms);
         let storing =
             freshness::storing(stored.status, &fields, asked, &self.policy, now_ms / 1000);
-        let (kept, seconds) = match storing {
-            Some(storing) => (storing.kept, storing.seconds),
+        let (kept, seconds, without) = match storing {
+            Some(storing) => (storing.kept, storing.seconds, storing.without),
             // It must not be stored from now on: this answer is its last.
-            None => (Kept { no_cache: true, ..Kept::default() }, 1),
+            None => (Kept { no_cache: true, ..Kept::default() }, 1, Vec::new()),
         };
         let ttl = Duration::from_secs(seconds).min(LONGEST);
-        cache::refresh(&plan.key, Note::Response(kept.clone()).write(), ttl);
+        // What is for this client alone must not get among the fields for all.
+        if !without.iter().any(|name| response.header_bytes(name).is_some()) {
+            cache::refresh(&plan.key, Note::Response(kept.clone()).write(), ttl);
+        }
         let status = format!("zproxy; fwd={}; fwd-status=304", plan.forward.as_str());
-        if let Some(reply) = serve(plan, &kept, kept.age, &stored, &status) {
+        // For the client that the upstream was asked for, and nobody else.
+        let fields = response.headers();
+        let cookies = fields.iter().filter(|(name, _)| name.eq_ignore_ascii_case("set-cookie"));
+        let cookies: Vec<Vec<u8>> = cookies.map(|(_, cookie)| cookie.to_vec()).collect();
+        if let Some(reply) = serve(plan, &kept, kept.age, &stored, &status, &cookies) {
             cache::count(Outcome::Revalidated);
             response.replace_with(reply);
         }
@@ -191,7 +204,7 @@ impl Cache {
         }
         let status =
             format!("zproxy; fwd=stale; fwd-status={}; detail=stale-if-error", response.status());
-        let Some(reply) = serve(plan, &kept, age, &stored, &status) else { return false };
+        let Some(reply) = serve(plan, &kept, age, &stored, &status, &[]) else { return false };
         cache::count(Outcome::Stale);
         response.replace_with(reply);
         true

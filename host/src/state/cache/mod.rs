@@ -172,7 +172,10 @@ impl Cache {
         for (name, value) in old.fields.iter().filter(|(name, _)| !replaces(name)) {
             push(&mut merged, name, value);
         }
-        for (name, value) in fields.iter().filter(|(name, _)| !describes_body(name)) {
+        // A cookie is for the client that the server was asked for, and this is for all.
+        let is_shared =
+            |name: &[u8]| !describes_body(name) && !name.eq_ignore_ascii_case(b"set-cookie");
+        for (name, value) in fields.iter().filter(|(name, _)| is_shared(name)) {
             push(&mut merged, name, value);
         }
         let new = Arc::new(Stored {
