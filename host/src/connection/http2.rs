@@ -35,7 +35,7 @@ use crate::http::connection::poll_fill;
 use crate::http::h2::{self as heads, Account, Watch, Wire};
 use crate::io::{Multiplexed, Stream, TlsFacts};
 use crate::proxy::client::ClientFacts;
-use crate::proxy::{self, Client, Context, Home};
+use crate::proxy::{self, After, Client, Context, Home};
 
 /// What a client may send of one request before it is read. Of all requests it may send so much of each:
 /// one whose upstream is slow must not hold up the others.
@@ -46,6 +46,9 @@ const STREAMS_MAX: u32 = 4096;
 
 /// A closed connection gets this long to take its last bytes.
 const FAREWELL: Duration = Duration::from_secs(1);
+
+/// What is held of one response that the client does not take, whatever its window allows.
+const SEND_BYTES_MAX: usize = 64 * 1024;
 
 /// Requests that the client has given up before they were begun.
 const RESET_BEFORE_BEGIN_MAX: usize = 64;
@@ -241,6 +244,7 @@ fn builder(context: &Context) -> Builder {
         .max_concurrent_streams(limits.h2_streams_max)
         .max_header_list_size(u32::try_from(limits.header_bytes_max).unwrap_or(u32::MAX))
         .max_pending_accept_reset_streams(RESET_BEFORE_BEGIN_MAX)
+        .max_send_buffer_size(SEND_BYTES_MAX)
         .enable_connect_protocol();
     builder
 }
@@ -249,18 +253,20 @@ fn begin(shared: &Rc<Shared>, request: ::http::Request<RecvStream>, respond: Sen
     let open = Open::new(shared);
     let shared = Rc::clone(shared);
     tokio::task::spawn_local(async move {
-        answer(&shared, request, respond).await;
-        shared.account.work().set(shared.account.work().get() + 1);
+        // A request that is given up earns nothing: asking and giving up would pay for itself.
+        if answer(&shared, request, respond).await {
+            shared.account.work().set(shared.account.work().get() + 1);
+        }
         drop(open);
     });
 }
 
-/// Answers one request.
+/// Answers one request. Whether the client has taken the answer.
 async fn answer(
     shared: &Shared,
     request: ::http::Request<RecvStream>,
     respond: SendResponse<Bytes>,
-) {
+) -> bool {
     let home = &*shared.home;
     let context = home.current();
     let mut exchange = home.take_exchange();
@@ -299,10 +305,14 @@ async fn answer(
                 fields.remove_if(|name, _| name.eq_ignore_ascii_case(b"sec-websocket-key"));
                 fields.push("Sec-WebSocket-Key", key.as_bytes());
             }
-            let (exchange, _) = proxy::handle(&context, &mut client, exchange, &facts).await;
+            let (exchange, after) = proxy::handle(&context, &mut client, exchange, &facts).await;
             home.give_back(exchange);
+            after != After::Abort
         }
-        Err(error) => proxy::refuse(&context, &mut client, exchange, error).await,
+        Err(error) => {
+            proxy::refuse(&context, &mut client, exchange, error).await;
+            false
+        }
     }
 }
 

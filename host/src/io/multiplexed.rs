@@ -31,6 +31,10 @@ pub type ReceivedHead = Result<(Response<()>, bool), h2::Error>;
 /// A piece of content that is worth a frame though it is not all that there is.
 const PIECE_BYTES_MIN: usize = 512;
 
+/// So much content is worth as much as another piece: whoever takes it answers with frames of its own, and
+/// is no flood.
+const WORK_BYTES: usize = 8 * 1024;
+
 /// One stream of an HTTP/2 connection, from either side.
 #[derive(Debug)]
 pub struct Multiplexed {
@@ -220,7 +224,7 @@ impl Multiplexed {
         let count = bytes.len().min(stream.capacity());
         // A receiver that opens its window byte by byte does no work.
         if count == bytes.len() || count >= PIECE_BYTES_MIN {
-            self.work.set(self.work.get() + 1);
+            self.work.set(self.work.get() + 1 + (count / WORK_BYTES) as u64);
         }
         let ends = last && count == bytes.len();
         let part = Bytes::copy_from_slice(&bytes[..count]);
