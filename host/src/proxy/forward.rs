@@ -173,7 +173,7 @@ impl Forward<'_> {
                 Err(error) => Err(error),
             };
             let safe = match answered {
-                Err(RequestError::Closed) => idempotent && lease.reused && !heard,
+                Err(RequestError::Closed) => idempotent && lease.reused && !heard && !fresh,
                 Err(RequestError::Unprocessed) => journey.attempts < ATTEMPTS_MAX,
                 _ => false,
             };

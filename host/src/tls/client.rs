@@ -22,6 +22,8 @@ use crate::config::{self, Problem, ServerAddress};
 pub struct UpstreamTls {
     /// What rustls runs on; sessions with servers are in it.
     pub config: Arc<ClientConfig>,
+    /// The same for who speaks HTTP/1.1 only: callouts.
+    pub config_h1: Arc<ClientConfig>,
     /// What the certificate says that the gateway shows.
     pub identity: Option<CertificateFacts>,
     pub(super) settings: config::UpstreamTls,
@@ -125,8 +127,11 @@ pub(super) fn make(
     let (key, about) = identity.map(|(key, _, about)| (key, about)).unzip();
     match config(provider, roots, key, settings.alpn) {
         Ok(config) => {
-            let (config, settings) = (Arc::new(config), settings.clone());
-            Some(UpstreamTls { config, identity: about, settings, digest })
+            let mut config_h1 = config.clone();
+            config_h1.alpn_protocols = vec![b"http/1.1".to_vec()];
+            let (config, config_h1) = (Arc::new(config), Arc::new(config_h1));
+            let settings = settings.clone();
+            Some(UpstreamTls { config, config_h1, identity: about, settings, digest })
         }
         Err(error) => {
             problems.push(Problem::at(&settings.at, error, "mend the files that it names"));

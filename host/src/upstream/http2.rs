@@ -32,6 +32,9 @@ use crate::io::{Multiplexed, Stream, Timer, TlsFacts};
 /// it may send so much of each: one whose client is slow must not hold up the others.
 const STREAM_WINDOW: u32 = 256 * 1024;
 
+/// What is held of one request that the server does not take.
+const SEND_BYTES_MAX: usize = 64 * 1024;
+
 /// Streams of one connection that this side opens at a time, whatever the server allows.
 const STREAMS_MAX: u32 = 1024;
 
@@ -87,6 +90,8 @@ pub(super) enum Taken {
     Place(Slot, bool),
     /// A connection to a server that has chosen HTTP/1.1.
     Alone(Stream),
+    /// The server has chosen HTTP/1.1 on another connection.
+    Neither,
 }
 
 /// Says that somebody makes a connection, as long as that is so.
@@ -151,10 +156,13 @@ impl Session {
 
 impl Sessions {
     /// A place on a connection that is there, or on one that `dial` makes and says to be of HTTP/2.
+    /// Neither, if whoever has dialled meanwhile found that this server speaks another protocol, which
+    /// `is_alone` tells.
     pub(super) async fn take(
         &self,
         wait: Duration,
         timer: &Timer,
+        is_alone: impl Fn() -> bool,
         dial: impl AsyncFnOnce() -> Result<(Stream, bool), DialError>,
     ) -> Result<Taken, DialError> {
         let mut waits = false;
@@ -170,6 +178,9 @@ impl Sessions {
                 waits = true;
             }
             self.changed(timer).await?;
+            if is_alone() {
+                return Ok(Taken::Neither);
+            }
         }
         self.dialing.set(true);
         let dialing = Dialing(self);
@@ -182,6 +193,7 @@ impl Sessions {
         drop(dialing);
         // A server that allows none has no use for another connection.
         if session.room() == 0 {
+            session.retire();
             return Err(RequestError::Closed.into());
         }
         Ok(Taken::Place(session.take(), false))
@@ -217,6 +229,7 @@ impl Sessions {
         let mut builder = Builder::new();
         builder
             .enable_push(false)
+            .max_send_buffer_size(SEND_BYTES_MAX)
             .initial_window_size(STREAM_WINDOW)
             .initial_connection_window_size(STREAM_WINDOW * STREAMS_MAX)
             .max_header_list_size(HEADER_LIST_BYTES_MAX);

@@ -25,7 +25,7 @@ use std::time::{Duration, Instant};
 use crate::config;
 use crate::error::RequestError;
 use crate::http::Connection;
-use crate::io::Timer;
+use crate::io::{Stream, Timer};
 use crate::tls::{self, UpstreamTls};
 use balance::Balancer;
 use connect::{DialError, Dialer, Secure};
@@ -187,40 +187,55 @@ impl Upstream {
             // Until one of its servers has chosen otherwise.
             config::UpstreamProtocol::Auto => self.tls.is_some() && !server.chose_h1.get(),
         };
-        if shared {
-            return self.lend_place(server, timer, now).await;
+        if shared && let Some(lease) = self.lend_place(server, timer, now, None).await? {
+            return Ok(lease);
         }
         if !fresh && let Some(connection) = server.take_idle(sure) {
             return Ok(Lease::new(connection, true, server));
         }
         match self.dial(server, timer).await {
+            // It has chosen otherwise before.
+            Ok(Connection { stream, .. }) if stream.alpn() == Some(b"h2") => {
+                server.chose_h1.set(false);
+                let lease = self.lend_place(server, timer, now, Some(stream)).await?;
+                lease.ok_or(RequestError::Unprocessed)
+            }
             Ok(connection) => Ok(Lease::new(connection, false, server)),
             Err(failure) => Err(self.complain(server, failure, now)),
         }
     }
 
-    /// Lends a place on a connection of HTTP/2, or a connection to a server that chose HTTP/1.1.
+    /// Lends a place on a connection of HTTP/2, or a connection to a server that chose HTTP/1.1. None, if
+    /// that was found out by another request. `made` is taken in place of a connection to be made.
     async fn lend_place(
         &self,
         server: &Rc<Server>,
         timer: &Timer,
         now: Instant,
-    ) -> Result<Lease, RequestError> {
+        made: Option<Stream>,
+    ) -> Result<Option<Lease>, RequestError> {
         let may_choose = self.settings.protocol == config::UpstreamProtocol::Auto;
         let dial = async || {
-            let stream = self.dial(server, timer).await?.stream;
+            let stream = match made {
+                Some(stream) => stream,
+                None => self.dial(server, timer).await?.stream,
+            };
             let chosen = !may_choose || stream.alpn() == Some(b"h2");
             server.chose_h1.set(!chosen);
             Ok((stream, chosen))
         };
-        let taken = server.sessions.take(self.settings.connect_timeout, timer, dial).await;
-        match taken.map_err(|failure| self.complain(server, failure, now))? {
-            Taken::Alone(stream) => Ok(Lease::new(Connection::new(stream), false, server)),
+        let is_alone = || server.chose_h1.get();
+        let wait = self.settings.connect_timeout;
+        let taken = server.sessions.take(wait, timer, is_alone, dial).await;
+        Ok(match taken.map_err(|failure| self.complain(server, failure, now))? {
+            Taken::Neither => None,
+            Taken::Alone(stream) => Some(Lease::new(Connection::new(stream), false, server)),
             Taken::Place(slot, reused) => {
                 let stream = slot.stream().ok_or(RequestError::Unprocessed)?;
-                Ok(Lease { connection: Connection::new(stream), reused, home: Held::Place(slot) })
+                let connection = Connection::new(stream);
+                Some(Lease { connection, reused, home: Held::Place(slot) })
             }
-        }
+        })
     }
 
     fn complain(&self, server: &Server, failure: DialError, now: Instant) -> RequestError {
@@ -254,12 +269,11 @@ impl Upstream {
         Ok(Connection::new(stream))
     }
 
-    /// How to speak TLS with the server of this index.
+    /// How to speak TLS with the server of this index, and HTTP/1.1 over it.
     pub fn secure(&self, index: usize) -> Option<Secure> {
-        match &self.servers.get(index)?.target {
-            Target::Dial(dialer) => dialer.secure().cloned(),
-            Target::Echo => None,
-        }
+        let Target::Dial(dialer) = &self.servers.get(index)?.target else { return None };
+        let name = dialer.secure()?.name.clone();
+        Some(Secure { config: Arc::clone(&self.tls.as_ref()?.config_h1), name })
     }
 
     /// Closes connections that have been idle for too long, or that the server has closed.
