@@ -318,7 +318,12 @@ impl Connection {
         timer.limit(Some(LINGER));
         timer.disarm();
         let mut taken = 0;
-        if poll_fn(|cx| self.stream.poll_shutdown(cx)).await.is_err() {
+        // With TLS the goodbye has to be taken by a peer that may read nothing.
+        let ended = poll_fn(|cx| match timer.is_due() {
+            true => Poll::Ready(Err(io::ErrorKind::TimedOut.into())),
+            false => self.stream.poll_shutdown(cx),
+        });
+        if ended.await.is_err() {
             return;
         }
         while taken < LINGER_BYTES_MAX && self.fill(pool, timer).await.is_ok() {

@@ -203,6 +203,17 @@ pub fn is_forwarding(name: &[u8]) -> bool {
     rest.get(..9).is_some_and(|start| start.eq_ignore_ascii_case(b"forwarded"))
 }
 
+/// RFC 9440 §4: only who has verified a certificate may say so. `_` is read as `-` by some servers.
+pub fn is_client_certificate(name: &[u8]) -> bool {
+    let fields: [&[u8]; 2] = [b"client-cert", b"client-cert-chain"];
+    let same =
+        |byte: &u8, of: &u8| byte.to_ascii_lowercase() == *of || (*byte == b'_' && *of == b'-');
+    matches!(name, [b'c' | b'C', ..])
+        && fields.iter().any(|field| {
+            name.len() == field.len() && name.iter().zip(*field).all(|(byte, of)| same(byte, of))
+        })
+}
+
 pub(super) const TOKEN: [bool; 256] = {
     let mut table = [false; 256];
     let mut byte = 0;

@@ -9,7 +9,9 @@
 
 use memchr::{memchr, memmem};
 
-use super::fields::{Fields, Line, Name, TOKEN, at, is_forwarding, is_token, is_value};
+use super::fields::{
+    Fields, Line, Name, TOKEN, at, is_client_certificate, is_forwarding, is_token, is_value,
+};
 use super::head::{Method, RequestHead, ResponseHead, Version};
 use crate::error::RequestError;
 
@@ -146,7 +148,9 @@ pub fn trailers(bytes: &[u8], limits: &HeadLimits, out: &mut Vec<u8>) -> Result<
         }
     }
     section.remove_if(|name, known| {
-        (known != Name::Other && known != Name::Date) || is_forwarding(name)
+        (known != Name::Other && known != Name::Date)
+            || is_forwarding(name)
+            || is_client_certificate(name)
     });
     section.write(out);
     Ok(())

@@ -422,12 +422,14 @@ pub async fn tunnel(
     let (mut from_server, mut to_server) = lease.connection.stream.split();
     let (client_inbox, server_inbox) = (&mut connection.inbox, &mut lease.connection.inbox);
     let (mut up_open, mut down_open) = (true, true);
+    // With TLS an end may have to wait until it can be written.
+    let (mut up_ends, mut down_ends) = (false, false);
     let result = poll_fn(|cx| {
         if up_open {
             match up.poll(cx, &mut from_client, client_inbox, &mut to_server, &lanes, &mut None) {
                 Poll::Ready(Ok(())) => {
                     up_open = false;
-                    let _ = to_server.poll_shutdown(cx);
+                    up_ends = true;
                 }
                 // The server takes no more; its last words may be on their way.
                 Poll::Ready(Err(PumpError::Sink(_))) => up_open = false,
@@ -439,12 +441,14 @@ pub async fn tunnel(
             match down.poll(cx, &mut from_server, server_inbox, &mut to_client, &lanes, &mut None) {
                 Poll::Ready(Ok(())) => {
                     down_open = false;
-                    let _ = to_client.poll_shutdown(cx);
+                    down_ends = true;
                 }
                 Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
                 Poll::Pending => {}
             }
         }
+        up_ends = up_ends && to_server.poll_shutdown(cx).is_pending();
+        down_ends = down_ends && to_client.poll_shutdown(cx).is_pending();
         if !up_open && !down_open || timer.is_due() { Poll::Ready(Ok(())) } else { Poll::Pending }
     })
     .await;

@@ -23,7 +23,7 @@
 use super::client::ClientFacts;
 use super::trace::{Trace, is_request_id, uuid_v7};
 use crate::error::RequestError;
-use crate::http::fields::is_forwarding;
+use crate::http::fields::{is_client_certificate, is_forwarding};
 use crate::http::parse::is_usual_option;
 use crate::http::{Fields, Method, Name, RequestHead, ResponseHead, Version};
 use crate::io::TlsFacts;
@@ -245,17 +245,6 @@ fn remove_named_by_connection(fields: &mut Fields) -> Result<(), RequestError> {
         });
     }
     Ok(())
-}
-
-/// RFC 9440 §4: only who has verified a certificate may say so. `_` is read as `-` by some servers.
-fn is_client_certificate(name: &[u8]) -> bool {
-    let fields: [&[u8]; 2] = [b"client-cert", b"client-cert-chain"];
-    let same =
-        |byte: &u8, of: &u8| byte.to_ascii_lowercase() == *of || (*byte == b'_' && *of == b'-');
-    matches!(name, [b'c' | b'C', ..])
-        && fields.iter().any(|field| {
-            name.len() == field.len() && name.iter().zip(*field).all(|(byte, of)| same(byte, of))
-        })
 }
 
 fn is_trace_state(name: &[u8]) -> bool {
