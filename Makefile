@@ -40,7 +40,7 @@ run: setup plugins
 # Every test of the workspace. The components come first, so that a broken one fails as a build.
 #
 # All of it by epoll, then what goes over sockets by io_uring, where the kernel allows that.
-WIRE = access_log:: backpressure:: bad_upstream:: balance:: bodies:: chaos:: drain:: framing:: headers:: http:: \
+WIRE = http2 tls proxy_protocol:: access_log:: backpressure:: bad_upstream:: balance:: bodies:: chaos:: drain:: framing:: headers:: http:: \
 	limits:: routing:: upstream:: websocket:: workers::
 test: setup guests
 	ZPROXY_E2E_IO=epoll cargo test --workspace

@@ -256,7 +256,8 @@ impl Bench<'_> {
         }
         let mut measurements = Vec::new();
         for round in 0..rounds {
-            if round % DIRECT_EVERY == 0 {
+            // The origin speaks HTTP/1.1 only.
+            if round % DIRECT_EVERY == 0 && !self.scenario.http2 {
                 direct.saturated = self.load(&direct.running, None)?;
                 measurements.push(self.finish_round(&mut direct, round, record)?);
             }
