@@ -71,6 +71,9 @@ pub(crate) struct Plan {
     pub(crate) seen: Seen,
 }
 
+/// Fields that are remembered: a quarter of what a note may hold.
+const SEEN_MAX: usize = 1024;
+
 /// Digests of a request's fields: name and value of each.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Seen(Vec<(u64, u64)>);
@@ -82,6 +85,8 @@ impl Seen {
             fields.iter().map(|(name, _)| name.to_ascii_lowercase()).collect();
         names.sort();
         names.dedup();
+        // A response that varies by one of the others is not stored.
+        names.truncate(SEEN_MAX);
         Self(
             names
                 .iter()
