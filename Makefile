@@ -1,6 +1,6 @@
 # Each target is one thing that a developer does; CI does the same (.ci/run).
 
-.PHONY: setup run test plugins guests bench soak soak-swap check fuzz loom numa deny
+.PHONY: setup run test plugins guests bench soak soak-swap check fuzz loom numa browsers deny
 
 APT = apt-get -o DPkg::Lock::Timeout=120
 SUDO = $(if $(filter 0,$(shell id -u)),,sudo)
@@ -105,6 +105,11 @@ loom:
 # there is no emulator.
 numa: setup
 	tests/numa/run
+
+# A page in Chromium, over HTTP/2 and HTTP/1.1. The browser is Debian's, fetched into target/tools where it is
+# not installed; skipped, with the reason, where it cannot be had.
+browsers: setup guests
+	cargo test --workspace --test e2e -- --ignored --nocapture clients::browser
 
 # Licences, sources and advisories of what is depended on. Needs cargo-deny; advisories need the
 # network, DENY="bans licenses sources" leaves them out.
