@@ -1,6 +1,6 @@
 # Each target is one thing that a developer does; CI does the same (.ci/run).
 
-.PHONY: setup run test plugins guests bench soak soak-swap check fuzz loom numa browsers deny
+.PHONY: setup run test plugins guests bench soak soak-swap check fuzz loom numa browsers tls-scan deny
 
 APT = apt-get -o DPkg::Lock::Timeout=120
 SUDO = $(if $(filter 0,$(shell id -u)),,sudo)
@@ -110,6 +110,10 @@ numa: setup
 # not installed; skipped, with the reason, where it cannot be had.
 browsers: setup guests
 	cargo test --workspace --test e2e -- --ignored --nocapture clients::browser
+
+# What testssl.sh and sslyze say of TLS as it is by default; skipped, with the reason, where they are not.
+tls-scan: setup
+	tests/tls/scan
 
 # Licences, sources and advisories of what is depended on. Needs cargo-deny; advisories need the
 # network, DENY="bans licenses sources" leaves them out.
