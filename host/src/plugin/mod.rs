@@ -30,6 +30,7 @@ pub mod load;
 pub mod middleware;
 pub mod stats;
 mod backoff;
+mod broken;
 pub mod built_in;
 mod declared;
 mod exports;
@@ -40,6 +41,7 @@ mod native;
 mod shape;
 
 pub use body::{BodyFilter, BodyStop, ChunkFlow, Halt, Wish};
+pub use broken::{Change, Listener};
 pub use cache::CodeCache;
 pub use chain::{
     Broken, Chain, ChainError, ChainPlan, HookFailure, Instances, LinkPlan, NativeFactory, Passed,
