@@ -1,6 +1,6 @@
 # Each target is one thing that a developer does; CI does the same (.ci/run).
 
-.PHONY: setup run test plugins guests bench soak soak-swap check fuzz loom numa browsers tls-scan deny
+.PHONY: setup run test plugins guests bench soak soak-swap check fuzz loom numa idle browsers tls-scan deny
 
 APT = apt-get -o DPkg::Lock::Timeout=120
 SUDO = $(if $(filter 0,$(shell id -u)),,sudo)
@@ -105,6 +105,11 @@ loom:
 # there is no emulator.
 numa: setup
 	tests/numa/run
+
+# A hundred thousand idle connections and ten thousand quiet event streams, in an emulated machine that allows as
+# many descriptors; skipped, with the reason, where there is no emulator.
+idle: setup
+	tests/idle/run
 
 # A page in Chromium, over HTTP/2 and HTTP/1.1. The browser is Debian's, fetched into target/tools where it is
 # not installed; skipped, with the reason, where it cannot be had.
