@@ -68,11 +68,11 @@ bench: setup guests
 	cargo bench --bench micro
 	cargo bench --bench built_in
 
-# Ten minutes of saturation, or SOAK_SECONDS, with clients and upstreams that misbehave: every byte is
-# checked, and nothing may be left behind.
+# Ten minutes of saturation, or SOAK_SECONDS, with clients and upstreams that misbehave, reloads and restarts: every
+# byte is checked, and nothing may be left behind.
 SOAK_SECONDS = 600
 SOAK_IO = auto
-soak: setup
+soak: setup guests
 	cargo build --release --workspace --bins
 	$${CARGO_TARGET_DIR:-target}/release/zproxy-benches soak --zproxy "$${CARGO_TARGET_DIR:-target}/release/zproxy" --seconds $(SOAK_SECONDS) --io $(SOAK_IO)
 
