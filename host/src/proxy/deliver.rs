@@ -44,11 +44,13 @@ pub struct Delivered {
     pub broken: Option<&'static str>,
     /// When that was done.
     pub ended: Instant,
+    /// The upstream's connection can take another request.
+    pub reusable: bool,
 }
 
 impl Delivered {
     pub(super) fn new(context: &Context, after: After, written: u64, head: u64) -> Self {
-        Self { after, written, head, broken: None, ended: context.clock.now() }
+        Self { after, written, head, broken: None, ended: context.clock.now(), reusable: false }
     }
 
     /// The client left before there was anything to send.
@@ -239,7 +241,7 @@ pub(super) async fn drain(
 
 /// A request's body that is still sent upstream while the response is delivered.
 struct Upload {
-    pump: Option<Pump>,
+    pump: Option<Box<Pump>>,
     state: UploadState,
 }
 
@@ -251,18 +253,19 @@ enum UploadState {
 }
 
 /// Sends an upstream's response, and the rest of the request's body meanwhile. An error means that
-/// nothing has been sent.
+/// nothing has been sent. The connection stays in `answered`, for whoever gives it back.
 pub async fn upstream(
     context: &Context,
     client: &mut Client,
     place: &mut Place,
     facts: &RequestFacts,
-    answered: Answered,
+    answered: &mut Answered,
     times: Times,
     filter: Option<Box<BodyFilter>>,
 ) -> Result<Delivered, RequestError> {
     let Some(exchange) = place.as_deref_mut() else { return Err(RequestError::Plugin) };
-    let Answered { mut lease, facts: answer, upload } = answered;
+    let Answered { lease, facts: answer, upload } = answered;
+    let upload = upload.take();
     let state = if upload.is_some() { UploadState::Open } else { UploadState::Whole };
     let mut upload = Upload { pump: upload, state };
     let to_frames = client.connection.stream.is_multiplexed();
@@ -290,9 +293,9 @@ pub async fn upstream(
         // What a plugin makes of a body on its way is not what was asked to be kept.
         exchange.captures.clear();
     }
-    let mut download = Pump::new(reader.without_trailers(answer.names_fields), to_chunks)
-        .framed_by_receiver(to_frames)
-        .shown_to(filter, framing == Framing::Chunked);
+    let reader = reader.without_trailers(answer.names_fields);
+    let mut download = Pump::new(reader, to_chunks, to_frames);
+    download.show_to(filter, framing == Framing::Chunked);
     if !exchange.captures.is_empty() {
         let content =
             BodyReader::new(answer.framing, Form::Content, u64::MAX, &context.response_limits);
@@ -339,8 +342,8 @@ pub async fn upstream(
         }
     } else if upload.state != UploadState::Whole {
         delivered.after = After::Linger;
-    } else if answer.keep_alive {
-        lease.give_back(answer.bodiless, delivered.ended);
+    } else {
+        delivered.reusable = answer.keep_alive;
     }
     Ok(delivered)
 }
@@ -391,15 +394,15 @@ pub async fn tunnel(
     context: &Context,
     client: &mut Client,
     exchange: &mut Exchange,
-    answered: Answered,
+    answered: &mut Answered,
     protocol: &[u8],
     times: Times,
 ) -> Delivered {
-    let Answered { mut lease, .. } = answered;
+    let lease = &mut answered.lease;
     let pump = || {
         let bytes =
             BodyReader::new(Framing::UntilClose, Form::Same, u64::MAX, &context.head_limits);
-        Pump::new(bytes, false)
+        Pump::new(bytes, false, false)
     };
     let (mut up, mut down) = (pump(), pump());
     let Client { connection, timer, .. } = client;

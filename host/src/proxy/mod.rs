@@ -124,15 +124,9 @@ struct Progress {
     trace: Option<trace::Trace>,
     /// Something of the request's body has been read.
     touched: bool,
-}
-
-/// Where the answer is.
-#[expect(clippy::large_enum_variant, reason = "one at a time, in the future of its request")]
-enum Answer {
-    /// In the exchange.
-    Local,
-    /// Its head in the exchange, its body still with the upstream.
-    Upstream(Answered, Times),
+    /// The answer's head is in the exchange, its body still with the upstream. `None`: all of it is in the
+    /// exchange. It stays in this place, because it is large.
+    remote: Option<(Answered, Times)>,
 }
 
 /// Answers one request. Cannot fail: an error becomes a response in one place, `reply`.
@@ -148,11 +142,11 @@ pub async fn handle(
     // A body that a plugin holds is read before its time.
     let has_body = facts.framing != Framing::None;
     let facts = &mut facts.clone();
-    let (mut exchange, answer) =
+    let (mut exchange, passed) =
         request(context, client, exchange, facts, protocol.as_deref(), started, &mut progress)
             .await;
-    let mut answer = match answer {
-        Ok(answer) => answer,
+    match passed {
+        Ok(()) => {}
         Err(RequestError::ClientGone) => {
             exchange.response.assign(RequestError::ClientGone.status());
             progress.error = Some(RequestError::ClientGone);
@@ -163,56 +157,48 @@ pub async fn handle(
             }
             return (exchange, gone.after);
         }
-        Err(error) => {
-            fail(context, &mut exchange, error, &mut progress);
-            Answer::Local
-        }
-    };
-    (exchange, answer) = response(context, client, exchange, answer, facts, &mut progress).await;
+        Err(error) => fail(context, &mut exchange, error, &mut progress),
+    }
+    exchange = response(context, client, exchange, facts, &mut progress).await;
     if pretends_to_switch(&exchange, protocol.is_some()) {
         fail(context, &mut exchange, NOT_SWITCHED, &mut progress);
-        answer = Answer::Local;
     }
-    let filter = response_filter(context, &mut exchange, &answer, &progress);
+    let filter = response_filter(context, &mut exchange, &progress);
     if has_body && matches!(exchange.request.method, Method::Get | Method::Head) {
         // What a body has to do with the answer is not in any key (RFC 9110 §9.3.1).
         exchange.captures.clear();
     }
-    if matches!(answer, Answer::Local) || exchange.captures.is_empty() || filter.is_some() {
+    if progress.remote.is_none() || exchange.captures.is_empty() || filter.is_some() {
         // There is nothing that others could read along.
         exchange.fetches.clear();
     }
     let switches = exchange.response.status == 101;
     let mut place = Some(exchange);
     let untouched = !progress.touched;
-    let delivered = match answer {
-        Answer::Local if share::is_coming(&place) => {
-            let exchange = place.get_or_insert_default();
-            Ok(share::coming(context, client, exchange, facts, untouched).await)
-        }
-        Answer::Local => match filter {
-            None => Err(None),
-            Some(filter) => {
-                let shown = deliver::shown(context, client, &mut place, facts, untouched, filter);
-                shown.await.map_err(Some)
-            }
-        },
-        Answer::Upstream(answered, times) if switches => {
+    let shared = progress.remote.take_if(|(answered, _)| {
+        !switches && filter.is_none() && share::is_shared(&place, answered)
+    });
+    let delivered = if let Some((answered, times)) = shared {
+        let exchange = place.get_or_insert_default();
+        Ok(share::upstream(context, client, exchange, facts, answered, times).await)
+    } else if let Some((answered, times)) = &mut progress.remote {
+        if switches {
             let protocol = protocol.as_deref().unwrap_or_default();
             let exchange = place.get_or_insert_default();
-            Ok(deliver::tunnel(context, client, exchange, answered, protocol, times).await)
-        }
-        Answer::Upstream(answered, times)
-            if share::is_shared(&place, &answered) && filter.is_none() =>
-        {
-            let exchange = place.get_or_insert_default();
-            Ok(share::upstream(context, client, exchange, facts, answered, times).await)
-        }
-        Answer::Upstream(answered, times) => {
-            deliver::upstream(context, client, &mut place, facts, answered, times, filter)
+            Ok(deliver::tunnel(context, client, exchange, answered, protocol, *times).await)
+        } else {
+            deliver::upstream(context, client, &mut place, facts, answered, *times, filter)
                 .await
                 .map_err(Some)
         }
+    } else if share::is_coming(&place) {
+        let exchange = place.get_or_insert_default();
+        Ok(share::coming(context, client, exchange, facts, untouched).await)
+    } else if let Some(filter) = filter {
+        let shown = deliver::shown(context, client, &mut place, facts, untouched, filter);
+        shown.await.map_err(Some)
+    } else {
+        Err(None)
     };
     // A hook's exchange is put back before its call returns.
     exchange = place.unwrap_or_default();
@@ -223,18 +209,26 @@ pub async fn handle(
             if let Some(error) = error {
                 give_up(context, &mut exchange, error, &mut progress);
             }
+            progress.remote = None;
             deliver::local(context, client, &mut exchange, facts, untouched).await
         }
     };
+    if delivered.reusable
+        && let Some((Answered { lease, facts, .. }, _)) = progress.remote.take()
+    {
+        lease.give_back(facts.bodiless, delivered.ended);
+    }
+    // Else the upstream's connection ends here.
+    progress.remote = None;
     let summary = record(context, client, &exchange, &progress, &delivered, started);
     if let Some(index) = progress.route {
         exchange = context.chains[index].on_log(exchange, progress.reached, &summary);
     }
-    refetch::spawn(context, client, &mut exchange, progress);
+    refetch::spawn(context, client, &mut exchange, &mut progress);
     (exchange, delivered.after)
 }
 
-/// The way down: from the request's head to an answer.
+/// The way down: from the request's head to an answer, in the exchange or in `progress.remote`.
 async fn request(
     context: &Context,
     client: &mut Client,
@@ -243,7 +237,7 @@ async fn request(
     protocol: Option<&[u8]>,
     started: Instant,
     progress: &mut Progress,
-) -> (Box<Exchange>, Result<Answer, RequestError>) {
+) -> (Box<Exchange>, Result<(), RequestError>) {
     if is_misdirected(context, client, &exchange) {
         return (exchange, Err(RequestError::Misdirected));
     }
@@ -269,7 +263,7 @@ async fn pass(
     started: Instant,
     progress: &mut Progress,
     (index, from): (usize, usize),
-) -> (Box<Exchange>, Result<Answer, RequestError>) {
+) -> (Box<Exchange>, Result<(), RequestError>) {
     let plan = &context.snapshot.plans[index];
     let chain = &context.chains[index];
     let (mut exchange, mut passed) = chain.on_request_from(from, exchange, started);
@@ -302,7 +296,7 @@ async fn pass(
             Ok(crate::plugin::Flow::Respond) => {
                 progress.answered = true;
                 sanitize_reply(context, &mut exchange);
-                return (exchange, Ok(Answer::Local));
+                return (exchange, Ok(()));
             }
             Err(error) => return (exchange, Err(error)),
         }
@@ -315,7 +309,7 @@ async fn pass(
         Ok(crate::plugin::Flow::Next) => {}
         Ok(crate::plugin::Flow::Respond) => {
             sanitize_reply(context, &mut exchange);
-            return (exchange, Ok(Answer::Local));
+            return (exchange, Ok(()));
         }
         Err(_) => return (exchange, Err(RequestError::Plugin)),
     }
@@ -329,7 +323,7 @@ async fn pass(
         }
         Target::Redirect { status, .. } => {
             redirect(context, &mut exchange, plan, *status, progress);
-            return (exchange, Ok(Answer::Local));
+            return (exchange, Ok(()));
         }
         Target::Respond { status, headers, body } => {
             exchange.response.assign(*status);
@@ -338,7 +332,7 @@ async fn pass(
             }
             exchange.body = Some(Bytes::copy_from_slice(body));
             sanitize_reply(context, &mut exchange);
-            return (exchange, Ok(Answer::Local));
+            return (exchange, Ok(()));
         }
     };
     if let Err(error) = rewrite(&mut exchange.request, &plan.rewrite, progress) {
@@ -388,14 +382,17 @@ async fn pass(
         Ok(answered) => {
             progress.upstream_status = Some(exchange.response.status);
             match headers::response_to_client(&mut exchange.response, &context.clock.date()) {
-                Ok(()) => (exchange, Ok(Answer::Upstream(answered, times))),
+                Ok(()) => {
+                    progress.remote = Some((answered, times));
+                    (exchange, Ok(()))
+                }
                 Err(error) => (exchange, Err(error)),
             }
         }
         // A plugin has broken the request off, and said what is to be answered.
         Err(RequestError::Aborted) if exchange.body.is_some() => {
             sanitize_reply(context, &mut exchange);
-            (exchange, Ok(Answer::Local))
+            (exchange, Ok(()))
         }
         Err(error) => {
             if error != RequestError::ClientGone {
@@ -425,6 +422,7 @@ fn sanitize_reply(context: &Context, exchange: &mut Exchange) {
 
 fn fail(context: &Context, exchange: &mut Exchange, error: RequestError, progress: &mut Progress) {
     progress.error = Some(error);
+    progress.remote = None;
     exchange.captures.clear();
     exchange.coming = None;
     exchange.forget_response_stages();
