@@ -8,6 +8,7 @@ pub mod connection;
 pub mod fields;
 pub mod h2;
 pub mod head;
+mod line;
 pub mod parse;
 pub mod write;
 
