@@ -40,8 +40,9 @@ pub(super) fn find_route(
         exchange.request.set_target(&normal).map_err(|_| RequestError::Malformed("path"))?;
     }
     let head = &exchange.request;
-    let (host, path, method) = (head.authority(), head.path(), head.method_name());
-    match context.snapshot.router.find(host, path, method, &mut progress.params) {
+    let router = &context.snapshot.router;
+    let host = if router.reads_hosts() { head.authority() } else { None };
+    match router.find(host, head.path(), head.method_name(), &mut progress.params) {
         Found::Route { index } => {
             progress.route = Some(index);
             let plan = &context.snapshot.plans[index];

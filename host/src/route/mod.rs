@@ -187,6 +187,11 @@ impl Router {
         }
     }
 
+    /// Whether hosts make a difference.
+    pub fn reads_hosts(&self) -> bool {
+        !self.trees.is_empty()
+    }
+
     /// Names of a route's parameters, in the order of [`Params`]; the wildcard's comes last.
     pub fn parameters(&self, index: usize) -> &[Box<str>] {
         self.routes.get(index).map_or(&[], |route| &route.parameters)
