@@ -3,35 +3,15 @@
 //! Not here: the calls themselves (`grpc_calls.py`).
 
 use std::io::{BufRead, BufReader, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::harness::Gateway;
 use crate::harness::http2::{Http2, Http2Upstream, post};
 use crate::harness::tls::Authority;
-
-/// grpcio for Python, kept from run to run; `None` where it cannot be had.
-fn python() -> Option<PathBuf> {
-    let kept = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/tools/grpc");
-    let python = kept.join("bin/python3");
-    let has = |python: &Path| {
-        let looked = Command::new(python).args(["-c", "import grpc"]).output();
-        looked.is_ok_and(|output| output.status.success())
-    };
-    if !has(&python) {
-        let made = Command::new("python3").args(["-m", "venv"]).arg(&kept).output();
-        let made = made.is_ok_and(|output| output.status.success());
-        let install = ["-m", "pip", "install", "--quiet", "grpcio==1.*"];
-        if !made || !Command::new(&python).args(install).status().is_ok_and(|it| it.success()) {
-            println!("skipped: grpcio for Python cannot be installed");
-            return None;
-        }
-    }
-    Some(python)
-}
+use crate::harness::{Gateway, tools};
 
 #[test]
 fn calls_of_every_kind_pass() {
@@ -48,7 +28,7 @@ fn calls_of_every_kind_pass_over_tls() {
 }
 
 fn calls(listener: Value, roots: &str) {
-    let Some(python) = python() else { return };
+    let Some(python) = tools::python("grpc", "grpc", &["grpcio==1.*"]) else { return };
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/e2e/grpc_calls.py");
     let mut running = Command::new(python)
         .arg(script)

@@ -268,6 +268,31 @@ fn an_early_answer_ends_the_upload_without_an_error() {
     assert_eq!((reset.stream, &*reset.payload), (1, &[0, 0, 0, 0][..]));
 }
 
+/// A server that counts the bytes answers before the client has said that nothing follows. The request was whole
+/// then, so nothing is reset: a client that is about to say so may take that for an error.
+#[test]
+fn a_whole_request_is_not_reset_because_its_end_comes_after_the_answer() {
+    let upstream = Upstream::echoing();
+    let gateway = Gateway::to(&upstream);
+    let mut wire = connect(gateway.address());
+    wire.send(PREFACE);
+    wire.send(frame(4, 0, 0, &[]));
+    let head = [(":method", "POST"), (":scheme", "http"), (":path", "/"), (":authority", "a")];
+    let head = [&head[..], &[("content-length", "5")]].concat();
+    for stream in [1, 3] {
+        wire.send(frame(1, 0x4, stream, &block(&head)));
+        wire.send(frame(0, 0, stream, b"hello"));
+        await_frame(&mut wire, |frame| frame.kind == 0 && frame.flags & 1 != 0);
+    }
+
+    wire.send(frame(0, 1, 1, &[]));
+    wire.send(frame(1, 0x5, 3, &block(&[("x-trailer", "1")])));
+    wire.send(frame(6, 0, 0, b"are here"));
+
+    let next = await_frame(&mut wire, |frame| frame.kind == 3 || frame.kind == 6);
+    assert_eq!((next.kind, &*next.payload), (6, &b"are here"[..]));
+}
+
 /// A stalled reader has its window in its hands and nothing else: memory stays flat, and others go on.
 #[test]
 fn a_reader_that_stalls_holds_up_its_own_stream_only() {

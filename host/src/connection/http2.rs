@@ -30,9 +30,9 @@ use h2::server::{Builder, SendResponse};
 use h2::{Reason, RecvStream};
 
 use super::DRAIN_IDLE;
-use crate::http::Connection;
 use crate::http::connection::poll_fill;
 use crate::http::h2::{self as heads, Account, Watch, Wire};
+use crate::http::{Connection, Framing};
 use crate::io::{Multiplexed, Stream, TlsFacts};
 use crate::proxy::client::ClientFacts;
 use crate::proxy::{self, After, Client, Context, Home};
@@ -46,6 +46,9 @@ const STREAMS_MAX: u32 = 4096;
 
 /// A closed connection gets this long to take its last bytes.
 const FAREWELL: Duration = Duration::from_secs(1);
+
+/// A client that has sent all that it has announced gets this long to say that nothing follows.
+const END_WITHIN: Duration = Duration::from_secs(5);
 
 /// What is held of one response that the client does not take, whatever its window allows.
 const SEND_BYTES_MAX: usize = 64 * 1024;
@@ -307,6 +310,11 @@ async fn answer(
             }
             let (exchange, after) = proxy::handle(&context, &mut client, exchange, &facts).await;
             home.give_back(exchange);
+            if let Framing::Length(length) = facts.framing
+                && after != After::Abort
+            {
+                await_end(&mut client, length).await;
+            }
             after != After::Abort
         }
         Err(error) => {
@@ -314,6 +322,25 @@ async fn answer(
             false
         }
     }
+}
+
+/// Waits for the end of a request that is whole, if it is: its server could count, and may have answered before
+/// the client said that nothing follows. It is about to say so, and some clients take a reset instead of
+/// that for an error of their own (Python's httpcore).
+async fn await_end(client: &mut Client, length: u64) {
+    let Client { connection, timer, .. } = client;
+    let Some(stream) = connection.stream.as_multiplexed() else { return };
+    if stream.taken() < length {
+        return;
+    }
+    timer.limit(None);
+    timer.arm(END_WITHIN);
+    poll_fn(|cx| match stream.poll_read(cx, &mut [0]) {
+        Poll::Pending if !timer.is_due() => Poll::Pending,
+        _ => Poll::Ready(()),
+    })
+    .await;
+    timer.disarm();
 }
 
 /// Whether `bytes` begin an HTTP/2 connection; `None` as long as they may.

@@ -17,6 +17,7 @@ mod guests;
 pub mod http2;
 mod message;
 pub mod tls;
+pub mod tools;
 mod upstream;
 mod wire;
 
