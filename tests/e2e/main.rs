@@ -37,6 +37,7 @@ mod hostile;
 mod http;
 mod http2;
 mod http2_abuse;
+mod http2_conformance;
 mod http2_connection;
 mod http2_tls;
 mod http2_upstream;

@@ -217,6 +217,17 @@ pub struct Upstream {
     pub keepalive_connections_max: usize,
     /// How long an idle connection is kept.
     pub keepalive_idle: Duration,
+    /// Pings on connections of HTTP/2.
+    pub pings: Option<Pings>,
+}
+
+/// When a silent peer is asked whether it is still there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Pings {
+    /// After so much silence.
+    pub interval: Duration,
+    /// And how long it may take to answer.
+    pub timeout: Duration,
 }
 
 /// What an upstream consists of.
@@ -532,6 +543,8 @@ pub struct Limits {
     pub request_timeout: Duration,
     /// Requests at a time on a connection of HTTP/2.
     pub h2_streams_max: u32,
+    /// Pings on connections of HTTP/2.
+    pub h2_pings: Option<Pings>,
 }
 
 /// The admin listener.

@@ -243,6 +243,14 @@ fn connections(text: &mut Text, listeners: &[String], reports: &[Report], global
         let accepted = sum(index, |counts| counts.accepted);
         text.sample("zproxy_connections_accepted_total", &[("listener", listener)], accepted);
     }
+    let help = "Requests that HTTP/2 itself refused: malformed, far too large, too many at a time.";
+    text.family("zproxy_http2_refused_total", "counter", help);
+    for (index, listener) in listeners.iter().enumerate() {
+        let refused = sum(index, |counts| counts.streams_refused);
+        if refused > 0 {
+            text.sample("zproxy_http2_refused_total", &[("listener", listener)], refused);
+        }
+    }
     let help = "TLS handshakes with clients by how they ended: ok, failed, timeout, refused, http.";
     text.family("zproxy_tls_handshakes_total", "counter", help);
     for (index, listener) in listeners.iter().enumerate() {

@@ -118,6 +118,8 @@ struct Progress {
     /// Index of the upstream that the request went to.
     upstream: Option<usize>,
     upstream_status: Option<u16>,
+    /// What the answer was before it was said in another protocol's words.
+    said: Option<u16>,
     journey: Journey,
     error: Option<RequestError>,
     waited: Option<Duration>,
@@ -162,6 +164,9 @@ pub async fn handle(
     exchange = response(context, client, exchange, facts, &mut progress).await;
     if pretends_to_switch(&exchange, protocol.is_some()) {
         fail(context, &mut exchange, NOT_SWITCHED, &mut progress);
+    }
+    if progress.remote.is_none() && exchange.coming.is_none() {
+        speak(&mut exchange, &mut progress);
     }
     let filter = response_filter(context, &mut exchange, &progress);
     if has_body && matches!(exchange.request.method, Method::Get | Method::Head) {
@@ -412,6 +417,16 @@ fn deadline(exchange: &Exchange, started: Instant) -> Option<Instant> {
     started.checked_add(grpc::timeout(&exchange.request.fields)?)
 }
 
+/// Says the gateway's own answer in the words of the client's protocol.
+fn speak(exchange: &mut Exchange, progress: &mut Progress) {
+    let status = exchange.response.status;
+    if grpc::is_grpc(&exchange.request)
+        && grpc::translate(&mut exchange.response, &mut exchange.body)
+    {
+        progress.said = Some(status);
+    }
+}
+
 /// What every answer has that was not made by an upstream.
 fn sanitize_reply(context: &Context, exchange: &mut Exchange) {
     if !exchange.response.fields.has(Name::Date) {
@@ -439,6 +454,7 @@ fn give_up(
 ) {
     if error == RequestError::Aborted && exchange.body.is_some() {
         sanitize_reply(context, exchange);
+        speak(exchange, progress);
     } else {
         fail(context, exchange, error, progress);
     }

@@ -137,6 +137,8 @@ pub struct ListenerCounts {
     pub idle: u64,
     /// TLS handshakes, in the order of [`Handshake::ALL`].
     pub handshakes: [u64; Handshake::ALL.len()],
+    /// Requests that HTTP/2 itself has refused.
+    pub streams_refused: u64,
 }
 
 /// What one worker has counted.
@@ -314,6 +316,11 @@ impl WorkerTelemetry {
             counts.accepted += 1;
             counts.active += 1;
         });
+    }
+
+    /// So many requests of a connection were refused as HTTP/2 refuses, before any of the gateway's rules.
+    pub fn streams_refused(&self, listener: usize, count: u64) {
+        self.listener(listener, |counts| counts.streams_refused += count);
     }
 
     /// A connection waits for a request.

@@ -19,7 +19,7 @@ use super::file::{
 };
 use super::problem::{At, Refusal, Report, quote};
 use super::settings::{
-    Acceptors, Address, Admin, Io, Limits, Listener, Protocols, Settings, Workers,
+    Acceptors, Address, Admin, Io, Limits, Listener, Pings, Protocols, Settings, Workers,
 };
 
 mod address;
@@ -264,6 +264,7 @@ fn limits(limits: &LimitsConfig, report: &mut Report) -> Limits {
         idle_timeout: milliseconds(limits.idle_timeout_ms),
         request_timeout: milliseconds(limits.request_timeout_ms),
         h2_streams_max: limits.h2_streams_max,
+        h2_pings: pings(limits.h2_ping_interval_ms, limits.h2_ping_timeout_ms),
     }
 }
 
@@ -290,6 +291,11 @@ fn network(text: &str) -> Result<IpNet, Refusal> {
         return Err((message, format!("write `{}`", network.trunc())));
     }
     Ok(network)
+}
+
+fn pings(interval_ms: Option<u32>, timeout_ms: u32) -> Option<Pings> {
+    let timeout = milliseconds(timeout_ms);
+    interval_ms.map(|interval| Pings { interval: milliseconds(interval), timeout })
 }
 
 fn milliseconds(count: u32) -> Duration {
