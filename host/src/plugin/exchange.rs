@@ -43,7 +43,7 @@ pub struct Exchange {
     pub body: Option<Bytes>,
     /// The client's address, behind trusted proxies the one they name.
     pub client_ip: Option<IpAddr>,
-    /// `http` or `https`.
+    /// `http` or `https`: the client's, behind a trusted proxy what that one says.
     pub scheme: &'static str,
     /// What the TLS handshake came to.
     pub tls: Option<Arc<TlsFacts>>,
