@@ -24,6 +24,7 @@ mod cache;
 mod cached;
 mod chaos;
 mod cli;
+mod combined;
 mod config;
 mod defaults;
 mod drain;
