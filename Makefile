@@ -1,6 +1,6 @@
 # Each target is one thing that a developer does; CI does the same (.ci/run).
 
-.PHONY: setup run test plugins guests bench soak soak-swap check fuzz loom numa deny
+.PHONY: setup run test plugins guests bench soak soak-swap check fuzz loom numa cache-suite deny
 
 APT = apt-get -o DPkg::Lock::Timeout=120
 SUDO = $(if $(filter 0,$(shell id -u)),,sudo)
@@ -105,6 +105,11 @@ loom:
 # there is no emulator.
 numa: setup
 	tests/numa/run
+
+# The public suite for HTTP caches against ours, in three configurations; skipped, with the reason, where
+# npm is missing or cannot get it.
+cache-suite: setup
+	tests/cache-suite/run
 
 # Licences, sources and advisories of what is depended on. Needs cargo-deny; advisories need the
 # network, DENY="bans licenses sources" leaves them out.

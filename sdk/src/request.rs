@@ -58,7 +58,7 @@ impl Request {
         self.pseudo(":authority")
     }
 
-    /// `http` or `https`.
+    /// `http` or `https`, as the client has used it; behind a trusted proxy, what that one says.
     #[must_use]
     pub fn scheme(&self) -> Cow<'_, str> {
         self.pseudo(":scheme")

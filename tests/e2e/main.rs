@@ -25,6 +25,7 @@ mod cached;
 mod chaos;
 mod cli;
 mod clients;
+mod combined;
 mod config;
 mod defaults;
 mod drain;

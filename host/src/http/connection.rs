@@ -270,22 +270,41 @@ impl Connection {
         }
         let mut bytes = Vec::new();
         write::interim(&mut bytes, head);
-        self.write_all(&bytes, timer).await
+        self.write(&bytes, false, timer, None).await
     }
 
-    /// Writes everything, or fails.
-    pub async fn write_all(&mut self, bytes: &[u8], timer: &Timer) -> io::Result<()> {
-        self.write(bytes, false, timer).await
+    /// Writes everything, or fails: when the peer takes nothing for as long as `idle`.
+    pub async fn write_all(
+        &mut self,
+        bytes: &[u8],
+        timer: &Timer,
+        idle: Duration,
+    ) -> io::Result<()> {
+        self.write(bytes, false, timer, Some(idle)).await
     }
 
-    /// Writes the end of a message, or fails.
-    pub async fn write_end(&mut self, bytes: &[u8], timer: &Timer) -> io::Result<()> {
-        self.write(bytes, true, timer).await?;
+    /// Writes the end of a message, or fails: as [`write_all`](Self::write_all).
+    pub async fn write_end(
+        &mut self,
+        bytes: &[u8],
+        timer: &Timer,
+        idle: Duration,
+    ) -> io::Result<()> {
+        self.write(bytes, true, timer, Some(idle)).await?;
         self.stream.split().1.end(|| None)
     }
 
-    async fn write(&mut self, mut bytes: &[u8], last: bool, timer: &Timer) -> io::Result<()> {
+    async fn write(
+        &mut self,
+        mut bytes: &[u8],
+        last: bool,
+        timer: &Timer,
+        idle: Option<Duration>,
+    ) -> io::Result<()> {
         while !bytes.is_empty() {
+            if let Some(idle) = idle {
+                timer.arm(idle);
+            }
             let count = poll_fn(|cx| {
                 if timer.is_due() {
                     return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));

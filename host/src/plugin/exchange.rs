@@ -43,7 +43,7 @@ pub struct Exchange {
     pub body: Option<Bytes>,
     /// The client's address, behind trusted proxies the one they name.
     pub client_ip: Option<IpAddr>,
-    /// `http` or `https`.
+    /// `http` or `https`: the client's, behind a trusted proxy what that one says.
     pub scheme: &'static str,
     /// What the TLS handshake came to.
     pub tls: Option<Arc<TlsFacts>>,
@@ -75,6 +75,8 @@ pub struct Exchange {
     pub(crate) captures: Vec<Capture>,
     /// What its plugins have found in a cache last.
     pub(crate) looked_up: Option<LookedUp>,
+    /// When they looked first: what was removed since is not kept.
+    pub(crate) looked_since: Option<u64>,
     /// What this exchange fetches while others wait for it.
     pub(crate) fetches: Vec<Fetch>,
     /// Somebody else's fetch that is to be waited for.
@@ -214,6 +216,7 @@ impl Exchange {
         self.failed.clear();
         self.captures.clear();
         self.looked_up = None;
+        self.looked_since = None;
         self.fetches.clear();
         self.waiting = None;
         self.waits_until_us = None;
@@ -271,6 +274,7 @@ impl Exchange {
         std::mem::swap(&mut self.request, &mut other.request);
         std::mem::swap(&mut self.notes, &mut other.notes);
         other.looked_up = self.looked_up.take();
+        other.looked_since = self.looked_since;
         other.client_ip = self.client_ip;
         other.scheme = self.scheme;
         other.route = self.route.take();

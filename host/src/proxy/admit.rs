@@ -84,7 +84,6 @@ pub(super) fn admit(
     if matches!(facts.framing, Framing::Length(length) if length > plan.body_bytes_max) {
         return Err(RequestError::BodyTooLarge);
     }
-    exchange.scheme = client.facts.scheme();
     exchange.client_ip = client.facts.peer.map(|peer| {
         let trusted = &context.settings().trusted_proxies;
         client::client_ip(peer, trusted, &exchange.request)
@@ -101,6 +100,7 @@ pub(super) fn admit(
         headers::push_client_certificate(&mut exchange.request.fields, tls);
         exchange.tls = Some(Arc::clone(tls));
     }
+    exchange.scheme = headers::scheme(&exchange.request.fields, &client.facts);
     progress.trace = Some(trace);
     Ok(())
 }

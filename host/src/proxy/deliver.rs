@@ -28,6 +28,9 @@ const DRAIN_BYTES_MAX: u64 = 64 * 1024;
 /// From here on it costs less to send a body by itself than to copy it behind its head.
 const APART_BYTES_MIN: usize = 64 * 1024;
 
+/// What a head has besides its fields, usually.
+const HEAD_BYTES: usize = 64;
+
 /// A body that a plugin broke off, or in whose middle one failed.
 const BROKEN_BY_PLUGIN: &str = "broken off by a plugin";
 
@@ -80,33 +83,31 @@ pub async fn local(
         exchange.response.fields.push("Content-Length", body.len().to_string().as_bytes());
     }
     let Client { connection, timer, .. } = &mut *client;
-    let mut message = Vec::new();
-    let field = connection_field(exchange.request.version, after);
-    let response = &mut exchange.response;
-    let opening = connection.prepare_response(&mut message, response, Framing::None, field);
-    let head = opening.bytes;
     for capture in exchange.captures.drain(..) {
         capture.end_with(&body);
     }
     let body = if bodiless || exchange.request.method == Method::Head { &[] } else { &*body };
     let long = body.len() >= APART_BYTES_MIN;
+    let field = connection_field(exchange.request.version, after);
+    let response = &mut exchange.response;
+    let behind = if long { 0 } else { body.len() };
+    let mut message = Vec::with_capacity(response.fields.written_len() + HEAD_BYTES + behind);
+    let opening = connection.prepare_response(&mut message, response, Framing::None, field);
+    let head = opening.bytes;
     if !long {
         message.extend_from_slice(body);
     }
     timer.limit(None);
-    timer.arm(context.idle_timeout());
+    let idle = context.idle_timeout();
     let written = head + body.len() as u64;
     if connection.open_response(opening, body.is_empty()).is_err() {
         return Delivered::nothing(context);
     }
-    if long {
-        if connection.write_all(&message, timer).await.is_err() {
-            return Delivered::nothing(context);
-        }
-        timer.arm(context.idle_timeout());
+    if long && connection.write_all(&message, timer, idle).await.is_err() {
+        return Delivered::nothing(context);
     }
     let end = if long { body } else { &message };
-    if connection.write_end(end, timer).await.is_err() {
+    if connection.write_end(end, timer, idle).await.is_err() {
         return Delivered::nothing(context);
     }
     if after == After::KeepAlive
@@ -177,10 +178,10 @@ pub async fn shown(
     }
     loop {
         let Client { connection, timer, .. } = &mut *client;
-        timer.arm(context.idle_timeout());
+        let idle = context.idle_timeout();
         let wrote = match chunks.peek() {
-            Some(_) => connection.write_all(&run, timer).await,
-            None => connection.write_end(&run, timer).await,
+            Some(_) => connection.write_all(&run, timer, idle).await,
+            None => connection.write_end(&run, timer, idle).await,
         };
         if wrote.is_err() {
             return Ok(Delivered::nothing(context));

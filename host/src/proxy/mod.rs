@@ -278,6 +278,7 @@ async fn pass(
             let link = waiting.link;
             share::wait(client, waiting).await;
             exchange.looked_up = None;
+            exchange.looked_since = None;
             (exchange, passed) = chain.on_request_from(link, exchange, context.clock.now());
             continue;
         }
