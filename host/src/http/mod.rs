@@ -9,6 +9,7 @@ pub mod fields;
 pub mod h2;
 pub mod head;
 pub mod parse;
+pub mod websocket;
 pub mod write;
 
 pub use connection::Connection;
