@@ -47,6 +47,7 @@ use super::instance::FailureKind;
 use super::instance::Hook;
 use super::load::Complaint;
 use super::load::Plugin;
+use super::remote::Handle;
 
 /// What one call of the host may carry: the largest body that can be put in place of another, or the
 /// largest reply with its fields.
@@ -224,6 +225,11 @@ impl Live {
     /// Keeps it for the next call; nothing is in there when a call has ended.
     pub(super) fn keep_channel(&mut self, channel: Channel) {
         self.channel = Some(channel);
+    }
+
+    /// Counters that other gateways share are asked for there.
+    pub(super) fn reach(&mut self, remote: Option<Handle>) {
+        self.store.data_mut().remote = remote;
     }
 
     /// Linear memory that it holds.
@@ -421,7 +427,11 @@ impl Live {
     ) -> Result<R, Box<Failure>> {
         let state = self.store.data_mut();
         std::mem::swap(&mut state.exchange, place);
+        let missing = state.missing.take();
         let mut failure = match (answer, state.violation.take()) {
+            (Ok(_), None) if missing.is_some() => {
+                Failure::new(FailureKind::Unavailable, missing.unwrap_or_default())
+            }
             (Ok(answer), None) => match settle(answer, state, place.as_deref_mut()) {
                 Ok(result) => {
                     state.reply.forget();

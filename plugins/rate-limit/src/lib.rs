@@ -1,12 +1,13 @@
 //! Lets only so many requests pass in a time.
 //!
 //! ```text
-//! on the allow-list? ─► each limit: key ─► take from its quota ─► next, with what is left for the answer
-//!                                               └─ too little: give back to the limits before ─► 429
+//! on the allow-list? ─► each limit: key ─► take from all quotas or from none ─► next, with what is left
+//!                                               └─ too little ─► 429
 //! ```
 //!
 //! Quotas are the host's, which keeps one arrival time for each key (GCRA) and changes it in one step: a
-//! limit holds over all workers. What a key is counted under begins with a digest of the limit, so that two
+//! limit holds over all workers, and over all gateways that share a Redis, which is asked once for all limits of
+//! a request. What a key is counted under begins with a digest of the limit, so that two
 //! routes with the same limit share it and two limits never meet.
 //!
 //! Not here: how quotas are kept, and how many (`counters` of the host).
@@ -19,7 +20,7 @@ use std::cell::RefCell;
 use std::fmt::Write;
 use std::time::Duration;
 
-use zproxy_sdk::counters::{self, Decision, Quota};
+use zproxy_sdk::counters::{self, Decision, Quota, Shortage, Wanted};
 use zproxy_sdk::metrics::Counter;
 use zproxy_sdk::{Flow, Middleware, Problem, Reply, Request, Response, context, debug, export};
 
@@ -86,18 +87,31 @@ impl Middleware for RateLimit {
         }
         let cost = self.cost.of(request);
         let mut left = String::new();
-        let mut key = self.scratch.borrow_mut();
-        for (index, limit) in self.limits.iter().enumerate() {
+        if let [limit] = self.limits.as_slice() {
+            let mut key = self.scratch.borrow_mut();
             limit.write_key(request, &mut key);
             let decision = counters::take(&*key, limit.quota, cost);
             if !decision.allowed {
-                for before in &self.limits[..index] {
-                    before.write_key(request, &mut key);
-                    counters::give_back(&*key, before.quota, cost);
-                }
                 return self.refuse(request, limit, &decision);
             }
             limit.write_left(&decision, &mut left);
+        } else {
+            let wanted = self.limits.iter().map(|limit| {
+                let mut key = Vec::new();
+                limit.write_key(request, &mut key);
+                Wanted { key, quota: limit.quota, cost }
+            });
+            match counters::take_all(wanted) {
+                Ok(decisions) => {
+                    for (limit, decision) in self.limits.iter().zip(&decisions) {
+                        limit.write_left(decision, &mut left);
+                    }
+                }
+                Err(Shortage { index, decision }) => {
+                    let Some(limit) = self.limits.get(index) else { return Flow::Next };
+                    return self.refuse(request, limit, &decision);
+                }
+            }
         }
         if self.policy.is_some() && !self.dry_run {
             context::set(&self.note, left);

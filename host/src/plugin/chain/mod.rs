@@ -41,9 +41,12 @@ use super::instance::Warm;
 use super::load::Plugin;
 use super::middleware::Middleware;
 use super::native::make_native;
+use super::remote::Remote;
+use super::remote::Target;
 use super::stats::Meter;
 use super::stats::PluginStats;
 use crate::config::OnError;
+use crate::state::redis::RemoteCounts;
 use link::PUT_BACK;
 
 /// Makes native middleware from its configuration. Called once per worker and configuration.
@@ -142,6 +145,8 @@ pub struct Instances {
     warm: Vec<Warm>,
     native: Vec<Native>,
     meters: Vec<Rc<Meter>>,
+    /// Where counters are that other gateways share.
+    remote: Option<Remote>,
 }
 
 /// An instance whose `on-tick` may wait.
@@ -175,6 +180,19 @@ impl Instances {
     /// of an earlier call goes.
     pub fn take_in(&mut self, warm: Vec<Warm>) {
         self.warm = warm;
+    }
+
+    /// Counters that other gateways share are there from now on; `None`: there are none. To be called where
+    /// tasks can be spawned.
+    pub fn reach(&mut self, target: Option<Target>) {
+        if target.is_some() || self.remote.is_some() {
+            self.remote.get_or_insert_with(Remote::start).aim(target);
+        }
+    }
+
+    /// What was counted of asking there.
+    pub fn remote_counts(&self) -> Option<RemoteCounts> {
+        self.remote.as_ref().and_then(Remote::counts)
     }
 
     /// Makes a plan's chain, with whatever instances it needs and does not find. Takes microseconds
@@ -258,14 +276,17 @@ impl Instances {
             return instance;
         }
         plugin.state().apply(plugin.allow());
+        let remote = self.remote.as_ref().filter(|_| plugin.allow().redis.is_some());
+        let remote = remote.map(|remote| remote.handle(plugin.name()));
         if let Some(index) = self.warm.iter().position(|warm| warm.is_of(plugin, config)) {
-            let instance = Rc::new(Instance::of(self.warm.swap_remove(index), Rc::clone(meter)));
+            let instance =
+                Rc::new(Instance::of(self.warm.swap_remove(index), Rc::clone(meter), remote));
             self.wasm.push(Rc::downgrade(&instance));
             return instance;
         }
         let now = clock();
         let (instance, made) =
-            Instance::new(Arc::clone(plugin), Arc::clone(config), Rc::clone(meter), now);
+            Instance::new(Arc::clone(plugin), Arc::clone(config), Rc::clone(meter), remote, now);
         if let Err(failure) = made {
             meter.complain("init", &failure, now);
         }
