@@ -33,6 +33,7 @@ use super::declared::Values;
 use super::engine::ticks;
 use super::exchange::Exchange;
 use super::exchange::Flow;
+use super::exchange::Later;
 use super::exchange::Refetch;
 use super::exchange::Summary;
 use super::exports::Guests;
@@ -465,6 +466,8 @@ fn settle_head(
                 exchange.captures.append(&mut state.captures);
                 exchange.fetches.append(&mut state.fetches);
                 exchange.waiting = state.waiting.take();
+                let later = state.later.drain(..);
+                exchange.later.extend(later.map(|packed| Later { link: None, packed }));
             }
             Ok(Flow::Next)
         }
@@ -521,6 +524,7 @@ fn begin(
     state.mark = None;
     state.overran_at = None;
     state.limiter.forget_refused();
+    state.later.clear();
     state.body.begin(phase);
     store.set_epoch_deadline(bounds.ticks);
     if let Some(fuel) = bounds.fuel {

@@ -17,12 +17,11 @@ mod config;
 mod key;
 
 use std::cell::RefCell;
-use std::fmt::Write;
 use std::time::Duration;
 
 use zproxy_sdk::counters::{self, Decision, Quota, Shortage, Wanted};
 use zproxy_sdk::metrics::Counter;
-use zproxy_sdk::{Flow, Middleware, Problem, Reply, Request, Response, context, debug, export};
+use zproxy_sdk::{Flow, Middleware, Problem, Reply, Request, debug, export};
 
 use address::Network;
 use config::Config;
@@ -40,8 +39,6 @@ struct RateLimit {
     dry_run: bool,
     /// The value of `RateLimit-Policy`; `None` when answers are to say nothing.
     policy: Option<String>,
-    /// Under which name the request's hook leaves `RateLimit` for the response's.
-    note: String,
     /// `None` beside a problem that says why.
     refused: Option<Counter>,
     /// A key in the making.
@@ -86,7 +83,7 @@ impl Middleware for RateLimit {
             return Flow::Next;
         }
         let cost = self.cost.of(request);
-        let mut left = String::new();
+        let mut left = String::with_capacity(48 * self.limits.len());
         if let [limit] = self.limits.as_slice() {
             let mut key = self.scratch.borrow_mut();
             limit.write_key(request, &mut key);
@@ -113,18 +110,10 @@ impl Middleware for RateLimit {
                 }
             }
         }
-        if self.policy.is_some() && !self.dry_run {
-            context::set(&self.note, left);
+        if let Some(policy) = self.policy.as_ref().filter(|_| !self.dry_run) {
+            request.append_to_response([("ratelimit-policy", policy), ("ratelimit", &left)]);
         }
         Flow::Next
-    }
-
-    fn on_response(&self, response: &mut Response) {
-        let Some(policy) = &self.policy else { return };
-        // None: the request was not counted.
-        let Some(left) = context::get(&self.note) else { return };
-        response.append_header("ratelimit-policy", policy);
-        response.append_header("ratelimit", left);
     }
 
     fn validate(&self) -> Vec<Problem> {
@@ -183,14 +172,19 @@ impl Limit {
 
     /// Adds this limit to the value of `RateLimit` (draft-ietf-httpapi-ratelimit-headers-10).
     fn write_left(&self, decision: &Decision, value: &mut String) {
-        let separator = if value.is_empty() { "" } else { ", " };
+        if !value.is_empty() {
+            value.push_str(", ");
+        }
         // `t` of a refusal is not later than `Retry-After`, which a client is to believe first.
         let reset = if decision.allowed { decision.reset_after } else { decision.retry_after };
         let left = if decision.allowed { decision.remaining } else { 0 };
-        // Writing to a string cannot fail.
-        let _ = write!(value, "{separator}\"{}\";r={left}", self.name);
+        value.push('"');
+        value.push_str(&self.name);
+        value.push_str("\";r=");
+        write_number(left.into(), value);
         if reset != Duration::MAX {
-            let _ = write!(value, ";t={}", seconds(reset));
+            value.push_str(";t=");
+            write_number(seconds(reset), value);
         }
     }
 }
@@ -208,12 +202,27 @@ impl Cost {
     }
 }
 
+/// Writes a number, without the machinery of `fmt`, which takes longer than everything else here.
+fn write_number(mut number: u64, text: &mut String) {
+    let mut digits = [0; 20];
+    let mut first = digits.len();
+    loop {
+        first -= 1;
+        digits[first] = b'0' + u8::try_from(number % 10).unwrap_or(0);
+        number /= 10;
+        if number == 0 {
+            break;
+        }
+    }
+    text.extend(digits[first..].iter().copied().map(char::from));
+}
+
 /// In whole seconds, never too early.
 fn seconds(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis().div_ceil(1000)).unwrap_or(u64::MAX)
 }
 
-export!(RateLimit: on_request, on_response, validate);
+export!(RateLimit: on_request, validate);
 
 #[cfg(test)]
 mod tests;

@@ -118,7 +118,10 @@ fn url(text: &str) -> Result<Place, Refusal> {
         "redis" => false,
         "rediss" => true,
         _ => {
-            return refuse(format!("{} is a scheme that Redis does not have", quote(&scheme)), CURE);
+            return refuse(
+                format!("{} is a scheme that Redis does not have", quote(&scheme)),
+                CURE,
+            );
         }
     };
     if rest.contains(['?', '#']) {

@@ -376,6 +376,7 @@ impl Chain {
                 let now = now.take().unwrap_or_else(clock);
                 let outcome = link.on_head(Hook::Request, &mut place, now);
                 if let Some(exchange) = place.as_deref_mut() {
+                    exchange.note_later(index);
                     if let Some(refetch) = &mut exchange.refetch {
                         refetch.link = index;
                     }
@@ -415,6 +416,9 @@ impl Chain {
         let mut flow = Ok(Flow::Next);
         let floor = place.as_deref().map_or(0, |exchange| exchange.floor);
         for (index, link) in self.links.iter().enumerate().take(entered).skip(floor).rev() {
+            if let Some(exchange) = place.as_deref_mut() {
+                exchange.add_later(index);
+            }
             if link.hooks.has(Hook::Response) {
                 if link.waits && link.waits_at(index, &mut place) {
                     break;
@@ -475,6 +479,9 @@ impl Chain {
             .wait(scope, async |live, asks, now| live.on_head_waiting(hook, place, now, asks).await)
             .await;
         let flow = link.judge(hook, place, called)?;
+        if let Some(exchange) = place.as_deref_mut() {
+            exchange.note_later(index);
+        }
         let bodies = if hook == Hook::Request { Hook::RequestBody } else { Hook::ResponseBody };
         if flow == Flow::Next && link.bodies {
             link.halts(index, bodies, place);

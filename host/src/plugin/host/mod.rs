@@ -101,6 +101,8 @@ pub(super) struct State {
     pub(super) overran_at: Option<std::time::Duration>,
     /// The first rule that was broken during this call.
     pub(super) violation: Option<String>,
+    /// Fields that the running hook leaves for the response.
+    pub(super) later: Vec<Vec<u8>>,
     /// What it needed during this call and could not be had.
     pub(super) missing: Option<&'static str>,
     /// Where counters are that other gateways share.
@@ -145,6 +147,7 @@ impl State {
             waits: callout::Waits::default(),
             overran_at: None,
             violation: None,
+            later: Vec::new(),
             missing: None,
             remote: None,
             limiter: Limiter::new(limits.memory_bytes_max),
