@@ -50,6 +50,7 @@ mod numa;
 mod plugins;
 mod proxy_protocol;
 mod rate_limit;
+mod redis;
 mod reload;
 mod routing;
 mod state;

@@ -118,8 +118,8 @@ pub fn plugins_in(
 
 /// A plugin that has come into the plugins folder since the configuration was checked.
 #[must_use]
-pub fn plugin_from_folder(name: &str, path: PathBuf) -> Plugin {
-    check::unmentioned(name, path)
+pub fn plugin_from_folder(name: &str, path: PathBuf, settings: &Settings) -> Plugin {
+    check::unmentioned(name, path, settings.state.as_ref().map(|redis| redis.on_error))
 }
 
 /// The one spelling of a plugin's name.

@@ -42,8 +42,42 @@ pub struct Settings {
     pub admin: Option<Admin>,
     /// Where each request leaves a line.
     pub access_log: AccessLog,
+    /// Where counters of plugins are kept; `None`: in memory.
+    pub state: Option<Arc<Redis>>,
     /// How long a drain may take.
     pub drain_timeout: Duration,
+}
+
+/// Where counters are kept that several gateways share.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Redis {
+    /// Where it is.
+    pub address: ServerAddress,
+    /// TLS to it.
+    pub tls: Option<UpstreamTls>,
+    /// Who asks,
+    pub user: Option<Secret>,
+    /// and what proves it.
+    pub password: Option<Secret>,
+    /// The number of the database.
+    pub database: u32,
+    /// What keys begin with.
+    pub prefix: Box<str>,
+    /// How long a request waits for an answer.
+    pub timeout: Duration,
+    /// What happens when there is none.
+    pub on_error: StateError,
+}
+
+/// What happens to counting while Redis is away.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StateError {
+    /// Each gateway counts for itself.
+    Local,
+    /// Everything is allowed.
+    Open,
+    /// Hooks that count fail.
+    Closed,
 }
 
 /// An address to listen on or to connect to without a name lookup.
@@ -440,6 +474,8 @@ pub struct Allow {
     pub secrets: BTreeMap<Box<str>, Secret>,
     /// Memory for its counters.
     pub counters: Option<usize>,
+    /// They are in Redis; this is what happens while that is away.
+    pub redis: Option<StateError>,
     /// Memory for its values.
     pub kv: Option<usize>,
     /// Memory for its responses.

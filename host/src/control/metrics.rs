@@ -11,6 +11,7 @@ use crate::http::Method;
 use crate::plugin::Hook;
 use crate::plugin::stats::{DURATION_BOUNDS_NS, HookStats, Outcome, PluginStats};
 use crate::state::metrics::{Kind, Metric};
+use crate::state::redis::RemoteCounts;
 use crate::state::{PluginState, Usage, cache};
 use crate::telemetry::histogram::BOUNDS_US;
 use crate::telemetry::websocket::CLOSE_KINDS;
@@ -122,6 +123,7 @@ pub fn render(
     upstreams(&mut text, reports);
     plugins(&mut text, reports);
     kept(&mut text, states);
+    shared(&mut text, reports);
     text.family("zproxy_worker_utilisation", "gauge", "Busy share of each worker's last second.");
     for report in reports {
         let worker = report.worker.to_string();
@@ -458,6 +460,27 @@ fn kept(text: &mut Text, states: &[Arc<PluginState>]) {
     for metric in states.iter().flat_map(|state| state.metrics().read()) {
         own(text, &metric);
     }
+}
+
+/// Counters that other gateways share. Nothing, where there are none.
+fn shared(text: &mut Text, reports: &[Report]) {
+    let workers: Vec<&RemoteCounts> =
+        reports.iter().filter_map(|report| report.redis.as_ref()).collect();
+    if workers.is_empty() {
+        return;
+    }
+    let sum = |pick: fn(&RemoteCounts) -> u64| workers.iter().map(|one| pick(one)).sum::<u64>();
+    let name = "zproxy_state_connections";
+    text.family(name, "gauge", "Workers that have a connection to Redis.");
+    text.sample(name, &[], sum(|one| one.connected.into()));
+    let name = "zproxy_state_requests_total";
+    text.family(name, "counter", "What plugins asked of Redis, by whether there was an answer.");
+    text.sample(name, &[("result", "answered")], sum(|one| one.answered));
+    text.sample(name, &[("result", "unanswered")], sum(|one| one.unanswered));
+    let name = "zproxy_state_connects_total";
+    text.family(name, "counter", "Connections to Redis: made, and those that failed or were lost.");
+    text.sample(name, &[("result", "ok")], sum(|one| one.connects));
+    text.sample(name, &[("result", "failed")], sum(|one| one.failures));
 }
 
 /// What became of requests that a cache was asked about. Nothing, where none is.

@@ -381,6 +381,12 @@ impl Fields {
         Ok(())
     }
 
+    /// Whether a plugin may add this field.
+    pub fn check(name: &str, value: &[u8]) -> Result<(), EditError> {
+        check_name(name)?;
+        if is_value(value) { Ok(()) } else { Err(EditError::Value) }
+    }
+
     /// Adds a field, by what a plugin may touch.
     pub fn append(&mut self, name: &str, value: &[u8]) -> Result<(), EditError> {
         check_name(name)?;

@@ -219,6 +219,7 @@ impl Home {
             plugins: self.own.instances.borrow().stats(),
             generations: self.all().count(),
             ring: crate::io::ring_counts(),
+            redis: self.own.instances.borrow().remote_counts(),
         }
     }
 }

@@ -26,6 +26,7 @@ pub use websocket::{CloseKind, ClosedBy, Conversation, WebSocketCounts};
 
 use crate::http::Method;
 use crate::io::RingCounts;
+use crate::state::redis::RemoteCounts;
 
 /// Different (listener, method, status) of one route, or statuses of one server, that are counted
 /// apart. A hostile server may invent statuses; beyond this, new ones are counted as the first of
@@ -181,6 +182,8 @@ pub struct WorkerReport<P> {
     pub generations: usize,
     /// What its ring has in use, if it has one.
     pub ring: Option<RingCounts>,
+    /// What it has asked of Redis, if counters are there.
+    pub redis: Option<RemoteCounts>,
 }
 
 /// A worker's counts by route and upstream, for one generation of the configuration.

@@ -187,7 +187,10 @@ fn run(
         .build_local(tokio::runtime::LocalOptions::default())
         .context("cannot make a runtime");
     let made = runtime.and_then(|runtime| {
+        // What it makes may have tasks, which begin when the worker does.
+        let entered = runtime.enter();
         let context = (shared.make_context)(placement.worker, snapshot)?;
+        drop(entered);
         Ok((runtime, Rc::new(Home::new(context))))
     });
     match made {

@@ -16,6 +16,7 @@ mod gateway;
 mod guests;
 pub mod http2;
 mod message;
+pub mod redis;
 pub mod tls;
 pub mod tools;
 mod upstream;

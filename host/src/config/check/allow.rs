@@ -33,6 +33,7 @@ pub(super) fn check(
         env: variables(&written.env, &at.key("env"), environment, report),
         secrets: secrets(&written.secrets, &at.key("secrets"), report),
         counters: store(&written.counters),
+        redis: None,
         kv: store(&written.kv),
         cache: cache(&written.cache, &at.key("cache"), report),
     }

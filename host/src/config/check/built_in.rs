@@ -55,6 +55,13 @@ pub(super) fn grant(name: &str, allow: &mut Allow) {
     }
 }
 
+/// Whether a plugin of this name and configuration has something to do in a chain that it is switched off
+/// in: nobody vouches for the fields that `jwt` makes of claims then, and clients must not set them either.
+pub(super) fn guards(name: &str, config: &Map<String, Value>) -> bool {
+    let fields = config.get("claims_to_headers").and_then(Value::as_object);
+    name == "jwt" && fields.is_some_and(|fields| !fields.is_empty())
+}
+
 /// Grants requests to the URLs that this configuration of the plugin names: who has written one there has
 /// allowed it.
 pub(super) fn grant_urls(name: &str, config: &Map<String, Value>, allow: &mut Allow) {

@@ -30,6 +30,7 @@ mod pattern;
 mod plugin;
 mod rewrite;
 mod route;
+mod state;
 mod tls;
 mod upstream;
 mod websocket;
@@ -51,9 +52,10 @@ pub(super) fn settings(
     distinct(config, &listeners, admin.as_ref(), report);
     part_families(&mut listeners, admin.as_mut());
     let mut upstreams = upstream::Upstreams::check(&config.upstreams, report);
+    let state = state::check(&config.state, report);
     let mut plugins = plugin::Plugins::check(config, environment, native, &mut upstreams, report);
     let routes = route::check(&config.routes, &mut upstreams, &mut plugins, report);
-    plugins.finish(report);
+    plugins.finish(state.as_ref().map(|redis| redis.on_error), report);
     Settings {
         listeners: listeners.into_iter().map(|(listener, _)| listener).collect(),
         workers: workers(&config.workers),
@@ -67,6 +69,7 @@ pub(super) fn settings(
         trusted_proxies: trusted_proxies(&config.trusted_proxies, report),
         admin,
         access_log: log::check(&config.access_log, &root.key("access_log"), environment, report),
+        state,
         drain_timeout: milliseconds(config.drain_timeout_ms),
     }
 }

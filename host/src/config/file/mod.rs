@@ -19,6 +19,7 @@ mod listener;
 mod allow;
 mod plugin;
 mod route;
+mod state;
 mod tls;
 mod upstream;
 mod websocket;
@@ -27,6 +28,7 @@ pub use allow::*;
 pub use listener::*;
 pub use plugin::*;
 pub use route::*;
+pub use state::*;
 pub use tls::*;
 pub use upstream::*;
 pub use websocket::*;
@@ -124,6 +126,9 @@ pub struct Config {
     /// Where each request leaves a line.
     pub access_log: AccessLogConfig,
 
+    /// Where counters and quotas of plugins are kept: in memory, or in a Redis that several gateways share.
+    pub state: StateConfig,
+
     /// Longest time of a drain, in milliseconds: requests that are still running then are cut.
     #[schemars(range(min = 1, max = 86_400_000))]
     pub drain_timeout_ms: u32,
@@ -148,6 +153,7 @@ impl Default for Config {
             trusted_proxies: Vec::new(),
             admin: Some(AdminConfig::default()),
             access_log: AccessLogConfig::default(),
+            state: StateConfig::default(),
             drain_timeout_ms: 30_000,
         }
     }
