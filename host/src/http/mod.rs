@@ -10,6 +10,7 @@ pub mod h2;
 pub mod head;
 mod line;
 pub mod parse;
+pub mod websocket;
 pub mod write;
 
 pub use connection::Connection;
