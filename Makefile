@@ -41,7 +41,7 @@ run: setup plugins
 #
 # All of it by epoll, then what goes over sockets by io_uring, where the kernel allows that.
 WIRE = http2 tls proxy_protocol:: access_log:: backpressure:: bad_upstream:: balance:: bodies:: chaos:: drain:: framing:: headers:: http:: \
-	limits:: routing:: upstream:: websocket:: workers::
+	limits:: routing:: upstream:: websocket workers::
 test: setup guests
 	ZPROXY_E2E_IO=epoll cargo test --workspace
 	@if "$${CARGO_TARGET_DIR:-target}/debug/zproxy" doctor | grep -q 'io_uring  *allowed'; then \

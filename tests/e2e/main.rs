@@ -61,4 +61,5 @@ mod tls_identity;
 mod tls_upstream;
 mod upstream;
 mod websocket;
+mod websocket_inspect;
 mod workers;

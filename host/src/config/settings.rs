@@ -13,6 +13,8 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
+use super::{Destination, WebSocket};
+
 /// A whole checked configuration.
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -300,6 +302,8 @@ pub struct Route {
     pub idle_timeout: Option<Duration>,
     /// Largest request body; `None`: `limits.body_bytes_max`.
     pub body_bytes_max: Option<u64>,
+    /// What becomes of its WebSockets.
+    pub websocket: WebSocket,
 }
 
 /// A host that a route answers for.
@@ -440,49 +444,6 @@ pub struct Allow {
     pub kv: Option<usize>,
     /// Memory for its responses.
     pub cache: Option<CacheSize>,
-}
-
-/// Where a plugin may send requests.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Destination {
-    /// To this upstream, an index into `Settings::upstreams`.
-    Upstream(usize),
-    /// To these URLs.
-    Url(UrlPattern),
-}
-
-/// URLs that a plugin may ask.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct UrlPattern {
-    /// `https`.
-    pub tls: bool,
-    /// A name in lower case, or an IP address without brackets.
-    pub host: HostPattern,
-    /// The scheme's, when none was written.
-    pub port: u16,
-    /// Without a query, beginning with `/`.
-    pub path: Box<str>,
-    /// Whether everything is meant that begins with `path`, which then ends with `/`.
-    pub below: bool,
-}
-
-impl UrlPattern {
-    /// Whether a request may go there. `host` is as in the pattern; `path` has no query, no dot
-    /// segments and no escapes that another server could read as such.
-    #[must_use]
-    pub fn covers(&self, tls: bool, host: &str, port: u16, path: &str) -> bool {
-        let host = match &self.host {
-            HostPattern::Exact(name) => name == host,
-            HostPattern::Suffix(suffix) => {
-                host.strip_suffix(suffix.as_str()).is_some_and(|label| !label.is_empty())
-            }
-        };
-        let path = match self.below {
-            true => path.starts_with(&*self.path),
-            false => path == &*self.path,
-        };
-        host && path && tls == self.tls && port == self.port
-    }
 }
 
 /// A value that must not be shown.

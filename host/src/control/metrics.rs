@@ -13,7 +13,8 @@ use crate::plugin::stats::{DURATION_BOUNDS_NS, HookStats, Outcome, PluginStats};
 use crate::state::metrics::{Kind, Metric};
 use crate::state::{PluginState, Usage, cache};
 use crate::telemetry::histogram::BOUNDS_US;
-use crate::telemetry::{Handshake, Histogram, WorkerReport};
+use crate::telemetry::websocket::CLOSE_KINDS;
+use crate::telemetry::{ClosedBy, Handshake, Histogram, WebSocketCounts, WorkerReport};
 
 /// What a worker reports.
 pub type Report = WorkerReport<PluginStats>;
@@ -116,6 +117,7 @@ pub fn render(
 ) -> String {
     let mut text = Text { out: String::with_capacity(16 * 1024), openmetrics };
     requests(&mut text, listeners, reports);
+    websockets(&mut text, reports);
     connections(&mut text, listeners, reports, globals);
     upstreams(&mut text, reports);
     plugins(&mut text, reports);
@@ -226,6 +228,48 @@ fn requests(text: &mut Text, listeners: &[String], reports: &[Report]) {
     text.family("zproxy_bytes_total", "counter", "Bytes from clients (in) and to them (out).");
     text.sample("zproxy_bytes_total", &[("direction", "in")], bytes_in);
     text.sample("zproxy_bytes_total", &[("direction", "out")], bytes_out);
+}
+
+/// Nothing, where there was none.
+fn websockets(text: &mut Text, reports: &[Report]) {
+    let mut routes: BTreeMap<&str, WebSocketCounts> = BTreeMap::new();
+    for route in reports.iter().flat_map(|report| &report.counts.routes) {
+        if let Some(counts) = &route.websockets {
+            routes.entry(&route.route).or_default().add(counts);
+        }
+    }
+    if routes.is_empty() {
+        return;
+    }
+    text.family("zproxy_websockets", "gauge", "WebSockets that are open.");
+    for (route, counts) in &routes {
+        text.sample("zproxy_websockets", &[("route", route)], counts.open);
+    }
+    text.family("zproxy_websockets_opened_total", "counter", "WebSockets opened.");
+    for (route, counts) in &routes {
+        text.sample("zproxy_websockets_opened_total", &[("route", route)], counts.opened);
+    }
+    let help = "WebSocket messages that were seen, by who sent them.";
+    let mut each = |name: &str, help: &str, pick: fn(&WebSocketCounts) -> [u64; 2]| {
+        text.family(name, "counter", help);
+        for (route, counts) in &routes {
+            for (from, count) in ["client", "server"].into_iter().zip(pick(counts)) {
+                text.sample(name, &[("route", route), ("from", from)], count);
+            }
+        }
+    };
+    each("zproxy_websocket_messages_total", help, |counts| counts.messages);
+    each("zproxy_websocket_message_bytes_total", "Their bytes.", |counts| counts.bytes);
+    let name = "zproxy_websocket_closes_total";
+    text.family(name, "counter", "Ends of WebSockets whose messages were seen.");
+    for (route, counts) in &routes {
+        for (by, kinds) in ClosedBy::ALL.iter().zip(&counts.closes) {
+            for (code, count) in CLOSE_KINDS.iter().zip(kinds).filter(|(_, count)| **count > 0) {
+                let labels = [("route", *route), ("by", by.as_str()), ("code", code)];
+                text.sample(name, &labels, count);
+            }
+        }
+    }
 }
 
 fn connections(text: &mut Text, listeners: &[String], reports: &[Report], globals: &Globals) {

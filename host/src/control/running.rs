@@ -513,6 +513,7 @@ pub(super) fn make_own(worker: usize, listeners: usize) -> Own {
         random: RefCell::new(fastrand::Rng::new()),
         telemetry: WorkerTelemetry::new(listeners),
         draining: Cell::new(false),
+        closes_at: Cell::new(None),
         callouts: Callouts::default(),
         exchanges: RefCell::default(),
     }

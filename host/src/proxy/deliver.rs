@@ -7,7 +7,7 @@
 
 use std::future::poll_fn;
 use std::task::Poll;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::context::Context;
 use super::forward::{Answered, Times};
@@ -21,6 +21,7 @@ use crate::http::write::ConnectionField;
 use crate::http::{Connection, Method, Name, Version};
 use crate::plugin::body::CHUNK_BYTES_MAX;
 use crate::plugin::{BodyFilter, Exchange};
+use crate::telemetry::Conversation;
 
 /// A body that nobody reads is read and forgotten up to this size, to keep the connection.
 const DRAIN_BYTES_MAX: u64 = 64 * 1024;
@@ -45,6 +46,8 @@ pub struct Delivered {
     pub head: u64,
     /// The response did not reach the client whole.
     pub broken: Option<&'static str>,
+    /// What became of a WebSocket whose messages were seen.
+    pub conversation: Option<Conversation>,
     /// When that was done.
     pub ended: Instant,
     /// The upstream's connection can take another request.
@@ -53,7 +56,8 @@ pub struct Delivered {
 
 impl Delivered {
     pub(super) fn new(context: &Context, after: After, written: u64, head: u64) -> Self {
-        Self { after, written, head, broken: None, ended: context.clock.now(), reusable: false }
+        let (broken, conversation, reusable) = (None, None, false);
+        Self { after, written, head, broken, conversation, ended: context.clock.now(), reusable }
     }
 
     /// The client left before there was anything to send.
@@ -390,7 +394,8 @@ async fn duplex(
     .await
 }
 
-/// Turns both connections into a tunnel (RFC 9110 §7.8), until both sides have finished or one fails.
+/// Turns both connections into a tunnel (RFC 9110 §7.8), until both sides have finished, one fails or its
+/// life is over.
 pub async fn tunnel(
     context: &Context,
     client: &mut Client,
@@ -398,6 +403,7 @@ pub async fn tunnel(
     answered: &mut Answered,
     protocol: &[u8],
     times: Times,
+    lifetime: Option<Duration>,
 ) -> Delivered {
     let lease = &mut answered.lease;
     let pump = || {
@@ -407,7 +413,7 @@ pub async fn tunnel(
     };
     let (mut up, mut down) = (pump(), pump());
     let Client { connection, timer, .. } = client;
-    timer.limit(None);
+    timer.limit(lifetime);
     timer.arm(times.idle);
     let lanes = context.lanes(timer, times.idle);
     let head = {

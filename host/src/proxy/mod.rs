@@ -33,6 +33,7 @@ pub mod share;
 mod shown;
 mod target;
 pub mod trace;
+mod websocket;
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -51,6 +52,7 @@ use target::{redirect, rewrite};
 use crate::config::Target;
 use crate::error::RequestError;
 use crate::http::parse::{self, Framing, RequestFacts};
+use crate::http::websocket::{check_switch, withhold_extensions};
 use crate::http::{Connection, Method, Name, Version};
 use crate::io::Timer;
 use crate::plugin::Exchange;
@@ -190,7 +192,11 @@ pub async fn handle(
         if switches {
             let protocol = protocol.as_deref().unwrap_or_default();
             let exchange = place.get_or_insert_default();
-            Ok(deliver::tunnel(context, client, exchange, answered, protocol, *times).await)
+            let route = progress.route.unwrap_or_default();
+            // Apart: it is large, and what most requests come to is not this.
+            let switched =
+                websocket::switch(context, client, exchange, answered, protocol, *times, route);
+            Ok(Box::pin(switched).await)
         } else {
             deliver::upstream(context, client, &mut place, facts, answered, *times, filter)
                 .await
@@ -359,6 +365,11 @@ async fn pass(
     if let Some(body) = &body {
         held::fit_request(&mut exchange, body);
     }
+    // Nothing goes past those who look at messages.
+    let protocol = protocol.filter(|it| !plan.inspects || it.eq_ignore_ascii_case(b"websocket"));
+    if plan.inspects && protocol.is_some() {
+        withhold_extensions(&mut exchange.request.fields);
+    }
     let filter = chain.request_filter(&mut exchange);
     let has_body = body.as_ref().map_or(facts.framing != Framing::None, |body| !body.is_empty());
     let forward = Forward {
@@ -384,7 +395,11 @@ async fn pass(
     }
     progress.waited = Some(context.clock.now().saturating_duration_since(began));
     client.timer.limit(times.left(&context.clock));
+    let switched = plan.inspects && exchange.response.status == 101;
     match answered {
+        Ok(_) if switched && let Err(error) = switched_as_asked(&exchange) => {
+            (exchange, Err(error))
+        }
         Ok(answered) => {
             progress.upstream_status = Some(exchange.response.status);
             match headers::response_to_client(&mut exchange.response, &context.clock.date()) {
@@ -408,6 +423,10 @@ async fn pass(
             (exchange, Err(error))
         }
     }
+}
+
+fn switched_as_asked(exchange: &Exchange) -> Result<(), RequestError> {
+    check_switch(&exchange.request.fields, &exchange.response.fields)
 }
 
 /// When a client of gRPC stops waiting.

@@ -60,6 +60,7 @@ pub(super) fn record(
         wall_ms: context.clock.wall_ms(),
         attempts,
         body_bytes_out: delivered.written.saturating_sub(delivered.head),
+        websocket: delivered.conversation.as_ref(),
         cache: exchange.cached.map(Outcome::as_str),
         plugins: &plugins,
     });

@@ -53,6 +53,7 @@ fn route(sketch: &Sketch) -> config::Route {
         request_timeout: None,
         idle_timeout: None,
         body_bytes_max: None,
+        websocket: config::WebSocket::default(),
     }
 }
 

@@ -11,6 +11,7 @@ pub mod date;
 pub mod histogram;
 pub mod log;
 pub mod sink;
+pub mod websocket;
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -21,6 +22,7 @@ use std::time::Duration;
 pub use access_log::{AccessLog, AccessLogger, AccessRecord, PluginRecord};
 pub use date::http_date;
 pub use histogram::Histogram;
+pub use websocket::{CloseKind, ClosedBy, Conversation, WebSocketCounts};
 
 use crate::http::Method;
 use crate::io::RingCounts;
@@ -70,6 +72,8 @@ pub struct RouteCounts {
     pub durations: Histogram,
     /// Refused by a plugin with 429.
     pub rate_limited: u64,
+    /// Its WebSockets, once there were some.
+    pub websockets: Option<Box<WebSocketCounts>>,
 }
 
 /// Requests of one server.
@@ -222,10 +226,13 @@ impl Tallies {
         }
         let route = |route: Arc<str>| match known_routes.get(&route) {
             Some(known) => Rc::clone(known),
-            None => {
-                let (requests, durations) = (Vec::new(), Histogram::default());
-                Rc::new(RefCell::new(RouteCounts { route, requests, durations, rate_limited: 0 }))
-            }
+            None => Rc::new(RefCell::new(RouteCounts {
+                route,
+                requests: Vec::new(),
+                durations: Histogram::default(),
+                rate_limited: 0,
+                websockets: None,
+            })),
         };
         let upstream = |(upstream, names): (Arc<str>, Vec<Arc<str>>)| {
             let known = known_upstreams.get(&upstream);
@@ -257,6 +264,13 @@ impl Tallies {
         {
             tally.retries.set(tally.retries.get() + u64::from(done.retries));
             tally.answered(server, done.upstream_status.unwrap_or(0));
+        }
+    }
+
+    /// Counts something about a route's WebSockets.
+    pub fn websocket(&self, route: usize, count: impl FnOnce(&mut WebSocketCounts)) {
+        if let Some(route) = self.routes.get(route) {
+            count(route.borrow_mut().websockets.get_or_insert_default());
         }
     }
 

@@ -9,7 +9,8 @@ use super::upstream::Upstreams;
 use crate::config::environment::Environment;
 use crate::config::file::{AllowConfig, CacheGrantConfig, CacheSizeConfig, StoreGrantConfig};
 use crate::config::problem::{At, Refusal, Report, quote};
-use crate::config::settings::{Allow, CacheSize, Destination, HostPattern, Secret, UrlPattern};
+use crate::config::settings::{Allow, CacheSize, HostPattern, Secret};
+use crate::config::{Destination, UrlPattern};
 use crate::config::{ServerAddress, StoreSizeConfig};
 
 /// The largest body that a cache keeps, unless the operator says otherwise.

@@ -8,8 +8,9 @@
 use serde_json::{Map, Value};
 
 use super::allow;
+use crate::config::Destination;
 use crate::config::StoreSizeConfig;
-use crate::config::settings::{Allow, Destination};
+use crate::config::settings::Allow;
 
 /// A plugin that the binary brings along.
 #[derive(Debug)]

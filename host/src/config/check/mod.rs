@@ -32,6 +32,7 @@ mod rewrite;
 mod route;
 mod tls;
 mod upstream;
+mod websocket;
 
 pub(super) use address::listen;
 pub use built_in::built_in_names;

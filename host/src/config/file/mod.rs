@@ -21,6 +21,7 @@ mod plugin;
 mod route;
 mod tls;
 mod upstream;
+mod websocket;
 
 pub use allow::*;
 pub use listener::*;
@@ -28,6 +29,7 @@ pub use plugin::*;
 pub use route::*;
 pub use tls::*;
 pub use upstream::*;
+pub use websocket::*;
 
 /// The configuration of one gateway, as the operator writes it in `zproxy.json` or a program
 /// builds it.
