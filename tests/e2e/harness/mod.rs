@@ -18,6 +18,7 @@ pub mod http2;
 mod message;
 pub mod tls;
 pub mod tools;
+pub mod websocket;
 mod upstream;
 mod wire;
 

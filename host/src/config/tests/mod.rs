@@ -15,6 +15,7 @@ mod embedded;
 mod meaning;
 mod random;
 mod shape;
+mod websocket;
 mod tls;
 
 /// An environment that is only what a test says.
