@@ -63,5 +63,6 @@ mod upstream;
 mod websocket;
 mod websocket_abuse;
 mod websocket_clients;
+mod websocket_hooks;
 mod websocket_inspect;
 mod workers;
