@@ -5,7 +5,7 @@ use std::sync::{Arc, Barrier, mpsc};
 
 use serde_json::{Value, json};
 
-use crate::harness::{Gateway, JWT_SAMPLE, Message, Upstream, eventually, guest};
+use crate::harness::{Gateway, JWT_SAMPLE, Message, Upstream, Wire, eventually, guest};
 
 const FRESH: &str = "Cache-Control: max-age=600\r\n";
 
@@ -469,4 +469,135 @@ fn a_cookie_that_comes_with_a_validation_is_nobody_elses() {
     assert_eq!((hers.text(), hers.field("set-cookie")), ("page", Some("sid=alice")));
     let his = hit(&gateway, "/");
     assert_eq!((his.text(), his.field("set-cookie")), ("page", None));
+}
+
+/// A fetch that began before the change brings what was true before it, also when it is for one of
+/// several variants.
+#[test]
+fn what_was_under_way_when_its_url_changed_is_not_kept() {
+    let (arrived, changed) = (Arc::new(Barrier::new(2)), Arc::new(Barrier::new(2)));
+    let (here, go_on) = (Arc::clone(&arrived), Arc::clone(&changed));
+    let old = AtomicUsize::new(0);
+    let upstream = Upstream::start(move |connection| {
+        loop {
+            let request = connection.request()?;
+            let fields = format!("{FRESH}Vary: Accept-Language\r\n");
+            let german = request.field("accept-language") == Some("de");
+            if request.method() == "GET" && german && old.fetch_add(1, Ordering::SeqCst) == 0 {
+                here.wait();
+                go_on.wait();
+                connection.try_send(response(&fields, "old"))?;
+            } else {
+                connection.try_send(response(&fields, "new"))?;
+            }
+        }
+    });
+    let gateway = caching(&upstream, &json!({}));
+    let ask = |language: &str| gateway.ask("GET", "/", &format!("Accept-Language: {language}\r\n"));
+    ask("en");
+    assert_eq!(ask("en").field("cache-status"), Some("zproxy; hit"), "its variants are known");
+
+    let early = std::thread::scope(|scope| {
+        let early = scope.spawn(|| ask("de"));
+        arrived.wait();
+        assert_eq!(gateway.ask("PUT", "/", "Content-Length: 0\r\n").status(), 200);
+        changed.wait();
+        early.join().unwrap()
+    });
+
+    assert_eq!(early.text(), "old", "who asked before gets what was true then");
+    assert_eq!(ask("de").text(), "new");
+    assert_eq!(ask("de").field("cache-status"), Some("zproxy; hit"));
+}
+
+/// Who shares a body that is too large to be kept waits for slower ones for some seconds, not for as long as
+/// those please.
+#[test]
+fn a_slow_client_does_not_hold_up_those_who_share_with_it() {
+    const CHUNKS: usize = 400;
+    let shared = Arc::new(Barrier::new(2));
+    let go_on = Arc::clone(&shared);
+    let upstream = Upstream::start(move |connection| {
+        connection.request()?;
+        let chunk = format!("{:x}\r\n{}\r\n", 50_000, "x".repeat(50_000));
+        connection
+            .try_send(format!("HTTP/1.1 200 OK\r\n{FRESH}Transfer-Encoding: chunked\r\n\r\n"))?;
+        connection.try_send("1\r\nx\r\n")?;
+        go_on.wait();
+        for _ in 0..CHUNKS {
+            connection.try_send(&chunk)?;
+        }
+        connection.try_send("0\r\n\r\n")
+    });
+    let gateway = caching(&upstream, &json!({ "max_body_bytes": 100_000 }));
+    let [mut slow, mut fast] = [gateway.connect(), gateway.connect()];
+    slow.receive_little();
+    let head = |client: &mut Wire| {
+        client.send("GET / HTTP/1.1\r\nHost: gateway.test\r\n\r\n");
+        client.try_response_head("GET").unwrap()
+    };
+    let slow_head = head(&mut slow);
+    let answer = head(&mut fast);
+    shared.wait();
+
+    let answer = fast.take_body(answer).unwrap();
+
+    assert_eq!(answer.body.len(), CHUNKS * 50_000 + 1);
+    assert_eq!(upstream.requests().len(), 1);
+    assert!(slow.take_body(slow_head).is_err(), "what it has got looks whole");
+}
+
+/// An idle time-out is for who takes nothing, not for who takes long.
+#[test]
+fn a_hit_may_take_as_long_as_its_client_reads() {
+    let body = "x".repeat(16 << 20);
+    let upstream = Upstream::start(move |connection| {
+        loop {
+            connection.request()?;
+            connection.try_send(response(FRESH, &body))?;
+        }
+    });
+    let grant = json!({ "bytes_max": 100_000_000, "object_bytes_max": 20_000_000 });
+    let gateway = Gateway::start(json!({
+        "limits": { "idle_timeout_ms": 2000 },
+        "plugins": { "cache": { "path": guest("cache"), "allow": { "cache": grant } } },
+        "routes": [{ "path": "/", "upstream": upstream.url(), "middleware": ["cache"] }],
+    }));
+    hit(&gateway, "/");
+    let mut slow = gateway.connect();
+    slow.receive_little();
+    slow.send("GET / HTTP/1.1\r\nHost: gateway.test\r\n\r\n");
+    let head = slow.try_response_head("GET").unwrap();
+    assert_eq!(head.field("cache-status"), Some("zproxy; hit"));
+
+    // Slower than the time-out altogether, and never silent for so long.
+    for _ in 0..64 {
+        std::thread::sleep(std::time::Duration::from_millis(80));
+        assert_eq!(slow.take(256 << 10).unwrap().len(), 256 << 10);
+    }
+}
+
+/// Behind a proxy that ends TLS, a page for `https` is another than for `http`; who is not trusted cannot choose.
+#[test]
+fn the_scheme_of_a_key_is_what_a_trusted_proxy_says() {
+    let upstream = Upstream::start(|connection| {
+        loop {
+            let scheme = connection.request()?.field("x-forwarded-proto").unwrap_or("").to_owned();
+            connection.try_send(response(FRESH, &scheme))?;
+        }
+    });
+    for trusted in [true, false] {
+        let gateway = Gateway::start(json!({
+            "trusted_proxies": if trusted { vec!["127.0.0.0/8"] } else { vec![] },
+            "routes": [{ "path": "/", "upstream": upstream.url(), "middleware": ["cache"] }],
+        }));
+        for scheme in ["https", "http", "https"] {
+            let answer = gateway.ask("GET", "/", &format!("X-Forwarded-Proto: {scheme}\r\n"));
+            assert_eq!(answer.text(), if trusted { scheme } else { "http" });
+        }
+        let url = if trusted { "https://gateway.test/" } else { "http://gateway.test/" };
+        let purged =
+            gateway.admin_post("/cache/purge", json!({ "url": url }).to_string().as_bytes());
+        assert_eq!(purged.json()["removed"], 1, "{}", purged.text());
+    }
 }

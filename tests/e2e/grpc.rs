@@ -42,14 +42,30 @@ fn calls(listener: Value, roots: &str) {
     let gateway = Gateway::start(json!({
         "listeners": [listener],
         "upstreams": { "grpc": { "servers": [format!("127.0.0.1:{port}")], "protocol": "h2" } },
-        "routes": [{ "path": "/test.Service", "upstream": "grpc" }],
+        "routes": [
+            { "path": "/test.Service", "upstream": "grpc" },
+            { "path": "/grpc.health.v1.Health", "upstream": "grpc" },
+        ],
+    }));
+    let closed = Gateway::start(json!({
+        "middleware": { "rate-limit": { "requests_per_minute": 1 }, "jwt": { "jwt_secret": "a secret of enough bytes for HS256" } },
+        "upstreams": { "grpc": { "servers": [format!("127.0.0.1:{port}")], "protocol": "h2" } },
+        "limits": { "body_bytes_max": 1000 },
+        "routes": [
+            { "path": "/test.Service/Unary", "upstream": "grpc", "middleware": ["jwt"] },
+            { "path": "/test.Service/Out", "upstream": "grpc", "middleware": ["rate-limit"] },
+            { "path": "/test.Service/Both", "upstream": "grpc" },
+            { "path": "/test.Service/Closed", "respond": { "status": 503, "body": "50 % of it, later",
+                "headers": { "content-type": "text/plain" } } },
+        ],
     }));
     let deserted = Gateway::start(json!({
         "upstreams": { "grpc": { "servers": ["127.0.0.1:1"], "protocol": "h2" } },
         "routes": [{ "path": "/", "upstream": "grpc" }],
     }));
 
-    let addresses = format!("{} {} {roots}\n", gateway.address(), deserted.address());
+    let addresses =
+        format!("{} {} {} {roots}\n", gateway.address(), deserted.address(), closed.address());
     running.stdin.take().unwrap().write_all(addresses.as_bytes()).unwrap();
     let found: Value = serde_json::from_str(&said.next().expect("results").unwrap()).unwrap();
     assert!(running.wait().unwrap().success());
@@ -72,6 +88,25 @@ fn calls(listener: Value, roots: &str) {
         "deadline told": true,
         "cancel told": true,
         "cancelled": "CANCELLED",
+        "binary": [[0, 1, 255], [255, 254]],
+        "many fields": 60,
+        "large field": 8000,
+        "compressed": true,
+        "no trailers first": ["PERMISSION_DENIED", "before anything", "late"],
+        "out fails": [3, "DATA_LOSS", "after three"],
+        "in fails": ["INVALID_ARGUMENT", "enough"],
+        "half-closed": ["after", "the end"],
+        "out cancelled": true,
+        "large stream": 64,
+        "streams at once": 1000,
+        "health": true,
+        "deadline in a stream": [2, "DEADLINE_EXCEEDED"],
+        "empty messages": 5,
+        "refused by jwt": ["UNAUTHENTICATED", true],
+        "refused by rate-limit": ["OK", "UNAVAILABLE"],
+        "too large": "RESOURCE_EXHAUSTED",
+        "closed by a route": ["UNAVAILABLE", "50 % of it, later"],
+        "calls after all": "still there",
     });
     for (name, expected) in expected.as_object().unwrap() {
         assert_eq!(&found[name], expected, "{name}");

@@ -119,6 +119,49 @@ fn bodies_of_any_size_and_framing_pass_both_ways() {
     }
 }
 
+/// RFC 9110 §9.3.1: it means nothing, and its framing must hold all the same.
+#[test]
+fn a_get_with_a_body_is_one_request() {
+    let upstream = Upstream::echoing();
+    let gateway = Gateway::to(&upstream);
+    let mut client = Http2::connect(gateway.address());
+    for told in [true, false] {
+        let mut request = get("/");
+        if told {
+            request.headers_mut().insert("content-length", "4".parse().unwrap());
+        }
+
+        let answer = client.ask(request, Some(b"body"));
+
+        assert_eq!((answer.status, answer.text()), (200, "body"));
+        let request = upstream.last_request();
+        assert_eq!((request.method(), request.text()), ("GET", "body"));
+    }
+}
+
+/// RFC 9440 §2.4: upstreams would believe it.
+#[test]
+fn trailers_do_not_say_who_a_client_is() {
+    let upstream = Upstream::answering("hello");
+    let gateway = Gateway::to(&upstream);
+    let mut client = Http2::connect(gateway.address());
+    for name in ["client-cert", "client-cert-chain", "x-forwarded-for", "forwarded"] {
+        let (response, mut stream) = client.open(post("/"), false);
+        stream.send_data(Bytes::from_static(b"up"), false).unwrap();
+        let mut trailers = HeaderMap::new();
+        trailers.insert(name, "127.0.0.1".parse().unwrap());
+        trailers.insert("x-sum", "1".parse().unwrap());
+        stream.send_trailers(trailers).unwrap();
+
+        let answer = client.run(take(response));
+
+        let passed = upstream.requests().into_iter().any(|request| {
+            request.trailers.iter().any(|(known, _)| known.eq_ignore_ascii_case(name))
+        });
+        assert!(!passed, "{name}: {answer:?}");
+    }
+}
+
 /// RFC 9113 §8.1.
 #[test]
 fn trailers_pass_both_ways() {

@@ -27,7 +27,9 @@ pub mod engine;
 pub mod exchange;
 pub mod instance;
 pub mod load;
+pub mod message;
 pub mod middleware;
+mod remote;
 pub mod stats;
 mod backoff;
 mod broken;
@@ -38,6 +40,7 @@ mod host;
 mod imports;
 mod live;
 mod native;
+mod settle;
 mod shape;
 
 pub use body::{BodyFilter, BodyStop, ChunkFlow, Halt, Wish};
@@ -52,8 +55,10 @@ pub use exchange::{Exchange, Flow, RouteParams, Summary};
 pub use exports::Hooks;
 pub use instance::{FailureKind, Hook, Warm};
 pub use load::{Complaint, LoadError, Plugin, digest_of, joined};
+pub use message::{MessageFlow, MessagePassed, Peer, SocketMessage};
 pub use middleware::Middleware;
 pub use native::make_native;
+pub use remote::Target;
 pub use stats::{DURATION_BOUNDS_NS, HookStats, Outcome, PluginStats};
 
 #[cfg(test)]

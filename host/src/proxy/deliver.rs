@@ -7,7 +7,7 @@
 
 use std::future::poll_fn;
 use std::task::Poll;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::context::Context;
 use super::forward::{Answered, Times};
@@ -21,12 +21,16 @@ use crate::http::write::ConnectionField;
 use crate::http::{Connection, Method, Name, Version};
 use crate::plugin::body::CHUNK_BYTES_MAX;
 use crate::plugin::{BodyFilter, Exchange};
+use crate::telemetry::Conversation;
 
 /// A body that nobody reads is read and forgotten up to this size, to keep the connection.
 const DRAIN_BYTES_MAX: u64 = 64 * 1024;
 
 /// From here on it costs less to send a body by itself than to copy it behind its head.
 const APART_BYTES_MIN: usize = 64 * 1024;
+
+/// What a head has besides its fields, usually.
+const HEAD_BYTES: usize = 64;
 
 /// A body that a plugin broke off, or in whose middle one failed.
 const BROKEN_BY_PLUGIN: &str = "broken off by a plugin";
@@ -42,13 +46,25 @@ pub struct Delivered {
     pub head: u64,
     /// The response did not reach the client whole.
     pub broken: Option<&'static str>,
+    /// What became of a WebSocket whose messages were seen.
+    pub conversation: Option<Conversation>,
     /// When that was done.
     pub ended: Instant,
+    /// The upstream's connection can take another request.
+    pub reusable: bool,
 }
 
 impl Delivered {
     pub(super) fn new(context: &Context, after: After, written: u64, head: u64) -> Self {
-        Self { after, written, head, broken: None, ended: context.clock.now() }
+        Self {
+            after,
+            written,
+            head,
+            broken: None,
+            conversation: None,
+            ended: context.clock.now(),
+            reusable: false,
+        }
     }
 
     /// The client left before there was anything to send.
@@ -78,33 +94,31 @@ pub async fn local(
         exchange.response.fields.push("Content-Length", body.len().to_string().as_bytes());
     }
     let Client { connection, timer, .. } = &mut *client;
-    let mut message = Vec::new();
-    let field = connection_field(exchange.request.version, after);
-    let response = &mut exchange.response;
-    let opening = connection.prepare_response(&mut message, response, Framing::None, field);
-    let head = opening.bytes;
     for capture in exchange.captures.drain(..) {
         capture.end_with(&body);
     }
     let body = if bodiless || exchange.request.method == Method::Head { &[] } else { &*body };
     let long = body.len() >= APART_BYTES_MIN;
+    let field = connection_field(exchange.request.version, after);
+    let response = &mut exchange.response;
+    let behind = if long { 0 } else { body.len() };
+    let mut message = Vec::with_capacity(response.fields.written_len() + HEAD_BYTES + behind);
+    let opening = connection.prepare_response(&mut message, response, Framing::None, field);
+    let head = opening.bytes;
     if !long {
         message.extend_from_slice(body);
     }
     timer.limit(None);
-    timer.arm(context.idle_timeout());
+    let idle = context.idle_timeout();
     let written = head + body.len() as u64;
     if connection.open_response(opening, body.is_empty()).is_err() {
         return Delivered::nothing(context);
     }
-    if long {
-        if connection.write_all(&message, timer).await.is_err() {
-            return Delivered::nothing(context);
-        }
-        timer.arm(context.idle_timeout());
+    if long && connection.write_all(&message, timer, idle).await.is_err() {
+        return Delivered::nothing(context);
     }
     let end = if long { body } else { &message };
-    if connection.write_end(end, timer).await.is_err() {
+    if connection.write_end(end, timer, idle).await.is_err() {
         return Delivered::nothing(context);
     }
     if after == After::KeepAlive
@@ -175,10 +189,10 @@ pub async fn shown(
     }
     loop {
         let Client { connection, timer, .. } = &mut *client;
-        timer.arm(context.idle_timeout());
+        let idle = context.idle_timeout();
         let wrote = match chunks.peek() {
-            Some(_) => connection.write_all(&run, timer).await,
-            None => connection.write_end(&run, timer).await,
+            Some(_) => connection.write_all(&run, timer, idle).await,
+            None => connection.write_end(&run, timer, idle).await,
         };
         if wrote.is_err() {
             return Ok(Delivered::nothing(context));
@@ -239,7 +253,7 @@ pub(super) async fn drain(
 
 /// A request's body that is still sent upstream while the response is delivered.
 struct Upload {
-    pump: Option<Pump>,
+    pump: Option<Box<Pump>>,
     state: UploadState,
 }
 
@@ -251,18 +265,19 @@ enum UploadState {
 }
 
 /// Sends an upstream's response, and the rest of the request's body meanwhile. An error means that
-/// nothing has been sent.
+/// nothing has been sent. The connection stays in `answered`, for whoever gives it back.
 pub async fn upstream(
     context: &Context,
     client: &mut Client,
     place: &mut Place,
     facts: &RequestFacts,
-    answered: Answered,
+    answered: &mut Answered,
     times: Times,
     filter: Option<Box<BodyFilter>>,
 ) -> Result<Delivered, RequestError> {
     let Some(exchange) = place.as_deref_mut() else { return Err(RequestError::Plugin) };
-    let Answered { mut lease, facts: answer, upload } = answered;
+    let Answered { lease, facts: answer, upload } = answered;
+    let upload = upload.take();
     let state = if upload.is_some() { UploadState::Open } else { UploadState::Whole };
     let mut upload = Upload { pump: upload, state };
     let to_frames = client.connection.stream.is_multiplexed();
@@ -290,9 +305,9 @@ pub async fn upstream(
         // What a plugin makes of a body on its way is not what was asked to be kept.
         exchange.captures.clear();
     }
-    let mut download = Pump::new(reader.without_trailers(answer.names_fields), to_chunks)
-        .framed_by_receiver(to_frames)
-        .shown_to(filter, framing == Framing::Chunked);
+    let reader = reader.without_trailers(answer.names_fields);
+    let mut download = Pump::new(reader, to_chunks, to_frames);
+    download.show_to(filter, framing == Framing::Chunked);
     if !exchange.captures.is_empty() {
         let content =
             BodyReader::new(answer.framing, Form::Content, u64::MAX, &context.response_limits);
@@ -339,8 +354,8 @@ pub async fn upstream(
         }
     } else if upload.state != UploadState::Whole {
         delivered.after = After::Linger;
-    } else if answer.keep_alive {
-        lease.give_back(answer.bodiless, delivered.ended);
+    } else {
+        delivered.reusable = answer.keep_alive;
     }
     Ok(delivered)
 }
@@ -386,24 +401,26 @@ async fn duplex(
     .await
 }
 
-/// Turns both connections into a tunnel (RFC 9110 §7.8), until both sides have finished or one fails.
+/// Turns both connections into a tunnel (RFC 9110 §7.8), until both sides have finished, one fails or its
+/// life is over.
 pub async fn tunnel(
     context: &Context,
     client: &mut Client,
     exchange: &mut Exchange,
-    answered: Answered,
+    answered: &mut Answered,
     protocol: &[u8],
     times: Times,
+    lifetime: Option<Duration>,
 ) -> Delivered {
-    let Answered { mut lease, .. } = answered;
+    let lease = &mut answered.lease;
     let pump = || {
         let bytes =
             BodyReader::new(Framing::UntilClose, Form::Same, u64::MAX, &context.head_limits);
-        Pump::new(bytes, false)
+        Pump::new(bytes, false, false)
     };
     let (mut up, mut down) = (pump(), pump());
     let Client { connection, timer, .. } = client;
-    timer.limit(None);
+    timer.limit(lifetime);
     timer.arm(times.idle);
     let lanes = context.lanes(timer, times.idle);
     let head = {

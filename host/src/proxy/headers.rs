@@ -94,6 +94,19 @@ pub fn request_to_upstream(
     Ok(trace)
 }
 
+/// The scheme that the client has used: with a trusted proxy between, the one that it names. Of fields that
+/// [`request_to_upstream`] has left; others' words are gone by then.
+pub fn scheme(fields: &Fields, client: &ClientFacts) -> &'static str {
+    let named = fields.known(Name::XForwardedProto).next().filter(|_| client.trusted);
+    // Of several proxies the first has met the client.
+    let first = named.and_then(|list| list.split(|byte| *byte == b',').next());
+    match first.map(<[u8]>::trim_ascii) {
+        Some(named) if named.eq_ignore_ascii_case(b"https") => "https",
+        Some(named) if named.eq_ignore_ascii_case(b"http") => "http",
+        _ => client.scheme(),
+    }
+}
+
 /// RFC 9440: the certificate that the client was verified by.
 pub fn push_client_certificate(fields: &mut Fields, tls: &TlsFacts) {
     if let Some(own) = &tls.client_cert {
@@ -489,6 +502,20 @@ mod tests {
     }
 
     /// RFC 7239 §6: an IPv6 address is quoted.
+    #[test]
+    fn the_scheme_is_what_a_trusted_proxy_says_and_nobody_else() {
+        let of = |lines: &[(&str, &str)], trusted| {
+            let head = forwarded(lines, trusted);
+            scheme(&head.fields, &client(trusted))
+        };
+        let says = |proto| [("Host", "a"), ("X-Forwarded-Proto", proto)];
+        assert_eq!(of(&says("http"), true), "http");
+        assert_eq!(of(&says("HTTP, https"), true), "http");
+        assert_eq!(of(&says("http"), false), "https", "our own connection's");
+        assert_eq!(of(&says("ws"), true), "https");
+        assert_eq!(of(&[("Host", "a")], true), "https");
+    }
+
     #[test]
     fn forwarded_names_every_kind_of_peer() {
         for (peer, expected) in [

@@ -16,7 +16,7 @@
 
 use std::future::poll_fn;
 use std::rc::Rc;
-use std::task::Poll;
+use std::task::{Context as Task, Poll};
 use std::time::Duration;
 
 use super::context::{Context, Own};
@@ -29,7 +29,7 @@ use crate::http::body::{BodyReader, Form};
 use crate::http::connection::{consume, poll_fill};
 use crate::http::parse::{Framing, RequestFacts};
 use crate::http::{Connection, Method, Name, Version};
-use crate::io::Timer;
+use crate::io::{TICK, Timer};
 use crate::plugin::Exchange;
 use crate::plugin::exchange::Waiting;
 use crate::state::cache::{Broken, Capture, Follow};
@@ -37,6 +37,9 @@ use crate::upstream::Lease;
 
 /// So much is put together before it is written.
 const RUN_BYTES_MAX: usize = 256 * 1024;
+
+/// So long altogether, those who share a body too large to be kept wait for those among them who are slower.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Waits until what another request fetches can be looked at, or has taken too long.
 pub async fn wait(client: &Client, mut waiting: Waiting) {
@@ -111,19 +114,9 @@ impl Source {
             Poll::Ready(())
         })
         .await;
+        let mut patience = PATIENCE;
         while !self.reader.is_done() {
-            timer.disarm();
-            let wanted = poll_fn(|cx| {
-                let mut wanted = false;
-                for capture in &self.captures {
-                    match capture.poll_room(cx) {
-                        Poll::Ready(more) => wanted |= more,
-                        Poll::Pending => return Poll::Pending,
-                    }
-                }
-                Poll::Ready(wanted)
-            });
-            if !wanted.await {
+            if !self.is_wanted(&own, &timer, &mut patience).await {
                 return;
             }
             timer.arm(idle);
@@ -136,6 +129,37 @@ impl Source {
             }
         }
         self.end(&own);
+    }
+
+    /// Waits until all who keep it have room for more. False: nobody wants it any longer.
+    async fn is_wanted(&self, own: &Own, timer: &Timer, patience: &mut Duration) -> bool {
+        let room = |cx: &Task<'_>| {
+            let mut wanted = false;
+            for capture in &self.captures {
+                match capture.poll_room(cx) {
+                    Poll::Ready(more) => wanted |= more,
+                    Poll::Pending => return Poll::Pending,
+                }
+            }
+            Poll::Ready(wanted)
+        };
+        if let Poll::Ready(wanted) = poll_fn(|cx| Poll::Ready(room(cx))).await {
+            return wanted;
+        }
+        let began = own.clock.now();
+        timer.arm(*patience);
+        let wanted = poll_fn(|cx| {
+            if timer.is_due() {
+                let held_up = self.captures.iter().filter(|capture| capture.is_held_up());
+                held_up.for_each(Capture::leave_slowest);
+                // All of them may be slow, and somebody get on in a moment.
+                timer.arm(TICK);
+            }
+            room(cx)
+        })
+        .await;
+        *patience = patience.saturating_sub(own.clock.now() - began);
+        wanted
     }
 
     async fn read(&mut self, own: &Own, timer: &Timer) -> Option<usize> {
@@ -260,11 +284,15 @@ pub async fn coming(
     match poured {
         Ok(()) => {}
         Err(Stopped::Client) => return Delivered::nothing(context),
-        Err(Stopped::Source) => {
+        Err(Stopped::Source(broken)) => {
             // An orderly end could be taken for the end of the body.
             client.connection.stream.reset_at_end();
             let delivered = Delivered::new(context, After::Abort, written, head);
-            return Delivered { broken: Some("upstream left"), ..delivered };
+            let broken = match broken {
+                Broken::Source => "upstream left",
+                Broken::TooSlow => "client too slow for others",
+            };
+            return Delivered { broken: Some(broken), ..delivered };
         }
     }
     if after == After::KeepAlive
@@ -281,7 +309,7 @@ enum Stopped {
     /// The client takes no more.
     Client,
     /// There is no more.
-    Source,
+    Source(Broken),
 }
 
 /// A response on its way to a client.
@@ -310,7 +338,7 @@ impl Out<'_> {
             match next {
                 Ok(Some(piece)) => self.frame(&piece),
                 Ok(None) => break,
-                Err(Broken) => return Err(Stopped::Source),
+                Err(broken) => return Err(Stopped::Source(broken)),
             }
             if self.run.len() >= RUN_BYTES_MAX {
                 self.send().await?;
@@ -339,8 +367,8 @@ impl Out<'_> {
     /// Writes what has been put together.
     async fn send(&mut self) -> Result<(), Stopped> {
         let Client { connection, timer, .. } = &mut *self.client;
-        timer.arm(self.context.idle_timeout());
-        let sent = connection.write_all(&self.run, timer).await;
+        let idle = self.context.idle_timeout();
+        let sent = connection.write_all(&self.run, timer, idle).await;
         self.written += self.run.len() as u64;
         self.run.clear();
         sent.map_err(|_| Stopped::Client)
@@ -349,8 +377,8 @@ impl Out<'_> {
     /// Writes the last of it.
     async fn end(&mut self) -> Result<(), Stopped> {
         let Client { connection, timer, .. } = &mut *self.client;
-        timer.arm(self.context.idle_timeout());
+        let idle = self.context.idle_timeout();
         self.written += self.run.len() as u64;
-        connection.write_end(&self.run, timer).await.map_err(|_| Stopped::Client)
+        connection.write_end(&self.run, timer, idle).await.map_err(|_| Stopped::Client)
     }
 }

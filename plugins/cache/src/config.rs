@@ -75,6 +75,13 @@ impl Default for Policy {
     }
 }
 
+/// Whether a class of errors means this status. An odd field in one request is enough for 400, 403 or 500, and
+/// then everybody would get what one client has brought about; what these say is about the URL or the
+/// upstream (RFC 9110 §15.1 lets caches guess how long for those of them that are about the URL).
+fn is_meant_by_class(status: u16) -> bool {
+    matches!(status, 200..=399 | 404 | 405 | 410 | 414 | 451 | 501..=504)
+}
+
 impl Policy {
     /// What is configured for a status, else for its class.
     pub(crate) fn by_status(&self, status: u16) -> Option<u64> {
@@ -84,9 +91,7 @@ impl Policy {
         if self.negative.is_empty() {
             return None;
         }
-        // What is said to one client, and not about the resource, is not meant by a class.
-        let personal = matches!(status, 401 | 407 | 429);
-        let class = || of(&format!("{}xx", status / 100)).filter(|_| !personal);
+        let class = || of(&format!("{}xx", status / 100)).filter(|_| is_meant_by_class(status));
         of(&status.to_string()).or_else(class)
     }
 }

@@ -305,7 +305,9 @@ mod tests {
         let policy = Policy {
             ttl: 60,
             heuristic_percent: 10,
-            negative: vec![("404".to_owned(), 5), ("4xx".to_owned(), 7), ("503".to_owned(), 1)],
+            negative: [("404", 5), ("4xx", 7), ("5xx", 2), ("503", 1), ("422", 3)]
+                .map(|(status, seconds)| (status.to_owned(), seconds))
+                .to_vec(),
             ..Policy::default()
         };
         let of = |status, lines: &[(&str, &str)], asked| {
@@ -319,8 +321,12 @@ mod tests {
         assert_eq!(of(599, &[old, ("cache-control", "public")], plain), Some(100));
         assert_eq!(of(404, &[], plain), Some(5));
         assert_eq!(of(503, &[], plain), Some(1));
-        assert_eq!(of(410, &[], plain), Some(7));
-        assert_eq!(of(429, &[], plain), None);
+        assert_eq!([410, 414].map(|status| of(status, &[], plain)), [Some(7); 2]);
+        assert_eq!([500, 502].map(|status| of(status, &[], plain)), [None, Some(2)]);
+        assert_eq!(of(422, &[], plain), Some(3), "the operator names it");
+        for personal in [400, 401, 403, 407, 413, 429, 431] {
+            assert_eq!(of(personal, &[], plain), None, "{personal}: one client's doing");
+        }
         assert_eq!(of(201, &[old], plain), None);
         assert_eq!(of(200, &[("set-cookie", "a=b")], plain), None);
         assert_eq!(of(200, &[], Asked { cookie: true, ..plain }), None);

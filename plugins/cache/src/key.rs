@@ -2,13 +2,17 @@
 //!
 //! A key begins with the URL and a line feed, by which operators remove what is stored. Then come the other
 //! fields that the operator has named, each with its value, which cannot hold a line feed. Path and query
-//! are taken byte by byte: what the upstream may tell apart is apart here, too.
+//! are taken byte by byte: what the upstream may tell apart is apart here, too. So is a host that a trusted
+//! proxy names besides `Host`.
 
 use std::borrow::Cow;
 
 use zproxy_sdk::Request;
 
 use crate::note::Vary;
+
+/// The host that a client has asked a trusted proxy for; from others the gateway has put `Host` there.
+pub(crate) const FORWARDED_HOST: &str = "x-forwarded-host";
 
 /// Keys that are longer are not used: such a request goes upstream.
 const BYTES_MAX: usize = 4096;
@@ -81,11 +85,19 @@ pub(crate) fn primary(parts: &[Part], url: Url<'_>, request: &Request) -> Option
         key.extend_from_slice(query.as_bytes());
     }
     key.push(b'\n');
+    if has(&Part::Host)
+        && let Some(outer) = request.header_bytes(FORWARDED_HOST)
+        && !outer.eq_ignore_ascii_case(url.authority.as_bytes())
+    {
+        field(&mut key, b"", FORWARDED_HOST, Some(&outer));
+    }
     for part in parts {
         match part {
             Part::QueryParameter(name) => {
-                let value = query.and_then(|query| parameter(query, name));
-                field(&mut key, b"q:", name, value.map(str::as_bytes));
+                key.extend_from_slice(b"q:");
+                key.extend_from_slice(name.as_bytes());
+                parameters(&mut key, query.unwrap_or_default(), name);
+                key.push(b'\n');
             }
             Part::Header(name) => field(&mut key, b"", name, request.header_bytes(name).as_deref()),
             Part::Cookie(name) => {
@@ -104,11 +116,37 @@ fn host(url: Url<'_>) -> &str {
     url.authority.strip_suffix(usual).unwrap_or(url.authority)
 }
 
-fn parameter<'a>(query: &'a str, name: &str) -> Option<&'a str> {
-    query.split('&').find_map(|pair| {
-        let (known, value) = pair.split_once('=').unwrap_or((pair, ""));
-        (known == name).then_some(value)
-    })
+/// Appends every parameter of this name, as it stands: which of several an upstream heeds is not known here,
+/// and a name in disguise (`%70` for `p`) is that name to it.
+fn parameters(key: &mut Vec<u8>, query: &str, name: &str) {
+    for pair in query.split('&') {
+        let known = pair.split_once('=').map_or(pair, |(known, _)| known);
+        if known == name || (known.contains('%') && decoded(known) == name.as_bytes()) {
+            key.push(b'&');
+            key.extend_from_slice(pair.as_bytes());
+        }
+    }
+}
+
+fn decoded(text: &str) -> Vec<u8> {
+    let hex = |digit: u8| char::from(digit).to_digit(16).and_then(|value| u8::try_from(value).ok());
+    let mut rest = text.as_bytes();
+    let mut out = Vec::with_capacity(rest.len());
+    while let [first, after @ ..] = rest {
+        rest = after;
+        let byte = match (first, after) {
+            (b'%', [high, low, behind @ ..]) => match (hex(*high), hex(*low)) {
+                (Some(high), Some(low)) => {
+                    rest = behind;
+                    high << 4 | low
+                }
+                _ => *first,
+            },
+            _ => *first,
+        };
+        out.push(byte);
+    }
+    out
 }
 
 /// Appends a field; one that is not there is another than an empty one.
@@ -240,6 +278,20 @@ mod tests {
         for bad in ["", "hosts", "header:", "header:a b", "cookie", "query:"] {
             assert_eq!(Part::read(bad), None, "{bad}");
         }
+    }
+
+    /// An upstream may heed the first, the last or all of them.
+    #[test]
+    fn all_parameters_of_a_name_are_in_the_key() {
+        let of = |query: &str| {
+            let mut key = Vec::new();
+            parameters(&mut key, query, "p");
+            String::from_utf8(key).unwrap()
+        };
+        assert_eq!(of("a=1&p=2&b=3&p=4"), "&p=2&p=4");
+        assert_eq!([of(""), of("p"), of("p=")], ["", "&p", "&p="]);
+        assert_eq!(of("%70=1&%7=2&pp=3&%zz=4&p%"), "&%70=1");
+        assert_eq!(of("%+0=1&%é=2"), "");
     }
 
     #[test]

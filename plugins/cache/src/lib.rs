@@ -39,7 +39,7 @@ use note::{Kept, Note};
 use plan::{Forward, Plan, Seen};
 
 /// Fields that the hook for requests is handed.
-const REQUEST_FIELDS: [&str; 11] = [
+const REQUEST_FIELDS: [&str; 12] = [
     ":method",
     ":scheme",
     ":authority",
@@ -51,6 +51,7 @@ const REQUEST_FIELDS: [&str; 11] = [
     "if-match",
     "if-unmodified-since",
     "range",
+    key::FORWARDED_HOST,
 ];
 
 /// Plugins that know who asks say so in a note of this name.

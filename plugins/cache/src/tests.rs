@@ -231,6 +231,33 @@ fn what_fields_outside_of_the_key_may_have_changed_is_not_stored() {
     }
 }
 
+/// A trusted proxy may name the host that its client has asked for, and an upstream may heed that.
+#[test]
+fn hosts_behind_a_trusted_proxy_have_responses_of_their_own() {
+    let site = Site::new("{}");
+    let of = |host: &str, body: &str| {
+        let request = Request::get("/").with_header("x-forwarded-host", host);
+        String::from_utf8(site.ask(request, ok(&[FRESH], body)).body().to_vec()).unwrap()
+    };
+    assert_eq!([of("a", "one"), of("b", "two")], ["one", "two"]);
+    assert_eq!([of("a", "x"), of("b", "x")], ["one", "two"]);
+    assert_eq!(site.get(&[], ok(&[FRESH], "own")).body(), b"own");
+    assert_eq!(of("LOCALHOST", "x"), "own", "the same as `Host`");
+}
+
+#[test]
+fn each_of_several_parameters_is_in_the_key() {
+    let site = Site::new(r#"{ "key": ["path", "query:p"] }"#);
+    let of = |query: &str| {
+        let path = format!("/?{query}");
+        site.ask(Request::get(&path), ok(&[FRESH], query)).body().to_vec()
+    };
+    assert_eq!([of("p=1"), of("p=1&x=2")], [b"p=1", b"p=1"]);
+    for query in ["p=1&p=2", "p=2&p=1", "p=1&%70=3", "%70=1", "p", "p="] {
+        assert_eq!(of(query), query.as_bytes());
+    }
+}
+
 #[test]
 fn authenticated_answers_are_not_for_others() {
     let site = Site::new("{}");

@@ -8,6 +8,7 @@ use super::cache::Responses;
 use super::crypto::{Key, Signatures};
 use super::message::{Head, Request, Response};
 use super::state::State;
+use crate::Message;
 use crate::log::Level;
 
 /// The limits of `wit/`.
@@ -44,6 +45,9 @@ pub(crate) struct Host {
     pub(crate) request: Request,
     pub(crate) response: Response,
     pub(crate) reply: Option<Response>,
+    has_response: bool,
+    /// Fields for the response when there is one.
+    later: Vec<(String, Vec<u8>)>,
     /// The first rule that the running hook broke.
     pub(crate) failure: Option<String>,
     pub(crate) unix_ms: u64,
@@ -51,6 +55,8 @@ pub(crate) struct Host {
     pub(crate) log: Vec<(Level, String)>,
     pub(crate) wish: Option<Wish>,
     pub(crate) replacement: Option<Vec<u8>>,
+    /// What a message hook has asked for; `None`: none runs.
+    pub(crate) message: Option<MessageCalls>,
     /// Whether a body hook runs.
     pub(crate) in_body: bool,
     pub(crate) upstreams: Vec<String>,
@@ -66,6 +72,13 @@ pub(crate) struct Host {
     pub(super) next_key: u32,
     pub(crate) state: State,
     pub(crate) cache: Responses,
+}
+
+/// What a message hook asks for.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct MessageCalls {
+    pub(crate) replacement: Option<Message>,
+    pub(crate) close: Option<(u16, String)>,
 }
 
 /// What a head hook asks for the body.
@@ -93,6 +106,7 @@ impl Host {
             log: Vec::new(),
             wish: None,
             replacement: None,
+            message: None,
             in_body: false,
             upstreams: Vec::new(),
             callouts: None,
@@ -102,6 +116,8 @@ impl Host {
             context: HashMap::new(),
             keys: BTreeMap::new(),
             next_key: 0,
+            has_response: false,
+            later: Vec::new(),
             state: State::default(),
             cache: Responses::default(),
         }
@@ -116,6 +132,8 @@ impl Host {
     pub(crate) fn begin(&mut self, request: Request) {
         self.request = request;
         self.response = Response::status(200);
+        self.has_response = false;
+        self.later.clear();
         self.reply = None;
         self.failure = None;
         self.wish = None;
@@ -127,6 +145,10 @@ impl Host {
     /// The exchange has got its response.
     pub(crate) fn respond(&mut self, response: Response) {
         self.response = response;
+        self.has_response = true;
+        for (name, value) in std::mem::take(&mut self.later) {
+            self.response.head.append(&name, &value);
+        }
         self.edit_bytes = 0;
     }
 
@@ -336,6 +358,37 @@ pub(crate) mod body {
     }
 }
 
+/// `websocket`.
+pub(crate) mod websocket {
+    use super::{BODY_BYTES_MAX, Host, MessageCalls};
+    use crate::Message;
+    use crate::bindings::imports::zproxy::gateway::types::MessageKind;
+
+    fn ask(ask: impl FnOnce(&mut MessageCalls)) {
+        Host::with(|host| match &mut host.message {
+            Some(calls) => ask(calls),
+            None => host.fail("a call of `websocket` outside of `on_message`"),
+        });
+    }
+
+    pub(crate) fn replace(kind: MessageKind, data: &[u8]) {
+        if data.len() > BODY_BYTES_MAX {
+            Host::with(|host| host.fail("a message of more than 4 MiB"));
+        }
+        ask(|calls| calls.replacement = Some(Message::received(kind, data.to_vec())));
+    }
+
+    pub(crate) fn close(code: u16, reason: &str) {
+        if !matches!(code, 1000..=1003 | 1007..=1013 | 3000..=4999) {
+            Host::with(|host| host.fail(format!("{code} is no code that an end may be told")));
+        }
+        if reason.len() > 123 {
+            Host::with(|host| host.fail("a reason of more than 123 bytes"));
+        }
+        ask(|calls| calls.close = Some((code, reason.to_owned())));
+    }
+}
+
 /// `callout`.
 pub(crate) mod callout {
     use super::Host;
@@ -359,6 +412,7 @@ pub(crate) mod callout {
 /// `response`.
 pub(crate) mod response {
     use super::{Host, edit};
+    use crate::fields::Fields;
 
     pub(crate) fn status() -> u16 {
         Host::with(|host| host.response.status)
@@ -391,6 +445,22 @@ pub(crate) mod response {
 
     pub(crate) fn set(name: &str, value: &[u8]) {
         edit(name, value, |host| &mut host.response.head, |head| head.set(name, value));
+    }
+
+    pub(crate) fn append_later(packed: &[u8]) {
+        if Host::with(|host| host.has_response) {
+            for (name, value) in Fields::new(packed.to_vec()).iter() {
+                append(name, value);
+            }
+            return;
+        }
+        Host::with(|host| {
+            for (name, value) in Fields::new(packed.to_vec()).iter() {
+                if host.may_edit(name, value) {
+                    host.later.push((name.to_owned(), value.to_vec()));
+                }
+            }
+        });
     }
 
     pub(crate) fn append(name: &str, value: &[u8]) {

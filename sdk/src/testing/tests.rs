@@ -9,6 +9,7 @@ struct Probe {
     set: Option<(String, String)>,
     append: Option<String>,
     remove: Option<String>,
+    later: Option<String>,
     path: Option<String>,
     reply: Option<u16>,
     replace: Option<u16>,
@@ -33,6 +34,9 @@ impl Middleware for Probe {
         }
         if let Some(name) = &self.remove {
             request.remove_header(name);
+        }
+        if let Some(value) = &self.later {
+            request.append_to_response([("x-later", value), ("x-more", value)]);
         }
         if let Some(path) = &self.path {
             request.set_path(path);
@@ -64,6 +68,16 @@ fn run(config: &str) -> Answer {
 }
 
 /// A key that is misspelt must not pass as a default; the operator has to read which it is.
+#[test]
+fn fields_are_left_for_the_response() {
+    let answer = run(r#"{"later": "1"}"#);
+    assert_eq!((answer.header("x-later"), answer.header("x-more")), (Some("1"), Some("1")));
+    // Not for an answer of the plugin's own, and nothing that could not be edited.
+    let answer = run(r#"{"later": "1", "reply": 403}"#);
+    assert_eq!((answer.status(), answer.header("x-later")), (403, None));
+    assert!(run(r#"{"later": "a\r\nb: c"}"#).failure().is_some());
+}
+
 #[test]
 fn an_unknown_key_is_refused_by_name() {
     let error = load::<Probe>(r#"{ "sett": 1 }"#).unwrap_err();
@@ -299,4 +313,40 @@ fn keys_sign_and_are_forgotten_with_their_owner() {
         drop(crypto::Key::new("HS256", "secret", b"k").unwrap());
     }
     assert_eq!(crypto::sha256(b"abc")[..4], [0xba, 0x78, 0x16, 0xbf]);
+}
+
+/// Says of a message what it says itself.
+#[derive(serde::Deserialize)]
+struct Chat {}
+
+impl Middleware for Chat {
+    fn on_message(&self, _: &crate::Request, from: Peer, message: &Message) -> MessageFlow {
+        match message.text() {
+            Some("close") => MessageFlow::close(4000, "as told"),
+            Some("never") => MessageFlow::close(1006, ""),
+            Some("drop") => MessageFlow::Drop,
+            Some(text) if from == Peer::Client => {
+                MessageFlow::Replace(Message::Text(text.to_uppercase()))
+            }
+            _ => MessageFlow::Pass,
+        }
+    }
+}
+
+mod chat {
+    crate::export!(super::Chat: on_message);
+}
+
+#[test]
+fn messages_are_shown_and_judged() {
+    let plugin = load::<Chat>("{}").unwrap();
+    let told = |from, text: &str| plugin.message(from, &Message::Text(text.into()));
+
+    let upper = Message::Text("HELLO".into());
+    assert_eq!(told(Peer::Client, "hello"), Ok(MessageFlow::Replace(upper)));
+    assert_eq!(told(Peer::Server, "hello"), Ok(MessageFlow::Pass));
+    assert_eq!(told(Peer::Server, "drop"), Ok(MessageFlow::Drop));
+    assert_eq!(told(Peer::Client, "close"), Ok(MessageFlow::close(4000, "as told")));
+    assert!(told(Peer::Client, "never").unwrap_err().contains("1006"));
+    assert_eq!(plugin.message(Peer::Client, &Message::Binary(vec![1])), Ok(MessageFlow::Pass));
 }

@@ -16,8 +16,10 @@ mod gateway;
 mod guests;
 pub mod http2;
 mod message;
+pub mod redis;
 pub mod tls;
 pub mod tools;
+pub mod websocket;
 mod upstream;
 mod wire;
 

@@ -3,7 +3,7 @@
 use super::*;
 
 /// Checks routes: each text is the inside of `{"path": "/api", …}` at 1:13.
-fn refused_routes(cases: &[(&str, &[&str])]) {
+pub(super) fn refused_routes(cases: &[(&str, &[&str])]) {
     for (route, lines) in cases {
         let text = format!("{{\"routes\":\n[{{\"path\": \"/api/{{id}}\",\n{route}}}]}}");
         assert_eq!(Fake::default().lines(&text), *lines, "{text}");
@@ -149,7 +149,7 @@ fn targets_of_routes_are_cured() {
                  `\"redirect\": {\"to\": …}` or `\"respond\": {\"body\": …}`",
                 "3:1: routes[0].backend: `backend` is not a key here; remove it; the keys here are \
                  `name`, `hosts`, `path`, `match`, `methods`, `priority`, `upstream`, `redirect`, \
-                 `respond`, `rewrite`, `middleware`, `timeouts`, `limits`",
+                 `respond`, `rewrite`, `middleware`, `timeouts`, `limits`, `websocket`",
             ],
         ),
         (

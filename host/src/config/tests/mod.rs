@@ -15,6 +15,8 @@ mod embedded;
 mod meaning;
 mod random;
 mod shape;
+mod state;
+mod websocket;
 mod tls;
 
 /// An environment that is only what a test says.

@@ -9,7 +9,9 @@ use super::bindings::zproxy::gateway::cache::{Host, Outcome, Stored, Terms, Turn
 use super::reply::From;
 use crate::http::Method;
 use crate::plugin::exchange::{LookedUp, Waiting};
-use crate::state::cache::{self, KEY_BYTES_MAX, Label, NOTE_BYTES_MAX, TAG_BYTES_MAX, TAGS_MAX};
+use crate::state::cache::{
+    self, Cache, KEY_BYTES_MAX, Label, NOTE_BYTES_MAX, TAG_BYTES_MAX, TAGS_MAX,
+};
 
 /// Names of fields that are left out, and bytes of all of them.
 const WITHOUT_MAX: usize = 64;
@@ -89,16 +91,14 @@ impl State {
         if response.status < 200 || exchange.request.method == Method::Head {
             return;
         }
-        // It may say what was true before somebody had it removed.
-        if exchange.fetches.iter().any(cache::Fetch::is_doomed) {
-            return;
-        }
         if self.captures.len() >= CAPTURES_MAX {
             self.violate(format_args!("{what}"), "a hook keeps at most 4 responses");
             return;
         }
         let body_bytes_max = usize::try_from(*body_bytes_max).unwrap_or(usize::MAX);
-        let label = Label { key, note, ttl_ms: *ttl_ms, tags, body_bytes_max, without };
+        // It may say what was true before somebody had it removed.
+        let since = exchange.looked_since.unwrap_or_else(Cache::begun);
+        let label = Label { key, note, ttl_ms: *ttl_ms, tags, body_bytes_max, without, since };
         let head = (response.status, &response.fields);
         self.captures.extend(self.kept.cache().capture(head, label, now));
     }
@@ -110,6 +110,9 @@ impl Host for State {
             return None;
         }
         let now = self.now();
+        if let Some(exchange) = self.exchange.as_deref_mut() {
+            exchange.looked_since.get_or_insert_with(Cache::begun);
+        }
         let stored = match self.kept.cache().lookup(&key, now) {
             Some(stored) => stored,
             None => self.looked_up(&key)?,
@@ -182,11 +185,12 @@ impl Host for State {
             return Turn::Alone;
         }
         let now_us = self.now().monotonic_us;
-        let Some(exchange) = self.exchange.as_deref() else { return Turn::Alone };
+        let Some(exchange) = self.exchange.as_deref_mut() else { return Turn::Alone };
         // It is here already.
         if exchange.response.status != 0 {
             return Turn::Alone;
         }
+        exchange.looked_since.get_or_insert_with(Cache::begun);
         let flight = match self.kept.cache().claim(&key) {
             // Somebody has fetched it since this hook has looked: that is to be looked at.
             cache::Turn::Mine(fetch) if self.has_changed(&key) => fetch.give_up(),

@@ -21,10 +21,12 @@ mod limiter;
 mod log;
 mod metrics;
 mod random;
+mod remote;
 mod reply;
 mod request;
 mod response;
 mod wasi;
+mod websocket;
 
 use std::sync::Arc;
 use std::sync::Mutex;
@@ -41,6 +43,7 @@ use wasmtime::component::ResourceTable;
 use super::exchange::Exchange;
 use super::exchange::ExchangeMark;
 use super::exchange::Waiting;
+use super::remote::Handle;
 use crate::config::Allow;
 use crate::config::PluginLimits;
 use crate::state::Now;
@@ -51,6 +54,7 @@ pub(super) use body::Phase;
 use journal::Journal;
 pub(super) use journal::clean;
 use limiter::Limiter;
+pub(super) use remote::link as link_remote;
 pub(super) use wasi::deny;
 
 /// Generated from `wit/`.
@@ -71,6 +75,7 @@ pub(super) mod bindings {
                 export zproxy:gateway/retirement@0.1.0;
                 export zproxy:gateway/request-body-filter@0.1.0;
                 export zproxy:gateway/response-body-filter@0.1.0;
+                export zproxy:gateway/websocket-filter@0.1.0;
                 export zproxy:gateway/completion@0.1.0;
                 export zproxy:gateway/ticker@0.1.0;
             }",
@@ -92,12 +97,20 @@ pub(super) struct State {
     pub(super) reply: reply::Reply,
     /// What `body` was asked for during this call.
     pub(super) body: body::BodyCalls,
+    /// What `websocket` was asked for during this call.
+    pub(super) websocket: websocket::MessageCalls,
     /// How this call may wait.
     pub(super) waits: callout::Waits,
     /// CPU time of the thread when this call had used up its time by the clock.
     pub(super) overran_at: Option<std::time::Duration>,
     /// The first rule that was broken during this call.
     pub(super) violation: Option<String>,
+    /// Fields that the running hook leaves for the response.
+    pub(super) later: Vec<Vec<u8>>,
+    /// What it needed during this call and could not be had.
+    pub(super) missing: Option<&'static str>,
+    /// Where counters are that other gateways share.
+    pub(super) remote: Option<Handle>,
     /// Memory, and its bounds.
     pub(super) limiter: Limiter,
     /// Where the instance's lines go. Shared with its standard streams.
@@ -135,9 +148,13 @@ impl State {
             mark: None,
             reply: reply::Reply::default(),
             body: body::BodyCalls::new(limits.body_bytes_max),
+            websocket: websocket::MessageCalls::default(),
             waits: callout::Waits::default(),
             overran_at: None,
             violation: None,
+            later: Vec::new(),
+            missing: None,
+            remote: None,
             limiter: Limiter::new(limits.memory_bytes_max),
             journal: Arc::new(Mutex::new(Journal::new(Arc::clone(kept.name())))),
             keys: crypto::Keys::default(),

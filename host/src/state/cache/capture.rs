@@ -6,9 +6,10 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 
+use super::charges::Kept;
 use super::coming::{Coming, Follow};
 use super::stored::{Content, Stored, copy};
-use super::{Cache, Label};
+use super::{Cache, Label, removals};
 use crate::http::{Fields, Name};
 use crate::state::Now;
 
@@ -23,7 +24,8 @@ pub struct Capture {
     bytes_max: usize,
     /// What the body is said to have.
     length: usize,
-    reserved: usize,
+    /// When who fetches it had begun.
+    since: u64,
     published: bool,
     state: State,
 }
@@ -45,7 +47,8 @@ impl std::fmt::Debug for Capture {
 }
 
 impl Cache {
-    /// Begins to keep a response with these fields. `None` when its body is known to be too large.
+    /// Begins to keep a response with these fields. `None` when its body is known to be too large, it was removed
+    /// since it was asked for, or there is no room for more on the way.
     pub fn capture(
         self: &Arc<Self>,
         head: (u16, &Fields),
@@ -56,10 +59,13 @@ impl Cache {
         let length: Option<usize> =
             length.and_then(|length| std::str::from_utf8(length).ok()?.parse().ok());
         let bytes_max = self.object_bytes_max.load(Ordering::Relaxed).min(label.body_bytes_max);
-        if length.is_some_and(|length| length > bytes_max) {
+        if length.is_some_and(|length| length > bytes_max)
+            || self.charges.outside() > self.outside_max()
+            || self.is_removed(&label)
+        {
             return None;
         }
-        let coming = Arc::<Coming>::default();
+        let coming = Arc::new(Coming::new(Arc::clone(&self.charges)));
         let stored = Stored {
             status: head.0,
             fields: copy(head.1, label.without),
@@ -70,6 +76,7 @@ impl Cache {
             stored_us: now.monotonic_us,
             ends_us: now.monotonic_us.saturating_add(u64::from(label.ttl_ms) * 1000),
             doomed: AtomicBool::new(false),
+            charges: Arc::clone(&self.charges),
         };
         Some(Capture {
             cache: Arc::clone(self),
@@ -79,10 +86,16 @@ impl Cache {
             bytes: 0,
             bytes_max,
             length: length.unwrap_or(0),
-            reserved: 0,
+            since: label.since,
             published: false,
             state: State::Kept,
         })
+    }
+
+    fn is_removed(&self, label: &Label<'_>) -> bool {
+        let url = removals::url(label.key);
+        let mut names = label.tags.iter().map(|tag| tag.as_bytes()).chain([url]);
+        names.any(|name| self.removals.since(label.since, name))
     }
 }
 
@@ -96,6 +109,16 @@ impl Capture {
     /// Reads along from the first byte; `None` when that is gone.
     pub fn follow(&self) -> Option<Follow> {
         self.stored.follow()
+    }
+
+    /// Whether some who read along wait for others that are slower.
+    pub fn is_held_up(&self) -> bool {
+        self.state == State::Passing && self.coming.is_held_up()
+    }
+
+    /// Gives those up for whom others wait.
+    pub fn leave_slowest(&self) {
+        self.coming.leave_slowest();
     }
 
     /// Waits until there is room for more. False when nobody wants it.
@@ -113,7 +136,11 @@ impl Capture {
             return;
         }
         self.bytes = self.bytes.saturating_add(piece.len());
-        if self.state == State::Kept && !self.reserve(self.bytes.max(self.length)) {
+        let wanted = self.bytes.max(self.length);
+        let fits = wanted <= self.bytes_max;
+        if self.state == State::Kept
+            && !(fits && self.coming.reserve(wanted, self.cache.outside_max()))
+        {
             self.withdraw();
             self.state = if self.coming.pass() { State::Passing } else { State::GivenUp };
         }
@@ -142,30 +169,26 @@ impl Capture {
 
     fn store(&mut self) {
         let heap = self.stored.heap_bytes();
-        if heap <= self.cache.bytes_max.load(Ordering::Relaxed) && !self.stored.is_removed() {
-            let stored = Arc::clone(&self.stored);
-            drop(self.cache.store.with(&self.key, |slot| slot.set(stored, heap)));
+        if heap > self.cache.bytes_max.load(Ordering::Relaxed) {
+            return;
         }
+        let kept = Kept::new(Arc::clone(&self.stored));
+        let old = self.cache.store.with(&self.key, |slot| {
+            // With the key locked: whoever removes it from now on finds it.
+            let url = removals::url(&self.key);
+            match self.stored.is_removed() || self.cache.removals.since(self.since, url) {
+                true => Some(kept),
+                false => slot.set(kept, heap),
+            }
+        });
+        drop(old);
     }
 
-    /// Takes so much of what there is for bodies on their way.
-    fn reserve(&mut self, bytes: usize) -> bool {
-        if bytes > self.bytes_max {
-            return false;
-        }
-        let more = bytes.saturating_sub(self.reserved);
-        let before = self.cache.captured.fetch_add(more, Ordering::Relaxed);
-        self.reserved += more;
-        before + more <= self.cache.bytes_max.load(Ordering::Relaxed) / 4
-    }
-
-    /// Nobody new finds it, and it is charged no longer.
+    /// Nobody new finds it.
     fn withdraw(&mut self) {
         if std::mem::take(&mut self.published) {
             self.cache.arriving.remove(&self.key, &self.stored);
         }
-        self.cache.captured.fetch_sub(self.reserved, Ordering::Relaxed);
-        self.reserved = 0;
     }
 }
 

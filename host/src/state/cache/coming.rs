@@ -8,29 +8,37 @@
 //!
 //! As long as the body is to be kept, so are all of its chunks, and whoever comes late begins at the
 //! first. One that has become too large *passes*: nobody new may follow, a chunk goes when all have had
-//! it, and the source waits for the slowest of those who are left.
+//! it, and the source waits for the slowest of those who are left, until it gives that one up.
 //!
-//! Not here: memory budgets (`capture`), sockets (`proxy`).
+//! What has been promised to it, and what it holds when it passes, is charged until it is gone.
+//!
+//! Not here: what may be promised (`capture`), how long one waits for another (`proxy`).
 
 use std::sync::{Arc, Mutex, OnceLock};
 use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
 
+use super::charges::Charges;
 use crate::state::lock;
 
 /// What may wait for the slowest reader of a body that passes.
-const WINDOW_BYTES: u64 = 1024 * 1024;
+const WINDOW_BYTES: u64 = 256 * 1024;
 
-/// The body did not arrive whole.
+/// Why a body was not had to its end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Broken;
+pub enum Broken {
+    /// It did not arrive whole.
+    Source,
+    /// Others would have had to wait.
+    TooSlow,
+}
 
 /// A body on its way.
-#[derive(Default)]
 pub(super) struct Coming {
     whole: OnceLock<Bytes>,
     inflow: Mutex<Inflow>,
+    charges: Arc<Charges>,
 }
 
 #[derive(Default)]
@@ -43,12 +51,16 @@ struct Inflow {
     passing: bool,
     followers: Vec<Option<Seat>>,
     source: Option<Waker>,
+    /// Bytes that it is charged for.
+    charged: usize,
 }
 
 #[derive(Default)]
 struct Seat {
     at: u64,
     waker: Option<Waker>,
+    /// It was too slow.
+    left: bool,
 }
 
 impl Inflow {
@@ -60,12 +72,16 @@ impl Inflow {
         }
     }
 
+    fn seats(&self) -> impl Iterator<Item = &Seat> {
+        self.followers.iter().flatten().filter(|seat| !seat.left)
+    }
+
     /// Drops what everybody has had, if nobody else will want it.
-    fn forget(&mut self) {
-        if !self.passing {
+    fn forget(&mut self, charges: &Charges) {
+        if !self.passing && !self.broken {
             return;
         }
-        let slowest = self.followers.iter().flatten().map(|seat| seat.at).min();
+        let slowest = self.seats().map(|seat| seat.at).min();
         let slowest = slowest.unwrap_or(self.end);
         while self
             .chunks
@@ -74,9 +90,19 @@ impl Inflow {
         {
             self.chunks.pop_front();
         }
+        self.charge(usize::try_from(self.held()).unwrap_or(usize::MAX), charges);
         if let Some(source) = self.source.take() {
             source.wake();
         }
+    }
+
+    /// From now on it is charged for so much.
+    fn charge(&mut self, bytes: usize, charges: &Charges) {
+        match bytes.checked_sub(self.charged) {
+            Some(more) => charges.add(more),
+            None => charges.release(self.charged - bytes),
+        }
+        self.charged = bytes;
     }
 
     fn held(&self) -> u64 {
@@ -84,7 +110,28 @@ impl Inflow {
     }
 }
 
+impl Drop for Coming {
+    fn drop(&mut self) {
+        lock(&self.inflow).charge(0, &self.charges);
+    }
+}
+
 impl Coming {
+    pub(super) fn new(charges: Arc<Charges>) -> Self {
+        Self { whole: OnceLock::new(), inflow: Mutex::default(), charges }
+    }
+
+    /// Takes so much of what there is for bodies on their way, `max` for all of them.
+    pub(super) fn reserve(&self, bytes: usize, max: usize) -> bool {
+        let mut inflow = lock(&self.inflow);
+        let more = bytes.saturating_sub(inflow.charged);
+        let reserved = self.charges.reserve(more, max);
+        if reserved {
+            inflow.charged += more;
+        }
+        reserved
+    }
+
     /// All of it, once it is there.
     pub(super) fn whole(&self) -> Option<&Bytes> {
         self.whole.get()
@@ -96,7 +143,7 @@ impl Coming {
         let start = inflow.end;
         inflow.end += piece.len() as u64;
         inflow.chunks.push_back((start, piece));
-        inflow.forget();
+        inflow.forget(&self.charges);
         inflow.wake();
     }
 
@@ -120,7 +167,9 @@ impl Coming {
         };
         inflow.chunks.clear();
         // Under the lock: whoever finds no chunk must find this.
-        Some(self.whole.get_or_init(|| whole).clone())
+        let whole = self.whole.get_or_init(|| self.charges.body(whole)).clone();
+        inflow.charge(0, &self.charges);
+        Some(whole)
     }
 
     /// The body is this one.
@@ -128,7 +177,8 @@ impl Coming {
         let mut inflow = lock(&self.inflow);
         inflow.ended = true;
         inflow.chunks.clear();
-        self.whole.get_or_init(|| body.clone());
+        self.whole.get_or_init(|| self.charges.body(body.clone()));
+        inflow.charge(0, &self.charges);
         inflow.wake();
     }
 
@@ -137,6 +187,7 @@ impl Coming {
         let mut inflow = lock(&self.inflow);
         if !inflow.ended {
             inflow.broken = true;
+            inflow.forget(&self.charges);
         }
         inflow.wake();
     }
@@ -145,8 +196,30 @@ impl Coming {
     pub(super) fn pass(&self) -> bool {
         let mut inflow = lock(&self.inflow);
         inflow.passing = true;
-        inflow.forget();
-        inflow.followers.iter().any(Option::is_some)
+        inflow.forget(&self.charges);
+        inflow.seats().next().is_some()
+    }
+
+    /// Whether some have had everything, and get no more because others are slower.
+    pub(super) fn is_held_up(&self) -> bool {
+        let inflow = lock(&self.inflow);
+        let is_full = inflow.passing && inflow.held() >= WINDOW_BYTES;
+        is_full && inflow.seats().any(|seat| seat.at == inflow.end)
+    }
+
+    /// Gives those up who are a whole window behind.
+    pub(super) fn leave_slowest(&self) {
+        let mut inflow = lock(&self.inflow);
+        let end = inflow.end;
+        for seat in inflow.followers.iter_mut().flatten() {
+            if end - seat.at >= WINDOW_BYTES {
+                seat.left = true;
+                if let Some(waker) = seat.waker.take() {
+                    waker.wake();
+                }
+            }
+        }
+        inflow.forget(&self.charges);
     }
 
     /// Waits until there is room for more. False when nobody wants it any longer.
@@ -155,7 +228,7 @@ impl Coming {
         if !inflow.passing {
             return Poll::Ready(true);
         }
-        if inflow.followers.iter().all(Option::is_none) {
+        if inflow.seats().next().is_none() {
             return Poll::Ready(false);
         }
         if inflow.held() < WINDOW_BYTES {
@@ -218,6 +291,9 @@ impl Follow {
             drop(inflow);
             return Poll::Ready(Ok(self.rest_of(&whole)));
         }
+        if let Some(Some(Seat { left: true, .. })) = inflow.followers.get(self.seat) {
+            return Poll::Ready(Err(Broken::TooSlow));
+        }
         // What is read ends where a chunk ends.
         let next = inflow.chunks.partition_point(|(start, _)| *start < self.at);
         if let Some((_, chunk)) = inflow.chunks.get(next) {
@@ -226,11 +302,11 @@ impl Follow {
             if let Some(Some(seat)) = inflow.followers.get_mut(self.seat) {
                 seat.at = self.at;
             }
-            inflow.forget();
+            inflow.forget(&coming.charges);
             return Poll::Ready(Ok(Some(chunk)));
         }
         if inflow.broken {
-            return Poll::Ready(Err(Broken));
+            return Poll::Ready(Err(Broken::Source));
         }
         if inflow.ended {
             return Poll::Ready(Ok(None));
@@ -254,7 +330,7 @@ impl Drop for Follow {
         if let Some(seat) = inflow.followers.get_mut(self.seat) {
             *seat = None;
         }
-        inflow.forget();
+        inflow.forget(&self.coming.charges);
     }
 }
 
@@ -272,7 +348,7 @@ mod tests {
 
     #[test]
     fn everybody_reads_all_of_it_whenever_they_came() {
-        let coming = Arc::new(Coming::default());
+        let coming = Arc::new(Coming::new(Arc::default()));
         let mut early = coming.follow(None).unwrap();
         assert_eq!(next(&mut early), Poll::Pending);
         coming.push(Bytes::from_static(b"one"));
@@ -294,24 +370,24 @@ mod tests {
 
     #[test]
     fn who_follows_a_body_that_breaks_off_is_told_after_what_there_was() {
-        let coming = Arc::new(Coming::default());
+        let coming = Arc::new(Coming::new(Arc::default()));
         let mut follow = coming.follow(None).unwrap();
         coming.push(Bytes::from_static(b"one"));
 
         coming.give_up();
 
         assert_eq!(next(&mut follow), piece(b"one"));
-        assert_eq!(next(&mut follow), Poll::Ready(Err(Broken)));
+        assert_eq!(next(&mut follow), Poll::Ready(Err(Broken::Source)));
         assert!(coming.follow(None).is_none());
     }
 
     /// What is too large to be kept must not pile up either.
     #[test]
     fn a_body_that_passes_waits_for_the_slowest_reader_and_for_nobody_else() {
-        let coming = Arc::new(Coming::default());
+        let coming = Arc::new(Coming::new(Arc::default()));
         let (mut fast, mut slow) = (coming.follow(None).unwrap(), coming.follow(None).unwrap());
         let cx = Context::from_waker(Waker::noop());
-        let large = Bytes::from(vec![0; 600_000]);
+        let large = Bytes::from(vec![0; 150_000]);
         coming.push(large.clone());
         assert!(coming.pass());
         assert!(coming.follow(None).is_none(), "its beginning may be gone");
@@ -322,6 +398,7 @@ mod tests {
             assert_eq!(next(&mut fast), Poll::Ready(Ok(Some(large.clone()))));
         }
         assert_eq!(coming.poll_room(&cx), Poll::Pending);
+        assert!(coming.is_held_up());
         assert_eq!(next(&mut slow), Poll::Ready(Ok(Some(large.clone()))));
         assert_eq!(coming.poll_room(&cx), Poll::Ready(true));
         drop(slow);
@@ -331,5 +408,28 @@ mod tests {
         assert_eq!(next(&mut fast), Poll::Ready(Ok(None)));
         drop(fast);
         assert_eq!(coming.poll_room(&cx), Poll::Ready(false));
+    }
+
+    #[test]
+    fn who_is_too_slow_is_given_up_and_nobody_else() {
+        let charges = Arc::<Charges>::default();
+        let coming = Arc::new(Coming::new(Arc::clone(&charges)));
+        let (mut fast, mut slow) = (coming.follow(None).unwrap(), coming.follow(None).unwrap());
+        let cx = Context::from_waker(Waker::noop());
+        coming.push(Bytes::from(vec![0; 300_000]));
+        assert!(coming.pass());
+        assert_eq!((coming.poll_room(&cx), coming.is_held_up()), (Poll::Pending, false));
+        assert!(matches!(next(&mut fast), Poll::Ready(Ok(Some(_)))));
+        assert!(coming.is_held_up());
+        assert_eq!(charges.outside(), 300_000);
+
+        coming.leave_slowest();
+
+        assert_eq!((coming.poll_room(&cx), charges.outside()), (Poll::Ready(true), 0));
+        assert_eq!(next(&mut slow), Poll::Ready(Err(Broken::TooSlow)));
+        coming.push(Bytes::from_static(b"more"));
+        assert_eq!(next(&mut fast), piece(b"more"));
+        drop(fast);
+        assert_eq!(coming.poll_room(&cx), Poll::Ready(false), "who was given up wants nothing");
     }
 }

@@ -22,8 +22,6 @@ pub(super) struct Flights(Mutex<HashMap<Box<[u8]>, Arc<Shared>>>);
 #[derive(Default)]
 struct Shared {
     over: AtomicBool,
-    /// What it brings is out of date already.
-    doomed: AtomicBool,
     waiting: Mutex<Vec<Option<Waker>>>,
 }
 
@@ -47,15 +45,6 @@ impl Flights {
             }
         }
     }
-
-    /// What those that `condemned` says yes to will bring is not to be kept.
-    pub(super) fn doom(&self, condemned: impl Fn(&[u8]) -> bool) {
-        for (key, shared) in lock(&self.0).iter() {
-            if condemned(key) {
-                shared.doomed.store(true, Ordering::Release);
-            }
-        }
-    }
 }
 
 /// The right to fetch something, for which others wait.
@@ -69,11 +58,6 @@ impl Fetch {
     /// Leaves it to others: nothing has to be fetched. What is returned is over already.
     pub fn give_up(self) -> Flight {
         Flight { shared: Arc::clone(&self.shared), seat: None }
-    }
-
-    /// Whether what it brings is out of date already.
-    pub fn is_doomed(&self) -> bool {
-        self.shared.doomed.load(Ordering::Acquire)
     }
 }
 
@@ -143,12 +127,10 @@ mod tests {
             .collect();
         assert!(matches!(flights.claim(b"other"), Turn::Mine(_)));
         assert!(waiting.iter_mut().all(|flight| flight.poll_over(&cx).is_pending()));
-        flights.doom(|key| key == b"k");
-        assert!(fetch.is_doomed());
 
         assert!(fetch.give_up().poll_over(&cx).is_ready());
 
         assert!(waiting.iter_mut().all(|flight| flight.poll_over(&cx).is_ready()));
-        assert!(matches!(flights.claim(b"k"), Turn::Mine(next) if !next.is_doomed()));
+        assert!(matches!(flights.claim(b"k"), Turn::Mine(_)));
     }
 }

@@ -8,22 +8,24 @@
 //!
 //! What is being captured is charged as well, to a quarter of the budget of its own, so that many large
 //! responses on their way cannot take more. A body that is being sent lives until that is done, whatever
-//! becomes of its entry.
+//! becomes of its entry; when it is forgotten by then, it is charged to that quarter.
 //!
 //! Tags are groups that entries point to: to remove a group is to mark it, however many it has, and
 //! what is in a marked group is not there any more. Its memory goes with the next look at it, or when
 //! there is need of it. URLs are looked for in all keys, of which they are the beginning: that is for
 //! operators, and reads one shard after another.
 //!
-//! Layout: `stored` is an entry, `capture` one on its way, `coming` its body, `flight` who fetches what
-//! others wait for, `tags` and `outcome` what their names say.
+//! Layout: `stored` is an entry, `capture` one on its way, `coming` its body, `charges` what bodies take outside
+//! of the store, `flight` who fetches what others wait for, `removals`, `tags` and `outcome` what their names say.
 //!
 //! Not here: what may be stored and for how long (RFC 9111: the plugin), and how bodies move (`proxy`).
 
 mod capture;
+mod charges;
 mod coming;
 mod flight;
 mod outcome;
+mod removals;
 mod stored;
 mod tags;
 
@@ -32,12 +34,14 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 pub use capture::Capture;
+use charges::{Charges, Kept};
 pub use coming::{Broken, Follow};
 use crossbeam::utils::CachePadded;
 use flight::Flights;
 pub use flight::{Fetch, Flight, Turn};
 pub use outcome::Outcome;
 use outcome::Tally;
+use removals::Removals;
 pub use stored::Stored;
 use stored::{Content, describes_body, push};
 use tags::Groups;
@@ -58,15 +62,15 @@ pub const TAG_BYTES_MAX: usize = 256;
 /// The responses of one plugin.
 #[derive(Default)]
 pub struct Cache {
-    store: Store<Arc<Stored>>,
+    store: Store<Kept>,
     arriving: Arriving,
     flights: Arc<Flights>,
     groups: Arc<Groups>,
+    removals: Removals,
+    charges: Arc<Charges>,
     tally: Tally,
     bytes_max: AtomicUsize,
     object_bytes_max: AtomicUsize,
-    /// Of bodies on their way.
-    captured: AtomicUsize,
 }
 
 /// What is on its way and can be read along. Usually little or nothing, which costs one look at a number.
@@ -123,10 +127,20 @@ impl Cache {
         self.store.limit(bytes_max);
     }
 
-    /// Entries and bytes, those of bodies on their way among them.
+    /// Entries and bytes, those of bodies on their way or on their way out among them.
     pub fn usage(&self) -> (usize, usize) {
         let (entries, bytes) = self.store.usage();
-        (entries, bytes + self.captured.load(Ordering::Relaxed))
+        (entries, bytes + self.charges.outside())
+    }
+
+    /// Of the budget, what bodies outside of the store may have.
+    fn outside_max(&self) -> usize {
+        self.bytes_max.load(Ordering::Relaxed) / 4
+    }
+
+    /// When an exchange that looks here now has begun, for [`Label::since`].
+    pub fn begun() -> u64 {
+        removals::now()
     }
 
     /// What is stored under `key`, or on its way there.
@@ -137,7 +151,7 @@ impl Cache {
             return Some(stored);
         }
         let (found, gone) = self.store.with(key, |slot| match slot.get() {
-            Some(stored) if stored.is_there(now) => (Some(Arc::clone(stored)), None),
+            Some(kept) if kept.stored().is_there(now) => (Some(Arc::clone(kept.stored())), None),
             Some(_) => (None, slot.remove()),
             None => (None, None),
         });
@@ -148,9 +162,9 @@ impl Cache {
     /// Keeps a note alone, in place of what is there.
     pub fn mark(&self, key: &[u8], note: &[u8], ttl_ms: u32, now: Now) {
         let ends_us = now.monotonic_us.saturating_add(u64::from(ttl_ms) * 1000);
-        let stored = Arc::new(Stored::note(note, now.monotonic_us, ends_us));
+        let stored = Arc::new(Stored::note(&self.charges, note, now.monotonic_us, ends_us));
         let heap = stored.heap_bytes();
-        drop(self.store.with(key, |slot| slot.set(stored, heap)));
+        drop(self.store.with(key, |slot| slot.set(Kept::new(stored), heap)));
     }
 
     /// Takes the fields of a response over that says that `old`, which is stored under `key`, is still
@@ -188,10 +202,13 @@ impl Cache {
             stored_us: now.monotonic_us,
             ends_us: now.monotonic_us.saturating_add(u64::from(ttl_ms) * 1000),
             doomed: AtomicBool::new(false),
+            charges: Arc::clone(&self.charges),
         });
         let heap = new.heap_bytes();
         let (there, gone) = self.store.with(key, |slot| match slot.get() {
-            Some(stored) if Arc::ptr_eq(stored, old) => (true, slot.set(Arc::clone(&new), heap)),
+            Some(kept) if Arc::ptr_eq(kept.stored(), old) => {
+                (true, slot.set(Kept::new(Arc::clone(&new)), heap))
+            }
             // Somebody was faster, and no older.
             Some(_) => (true, None),
             None => (false, None),
@@ -200,23 +217,25 @@ impl Cache {
         Some((new, there))
     }
 
-    /// Forgets what is stored under `key`, and does not keep what is on its way there. Whether there was
+    /// Forgets what is stored under `key`, and does not keep what is on its way to its URL. Whether there was
     /// something.
     pub fn remove(&self, key: &[u8], now: Now) -> bool {
-        self.flights.doom(|other| other == key);
-        let arriving = self.arriving.doom(|other| other == key) > 0;
+        // First, so that what is stored in between is found and removed.
+        self.removals.note(removals::url(key));
+        let arriving = self.arriving.doom(|other| removals::url(other) == removals::url(key)) > 0;
         let stored = self.store.with(key, |slot| slot.remove());
-        stored.is_some_and(|stored| stored.is_there(now)) || arriving
+        stored.is_some_and(|kept| kept.stored().is_there(now)) || arriving
     }
 
     /// The same for every key that `condemned` says yes to. How many there were.
     pub fn remove_if(&self, condemned: impl Fn(&[u8]) -> bool) -> usize {
-        self.flights.doom(&condemned);
+        self.removals.note_all();
         self.arriving.doom(&condemned) + self.store.remove_if(&condemned)
     }
 
     /// Forgets everything that was stored with `tag`. How much that was.
     pub fn remove_tagged(&self, tag: &str) -> usize {
+        self.removals.note(tag.as_bytes());
         self.groups.remove(tag)
     }
 
@@ -251,4 +270,6 @@ pub struct Label<'a> {
     pub body_bytes_max: usize,
     /// Names of fields to leave out.
     pub without: &'a [String],
+    /// When who fetched it had begun: of what was removed since, nothing is kept.
+    pub since: u64,
 }

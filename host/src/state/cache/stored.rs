@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
 
+use super::charges::Charges;
 use super::coming::{Coming, Follow};
 use super::tags::Group;
 use crate::http::{Fields, Name};
@@ -30,6 +31,7 @@ pub struct Stored {
     pub(super) ends_us: u64,
     /// It was removed while it was on its way.
     pub(super) doomed: AtomicBool,
+    pub(super) charges: Arc<Charges>,
 }
 
 /// A body.
@@ -41,7 +43,7 @@ pub(super) enum Content {
 
 impl Stored {
     /// A note alone.
-    pub(super) fn note(note: &[u8], stored_us: u64, ends_us: u64) -> Self {
+    pub(super) fn note(charges: &Arc<Charges>, note: &[u8], stored_us: u64, ends_us: u64) -> Self {
         Self {
             status: 0,
             fields: Fields::default(),
@@ -52,6 +54,7 @@ impl Stored {
             stored_us,
             ends_us,
             doomed: AtomicBool::new(false),
+            charges: Arc::clone(charges),
         }
     }
 
