@@ -6,8 +6,9 @@ APT = apt-get -o DPkg::Lock::Timeout=120
 SUDO = $(if $(filter 0,$(shell id -u)),,sudo)
 
 # What building needs besides Rust: a linker, hwloc, libudev, which that is linked with, and what
-# compiles plugins, in the order of sdk/build: the target, rustup's download, Debian's packages. What plugins
-# in other languages need is not installed, but named where it is missing; `zproxy plugin build` says the same.
+# compiles plugins, in the order of sdk/build: the target, rustup's download, Debian's packages. Tests need a
+# Redis, which Debian's redis-tools bring without a service. What plugins in other languages need is not
+# installed, but named where it is missing; `zproxy plugin build` says the same.
 setup:
 	@set -e; updated=; \
 	install() { \
@@ -22,6 +23,7 @@ setup:
 	command -v pkg-config >/dev/null || missing="$$missing pkg-config"; \
 	pkg-config --exists hwloc 2>/dev/null || missing="$$missing libhwloc-dev"; \
 	pkg-config --exists libudev 2>/dev/null || missing="$$missing libudev-dev"; \
+	command -v redis-server >/dev/null || command -v redis-check-rdb >/dev/null || missing="$$missing redis-tools"; \
 	if [ -n "$$missing" ]; then install $$missing; fi; \
 	if ! cargo plugins --toolchain >/dev/null 2>&1; then \
 		install rustc-web rust-web-src wasi-libc; \
@@ -41,7 +43,7 @@ run: setup plugins
 #
 # All of it by epoll, then what goes over sockets by io_uring, where the kernel allows that.
 WIRE = http2 tls proxy_protocol:: access_log:: backpressure:: bad_upstream:: balance:: bodies:: chaos:: drain:: framing:: headers:: http:: \
-	limits:: routing:: upstream:: websocket:: workers::
+	limits:: routing:: upstream:: websocket workers::
 test: setup guests
 	ZPROXY_E2E_IO=epoll cargo test --workspace
 	@if "$${CARGO_TARGET_DIR:-target}/debug/zproxy" doctor | grep -q 'io_uring  *allowed'; then \

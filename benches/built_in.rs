@@ -188,7 +188,8 @@ fn chain(engine: &Arc<PluginEngine>, name: &str, config: &Value) -> Chain {
         instances_max: 4,
         fuel_max: None,
     };
-    let allow = Allow { counters: Some(1 << 28), kv: Some(1 << 20), ..Allow::default() };
+    let allow =
+        Allow { callouts: true, counters: Some(1 << 28), kv: Some(1 << 20), ..Allow::default() };
     let component = built_in::component(name).unwrap();
     let plugin = engine.load(name, component, &limits, &Arc::new(allow)).unwrap();
     let link = LinkPlan {

@@ -59,6 +59,8 @@ enum Plugins {
     None,
     /// A chain of the no-op plugin so many times.
     Noop(usize),
+    /// `header-stamp`, which sets one field of each response.
+    Stamp,
     /// Three different ones, on a route of their own.
     Three,
     /// The cache.
@@ -110,6 +112,8 @@ pub(crate) const URING: Kind = zproxy("zproxy-uring", "uring", Plugins::None);
 pub(crate) const EPOLL_1: Kind = zproxy("zproxy-epoll+1", "epoll", Plugins::Noop(1));
 /// With four times that.
 pub(crate) const EPOLL_4: Kind = zproxy("zproxy-epoll+4", "epoll", Plugins::Noop(4));
+/// With a plugin that sets one field.
+pub(crate) const EPOLL_STAMP: Kind = zproxy("zproxy-epoll+stamp", "epoll", Plugins::Stamp);
 /// Answering from its cache.
 pub(crate) const EPOLL_CACHE: Kind = zproxy("zproxy-epoll+cache", "epoll", Plugins::Cache);
 /// The same on io_uring.
@@ -195,6 +199,7 @@ impl Lab {
         let needed: Vec<PathBuf> = match plugins {
             Plugins::None => vec![self.zproxy.clone()],
             Plugins::Noop(_) => vec![self.zproxy.clone(), self.noop.clone()],
+            Plugins::Stamp => vec![self.zproxy.clone(), self.plugin("header-stamp")],
             Plugins::Cache => vec![self.zproxy.clone(), self.plugin("cache")],
             Plugins::Three => {
                 vec![
@@ -399,12 +404,20 @@ impl Lab {
     }
 
     fn plugins_and_routes(&self, plugins: Plugins) -> Result<(Value, Value)> {
+        let stamp = || -> Result<Value> {
+            let path = fs::canonicalize(self.plugin("header-stamp"))?;
+            Ok(json!({ "path": path, "config": { "name": "bench" } }))
+        };
         let noop = || -> Result<Value> { Ok(json!({ "path": fs::canonicalize(&self.noop)? })) };
         let route = |path: &str, chain: Vec<&str>| json!({ "path": path, "upstream": "origin", "middleware": chain });
         Ok(match plugins {
             Plugins::None => (json!({}), json!([route("/", vec![])])),
             Plugins::Noop(length) => {
                 (json!({ "noop": noop()? }), json!([route("/", vec!["noop"; length])]))
+            }
+            Plugins::Stamp => {
+                let plugins = json!({ "header-stamp": stamp()? });
+                (plugins, json!([route("/", vec!["header-stamp"])]))
             }
             Plugins::Cache => {
                 let cache = json!({
@@ -418,7 +431,7 @@ impl Lab {
                 let plugins = json!({
                     "noop": noop()?,
                     "jwt": { "path": path("jwt")?, "config": { "jwt_secret": SECRET } },
-                    "header-stamp": { "path": path("header-stamp")?, "config": { "name": "bench" } },
+                    "header-stamp": stamp()?,
                 });
                 let chain = vec!["jwt", "header-stamp", "noop"];
                 (plugins, json!([route("/", vec![]), route("/three", chain)]))

@@ -200,6 +200,13 @@ fn judge(scenario: &'static str, goal: Goal, all: &[&Measurement]) -> Option<Jud
             let goal = format!("CPU ≤ {at_most:.2} × {peer}");
             (own, goal, spread.show(2), spread.median <= at_most)
         }
+        Goal::Added(own, base, at_most) => {
+            let pairs = pairs(all, own, base);
+            let added = pairs.iter().map(|(own, base)| own.cpu_us - base.cpu_us);
+            let spread = Spread::of_some(added.collect())?;
+            let goal = format!("adds ≤ {at_most:.2} µs to {base}");
+            (own, goal, format!("{} µs", spread.show(2)), spread.median <= at_most)
+        }
         Goal::ShareOfBest(own, peers, at_most) => {
             // The same one in every round, or luck would choose.
             let shares = peers

@@ -49,6 +49,8 @@ pub(crate) enum Goal {
     Share(&'static str, &'static str, f64),
     /// At most this share of the CPU time of the cheapest of these.
     ShareOfBest(&'static str, &'static [&'static str], f64),
+    /// Adds at most so many µs of CPU time a request to what the other costs.
+    Added(&'static str, &'static str, f64),
     /// Every request is answered well.
     NoFailure(&'static str),
     /// At most so many MiB resident.
@@ -279,8 +281,9 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
     },
     Scenario {
         name: "plugins",
-        title: "keep-alive, 100-byte responses, 64 connections, chains of 0, 1 and 4 no-op plugins",
-        contenders: &[EPOLL, contender::EPOLL_1, contender::EPOLL_4],
+        title: "keep-alive, 100-byte responses, 64 connections: no plugin, 1 and 4 that do nothing, one that sets a field",
+        contenders: &[EPOLL, contender::EPOLL_1, contender::EPOLL_4, contender::EPOLL_STAMP],
+        goals: &[Goal::Added("zproxy-epoll+stamp", "zproxy-epoll", 0.8)],
         ..KEEPALIVE
     },
     Scenario {
@@ -355,7 +358,7 @@ mod tests {
             let names: Vec<&str> = scenario.contenders.iter().map(|kind| kind.name).collect();
             for goal in scenario.goals {
                 let named = match goal {
-                    Goal::Share(own, peer, _) => vec![*own, *peer],
+                    Goal::Share(own, peer, _) | Goal::Added(own, peer, _) => vec![*own, *peer],
                     Goal::ShareOfBest(own, peers, _) => [&[*own], *peers].concat(),
                     Goal::NoFailure(own) | Goal::Resident(own, _) => vec![*own],
                     Goal::LowestP99(own) => {

@@ -20,6 +20,7 @@
 
 use std::time::Duration;
 
+use crate::bindings::imports::zproxy::gateway::counters as bindings;
 use crate::{host, milliseconds};
 
 /// Adds to the count under `key` in the current window of this length, and returns the new count.
@@ -52,10 +53,9 @@ impl Quota {
         Self { count, period, burst: count }
     }
 
-    fn given(self) -> crate::bindings::imports::zproxy::gateway::counters::Quota {
+    fn given(self) -> bindings::Quota {
         let Self { count, period, burst } = self;
-        let period_ms = milliseconds(period);
-        crate::bindings::imports::zproxy::gateway::counters::Quota { count, period_ms, burst }
+        bindings::Quota { count, period_ms: milliseconds(period), burst }
     }
 }
 
@@ -72,20 +72,64 @@ pub struct Decision {
     pub reset_after: Duration,
 }
 
+impl From<bindings::Decision> for Decision {
+    fn from(decision: bindings::Decision) -> Self {
+        let duration = |ms: u32| match ms {
+            u32::MAX => Duration::MAX,
+            ms => Duration::from_millis(ms.into()),
+        };
+        Self {
+            allowed: decision.allowed,
+            remaining: decision.remaining,
+            retry_after: duration(decision.retry_after_ms),
+            reset_after: duration(decision.reset_after_ms),
+        }
+    }
+}
+
 /// Takes `cost` from the quota under `key`, or nothing. Of requests that come at once on different
 /// workers, no more than the quota are allowed.
 #[must_use]
 pub fn take(key: impl AsRef<[u8]>, quota: Quota, cost: u32) -> Decision {
-    let decision = host::counters::take(key.as_ref(), quota.given(), cost);
-    let duration = |ms: u32| match ms {
-        u32::MAX => Duration::MAX,
-        ms => Duration::from_millis(ms.into()),
-    };
-    Decision {
-        allowed: decision.allowed,
-        remaining: decision.remaining,
-        retry_after: duration(decision.retry_after_ms),
-        reset_after: duration(decision.reset_after_ms),
+    host::counters::take(key.as_ref(), quota.given(), cost).into()
+}
+
+/// One of several attempts to take something.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Wanted {
+    /// Under this key,
+    pub key: Vec<u8>,
+    /// of which there is so much,
+    pub quota: Quota,
+    /// so much.
+    pub cost: u32,
+}
+
+/// Why nothing was taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Shortage {
+    /// The first of those wanted that there is not enough of.
+    pub index: usize,
+    /// What is to be said about it.
+    pub decision: Decision,
+}
+
+/// Takes from all of these quotas, or from none. At most 64, more make the hook fail.
+///
+/// # Errors
+/// There is not enough of one.
+pub fn take_all(wanted: impl IntoIterator<Item = Wanted>) -> Result<Vec<Decision>, Shortage> {
+    let wanted = wanted.into_iter().map(|Wanted { key, quota, cost }| {
+        let quota = quota.given();
+        bindings::Wanted { key, quota, cost }
+    });
+    let wanted: Vec<_> = wanted.collect();
+    match host::counters::take_all(&wanted) {
+        Ok(decisions) => Ok(decisions.into_iter().map(Decision::from).collect()),
+        Err(shortage) => Err(Shortage {
+            index: usize::try_from(shortage.index).unwrap_or(0),
+            decision: shortage.decision.into(),
+        }),
     }
 }
 

@@ -46,6 +46,29 @@ impl Request {
         }
     }
 
+    /// Adds fields to the response when it passes this plugin, whoever makes it: what
+    /// [`on_response`](crate::Middleware::on_response) would append, without the price of that hook. Not to a
+    /// reply of this plugin's own. Names and values are checked as those of other edits are; one that is longer
+    /// than 65,535 bytes is left out.
+    pub fn append_to_response<N, V>(&mut self, fields: impl IntoIterator<Item = (N, V)>)
+    where
+        N: AsRef<str>,
+        V: AsRef<[u8]>,
+    {
+        let mut packed = Vec::new();
+        for (name, value) in fields {
+            let (name, value) = (name.as_ref().as_bytes(), value.as_ref());
+            let lengths = (u16::try_from(name.len()), u16::try_from(value.len()));
+            let (Ok(name_length), Ok(value_length)) = lengths else { continue };
+            packed.reserve(4 + name.len() + value.len());
+            packed.extend_from_slice(&name_length.to_le_bytes());
+            packed.extend_from_slice(&value_length.to_le_bytes());
+            packed.extend_from_slice(name);
+            packed.extend_from_slice(value);
+        }
+        crate::host::response::append_later(&packed);
+    }
+
     /// Path and query as they stand.
     #[must_use]
     pub fn path_and_query(&self) -> Cow<'_, str> {

@@ -3,35 +3,15 @@
 //! Not here: the calls themselves (`grpc_calls.py`).
 
 use std::io::{BufRead, BufReader, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::harness::Gateway;
 use crate::harness::http2::{Http2, Http2Upstream, post};
 use crate::harness::tls::Authority;
-
-/// grpcio for Python, kept from run to run; `None` where it cannot be had.
-fn python() -> Option<PathBuf> {
-    let kept = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/tools/grpc");
-    let python = kept.join("bin/python3");
-    let has = |python: &Path| {
-        let looked = Command::new(python).args(["-c", "import grpc"]).output();
-        looked.is_ok_and(|output| output.status.success())
-    };
-    if !has(&python) {
-        let made = Command::new("python3").args(["-m", "venv"]).arg(&kept).output();
-        let made = made.is_ok_and(|output| output.status.success());
-        let install = ["-m", "pip", "install", "--quiet", "grpcio==1.*"];
-        if !made || !Command::new(&python).args(install).status().is_ok_and(|it| it.success()) {
-            println!("skipped: grpcio for Python cannot be installed");
-            return None;
-        }
-    }
-    Some(python)
-}
+use crate::harness::{Gateway, tools};
 
 #[test]
 fn calls_of_every_kind_pass() {
@@ -48,7 +28,7 @@ fn calls_of_every_kind_pass_over_tls() {
 }
 
 fn calls(listener: Value, roots: &str) {
-    let Some(python) = python() else { return };
+    let Some(python) = tools::python("grpc", "grpc", &["grpcio==1.*"]) else { return };
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/e2e/grpc_calls.py");
     let mut running = Command::new(python)
         .arg(script)
@@ -62,14 +42,30 @@ fn calls(listener: Value, roots: &str) {
     let gateway = Gateway::start(json!({
         "listeners": [listener],
         "upstreams": { "grpc": { "servers": [format!("127.0.0.1:{port}")], "protocol": "h2" } },
-        "routes": [{ "path": "/test.Service", "upstream": "grpc" }],
+        "routes": [
+            { "path": "/test.Service", "upstream": "grpc" },
+            { "path": "/grpc.health.v1.Health", "upstream": "grpc" },
+        ],
+    }));
+    let closed = Gateway::start(json!({
+        "middleware": { "rate-limit": { "requests_per_minute": 1 }, "jwt": { "jwt_secret": "a secret of enough bytes for HS256" } },
+        "upstreams": { "grpc": { "servers": [format!("127.0.0.1:{port}")], "protocol": "h2" } },
+        "limits": { "body_bytes_max": 1000 },
+        "routes": [
+            { "path": "/test.Service/Unary", "upstream": "grpc", "middleware": ["jwt"] },
+            { "path": "/test.Service/Out", "upstream": "grpc", "middleware": ["rate-limit"] },
+            { "path": "/test.Service/Both", "upstream": "grpc" },
+            { "path": "/test.Service/Closed", "respond": { "status": 503, "body": "50 % of it, later",
+                "headers": { "content-type": "text/plain" } } },
+        ],
     }));
     let deserted = Gateway::start(json!({
         "upstreams": { "grpc": { "servers": ["127.0.0.1:1"], "protocol": "h2" } },
         "routes": [{ "path": "/", "upstream": "grpc" }],
     }));
 
-    let addresses = format!("{} {} {roots}\n", gateway.address(), deserted.address());
+    let addresses =
+        format!("{} {} {} {roots}\n", gateway.address(), deserted.address(), closed.address());
     running.stdin.take().unwrap().write_all(addresses.as_bytes()).unwrap();
     let found: Value = serde_json::from_str(&said.next().expect("results").unwrap()).unwrap();
     assert!(running.wait().unwrap().success());
@@ -92,6 +88,25 @@ fn calls(listener: Value, roots: &str) {
         "deadline told": true,
         "cancel told": true,
         "cancelled": "CANCELLED",
+        "binary": [[0, 1, 255], [255, 254]],
+        "many fields": 60,
+        "large field": 8000,
+        "compressed": true,
+        "no trailers first": ["PERMISSION_DENIED", "before anything", "late"],
+        "out fails": [3, "DATA_LOSS", "after three"],
+        "in fails": ["INVALID_ARGUMENT", "enough"],
+        "half-closed": ["after", "the end"],
+        "out cancelled": true,
+        "large stream": 64,
+        "streams at once": 1000,
+        "health": true,
+        "deadline in a stream": [2, "DEADLINE_EXCEEDED"],
+        "empty messages": 5,
+        "refused by jwt": ["UNAUTHENTICATED", true],
+        "refused by rate-limit": ["OK", "UNAVAILABLE"],
+        "too large": "RESOURCE_EXHAUSTED",
+        "closed by a route": ["UNAVAILABLE", "50 % of it, later"],
+        "calls after all": "still there",
     });
     for (name, expected) in expected.as_object().unwrap() {
         assert_eq!(&found[name], expected, "{name}");

@@ -119,6 +119,49 @@ fn bodies_of_any_size_and_framing_pass_both_ways() {
     }
 }
 
+/// RFC 9110 §9.3.1: it means nothing, and its framing must hold all the same.
+#[test]
+fn a_get_with_a_body_is_one_request() {
+    let upstream = Upstream::echoing();
+    let gateway = Gateway::to(&upstream);
+    let mut client = Http2::connect(gateway.address());
+    for told in [true, false] {
+        let mut request = get("/");
+        if told {
+            request.headers_mut().insert("content-length", "4".parse().unwrap());
+        }
+
+        let answer = client.ask(request, Some(b"body"));
+
+        assert_eq!((answer.status, answer.text()), (200, "body"));
+        let request = upstream.last_request();
+        assert_eq!((request.method(), request.text()), ("GET", "body"));
+    }
+}
+
+/// RFC 9440 §2.4: upstreams would believe it.
+#[test]
+fn trailers_do_not_say_who_a_client_is() {
+    let upstream = Upstream::answering("hello");
+    let gateway = Gateway::to(&upstream);
+    let mut client = Http2::connect(gateway.address());
+    for name in ["client-cert", "client-cert-chain", "x-forwarded-for", "forwarded"] {
+        let (response, mut stream) = client.open(post("/"), false);
+        stream.send_data(Bytes::from_static(b"up"), false).unwrap();
+        let mut trailers = HeaderMap::new();
+        trailers.insert(name, "127.0.0.1".parse().unwrap());
+        trailers.insert("x-sum", "1".parse().unwrap());
+        stream.send_trailers(trailers).unwrap();
+
+        let answer = client.run(take(response));
+
+        let passed = upstream.requests().into_iter().any(|request| {
+            request.trailers.iter().any(|(known, _)| known.eq_ignore_ascii_case(name))
+        });
+        assert!(!passed, "{name}: {answer:?}");
+    }
+}
+
 /// RFC 9113 §8.1.
 #[test]
 fn trailers_pass_both_ways() {
@@ -266,6 +309,31 @@ fn an_early_answer_ends_the_upload_without_an_error() {
     let reset = await_frame(&mut wire, |frame| frame.kind == 3);
 
     assert_eq!((reset.stream, &*reset.payload), (1, &[0, 0, 0, 0][..]));
+}
+
+/// A server that counts the bytes answers before the client has said that nothing follows. The request was whole
+/// then, so nothing is reset: a client that is about to say so may take that for an error.
+#[test]
+fn a_whole_request_is_not_reset_because_its_end_comes_after_the_answer() {
+    let upstream = Upstream::echoing();
+    let gateway = Gateway::to(&upstream);
+    let mut wire = connect(gateway.address());
+    wire.send(PREFACE);
+    wire.send(frame(4, 0, 0, &[]));
+    let head = [(":method", "POST"), (":scheme", "http"), (":path", "/"), (":authority", "a")];
+    let head = [&head[..], &[("content-length", "5")]].concat();
+    for stream in [1, 3] {
+        wire.send(frame(1, 0x4, stream, &block(&head)));
+        wire.send(frame(0, 0, stream, b"hello"));
+        await_frame(&mut wire, |frame| frame.kind == 0 && frame.flags & 1 != 0);
+    }
+
+    wire.send(frame(0, 1, 1, &[]));
+    wire.send(frame(1, 0x5, 3, &block(&[("x-trailer", "1")])));
+    wire.send(frame(6, 0, 0, b"are here"));
+
+    let next = await_frame(&mut wire, |frame| frame.kind == 3 || frame.kind == 6);
+    assert_eq!((next.kind, &*next.payload), (6, &b"are here"[..]));
 }
 
 /// A stalled reader has its window in its hands and nothing else: memory stays flat, and others go on.

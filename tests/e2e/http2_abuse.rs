@@ -1,9 +1,12 @@
 //! Clients of HTTP/2 that mean harm: what they ask for costs them their connection, and nobody else
 //! anything.
 
+use bytes::Bytes;
 use serde_json::json;
 
-use crate::harness::http2::{Http2, PREFACE, block, frame, get_frame, goaway, next_frame};
+use crate::harness::http2::{
+    Http2, PREFACE, block, frame, get_frame, goaway, next_frame, post, take,
+};
 use crate::harness::{Gateway, Upstream, Wire, connect};
 
 const ENHANCE_YOUR_CALM: u32 = 0xb;
@@ -144,6 +147,36 @@ fn a_head_that_grows_is_refused() {
     let grown = gateway.memory_kib().saturating_sub(before);
     assert!(grown < GROWN_KIB_MAX, "{grown} KiB");
     assert_eq!(upstream.requests().len(), 0);
+}
+
+/// What looks like a flood and is work: many small messages, their windows opened for each, and many pages
+/// left at once.
+#[test]
+fn honest_bulk_is_no_flood() {
+    let upstream = Upstream::echoing();
+    let gateway = Gateway::to(&upstream);
+    let mut client = Http2::connect(gateway.address());
+
+    for round in 0..50 {
+        let sent: Vec<_> = (0..100)
+            .map(|_| {
+                let (response, mut stream) = client.open(post("/"), false);
+                for _ in 0..20 {
+                    stream.send_data(Bytes::from_static(b"a small message"), false).unwrap();
+                }
+                stream.send_data(Bytes::new(), true).unwrap();
+                response
+            })
+            .collect();
+        for (index, response) in sent.into_iter().enumerate() {
+            // A browser that leaves a page, and comes back.
+            if round % 10 == 0 && index % 2 == 0 {
+                continue;
+            }
+            let answer = client.run(take(response)).expect("an answer");
+            assert_eq!((answer.status, answer.body.len()), (200, 300), "{round}");
+        }
+    }
 }
 
 /// A client that opens no window, or one of a byte, holds what it has asked for and no more, for as long

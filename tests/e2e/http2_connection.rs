@@ -10,7 +10,7 @@ use serde_json::json;
 use crate::harness::http2::{
     Http2, PREFACE, await_frame, block, frame, get, get_frame, goaway, next_frame,
 };
-use crate::harness::{DEADLINE, Gateway, Upstream, connect};
+use crate::harness::{DEADLINE, Gateway, Upstream, connect, eventually};
 
 #[test]
 fn an_upgrade_to_h2c_is_answered_in_http_1() {
@@ -83,7 +83,8 @@ fn limits_are_told_and_kept() {
     let settings = next_frame(&mut wire).unwrap();
     let settings: Vec<_> = settings.payload.chunks(6).collect();
     assert!(settings.contains(&&[0, 3, 0, 0, 0, 7][..]), "{settings:?}");
-    assert!(settings.contains(&&[0, 6, 0, 0, 0x10, 0][..]), "{settings:?}");
+    // Twice the limit: what is over it the gateway answers itself.
+    assert!(settings.contains(&&[0, 6, 0, 0, 0x20, 0][..]), "{settings:?}");
     assert!(settings.contains(&&[0, 8, 0, 0, 0, 1][..]), "{settings:?}");
 
     let mut client = Http2::connect(gateway.address());
@@ -95,10 +96,71 @@ fn limits_are_told_and_kept() {
     assert_eq!(client.ask(many, None).status, 431);
     assert_eq!(client.get(&format!("/{}", "x".repeat(100))).status, 414);
     let mut large = get("/");
-    large.headers_mut().insert("x", "x".repeat(5000).parse().unwrap());
-    // Crate `h2` answers for the gateway.
+    large.headers_mut().insert("x", "x".repeat(4200).parse().unwrap());
     assert_eq!(client.ask(large, None).status, 431);
     assert_eq!(client.get("/").status, 200);
+    assert!(upstream.requests().iter().all(|request| request.target() == "/"));
+}
+
+/// Whoever looks for the reason of a 431 finds it where all answers are.
+#[test]
+fn a_head_over_the_limit_is_logged_and_counted() {
+    let upstream = Upstream::answering("hello");
+    let gateway = Gateway::to_with(
+        &upstream,
+        json!({ "limits": { "header_bytes_max": 4096, "uri_bytes_max": 100 }, "access_log": { "path": "stdout" } }),
+    );
+    let mut client = Http2::connect(gateway.address());
+    let sized = |size: usize| {
+        let mut request = get("/large");
+        request.headers_mut().insert("x", "x".repeat(size).parse().unwrap());
+        request
+    };
+
+    let answer = client.ask(sized(5000), None);
+    // The crate's own answer: there is no head for anybody to look at.
+    let crude = client.ask(sized(10_000), None);
+    drop(client);
+
+    assert_eq!((answer.status, crude.status), (431, 431));
+    assert!(answer.field("proxy-status").is_some() && crude.field("proxy-status").is_none());
+    let line = eventually("a line in the access log", || {
+        let text = gateway.stdout();
+        text.lines().find(|line| line.contains("/large")).map(str::to_owned)
+    });
+    assert!(line.contains("431"), "{line}");
+    gateway.counts("zproxy_requests_total", &[("status", "431")], 1.0);
+    gateway.counts("zproxy_http2_refused_total", &[], 1.0);
+}
+
+/// A client that is gone without a word would hold its requests until their time is up.
+#[test]
+fn a_client_that_answers_no_ping_is_gone() {
+    let (told, ended) = mpsc::channel();
+    let told = Mutex::new(told);
+    let upstream = Upstream::start(move |connection| {
+        connection.request()?;
+        let rest = connection.take_rest();
+        told.lock().unwrap().send(rest.is_ok()).unwrap();
+        Ok(())
+    });
+    let limits = json!({ "h2_ping_interval_ms": 100, "h2_ping_timeout_ms": 300 });
+    let gateway = Gateway::to_with(&upstream, json!({ "limits": limits }));
+    let mut wire = connect(gateway.address());
+    wire.send(PREFACE);
+    wire.send(frame(4, 0, 0, &[]));
+    wire.send(get_frame(1, &[]));
+    upstream.request();
+
+    for _ in 0..5 {
+        let ping = await_frame(&mut wire, |frame| frame.kind == 6 && frame.flags == 0);
+        wire.send(frame(6, 1, 0, &ping.payload));
+    }
+    assert!(ended.try_recv().is_err(), "a client that answers stays");
+    await_frame(&mut wire, |frame| frame.kind == 6 && frame.flags == 0);
+
+    assert_eq!(next_frame(&mut wire), None);
+    ended.recv_timeout(DEADLINE).expect("the end of the request upstream");
 }
 
 #[test]

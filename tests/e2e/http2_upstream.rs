@@ -8,8 +8,10 @@ use bytes::Bytes;
 use http::{HeaderMap, Response};
 use serde_json::json;
 
-use crate::harness::http2::{Http2, Http2Upstream, get, post, take};
-use crate::harness::{DEADLINE, Upstream, eventually};
+use crate::harness::http2::{
+    Http2, Http2Upstream, await_frame, frame, get, next_frame, post, take,
+};
+use crate::harness::{DEADLINE, Upstream, Wire, eventually};
 
 /// Sends back what comes, trailers too.
 fn echo() -> Http2Upstream {
@@ -313,4 +315,72 @@ fn metrics_count_connections_and_not_streams() {
             })
             .then_some(())
     });
+}
+
+/// A connection that takes no more requests is there until its last has ended.
+#[test]
+fn metrics_count_a_connection_that_is_going_away() {
+    let (leave, left) = mpsc::channel::<()>();
+    let left = Arc::new(Mutex::new(left));
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let server = std::thread::spawn(move || {
+        let mut wire = Wire::tcp(listener.accept().unwrap().0);
+        wire.take(24).unwrap();
+        wire.send(frame(4, 0, 0, &[]));
+        await_frame(&mut wire, |frame| frame.kind == 1);
+        // The first head of a response, and GOAWAY.
+        wire.send(frame(1, 4, 1, &[0x88]));
+        wire.send(frame(7, 0, 0, &[0, 0, 0, 1, 0, 0, 0, 0]));
+        left.lock().unwrap().recv_timeout(DEADLINE).unwrap();
+        wire.send(frame(0, 1, 1, b"done"));
+        while next_frame(&mut wire).is_some() {}
+    });
+    let gateway = crate::harness::Gateway::start(json!({
+        "workers": { "count": 1, "pin": false },
+        "upstreams": { "test": { "servers": [address.to_string()], "protocol": "h2" } },
+        "routes": [{ "path": "/", "upstream": "test" }],
+    }));
+    let mut client = Http2::connect(gateway.address());
+    let (response, _) = client.open(get("/"), true);
+    let body = client.run(response).unwrap().into_body();
+
+    gateway.counts("zproxy_upstream_connections", &[("state", "active")], 1.0);
+    leave.send(()).unwrap();
+
+    let mut body = body;
+    assert_eq!(&client.run(body.data()).unwrap().unwrap()[..], b"done");
+    server.join().unwrap();
+    gateway.counts("zproxy_upstream_connections", &[("state", "active")], 0.0);
+}
+
+/// What waits on a connection whose server is gone without a word has failed, and what comes next gets another.
+#[test]
+fn a_server_that_answers_no_ping_is_gone() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let server = std::thread::spawn(move || {
+        let mut wire = Wire::tcp(listener.accept().unwrap().0);
+        wire.take(24).unwrap();
+        wire.send(frame(4, 0, 0, &[]));
+        for _ in 0..3 {
+            let ping = await_frame(&mut wire, |frame| frame.kind == 6 && frame.flags == 0);
+            wire.send(frame(6, 1, 0, &ping.payload));
+        }
+        while next_frame(&mut wire).is_some() {}
+    });
+    let gateway = crate::harness::Gateway::start(json!({
+        "workers": { "count": 1, "pin": false },
+        "upstreams": { "test": {
+            "servers": [address.to_string()], "protocol": "h2",
+            "keepalive": { "ping_interval_ms": 100, "ping_timeout_ms": 300 },
+        } },
+        "routes": [{ "path": "/", "upstream": "test" }],
+    }));
+    let mut client = Http2::connect(gateway.address());
+
+    let answer = client.ask(post("/"), Some(b"not to be repeated"));
+
+    assert_eq!(answer.status, 502);
+    server.join().unwrap();
 }

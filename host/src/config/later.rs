@@ -6,7 +6,6 @@
 /// Keys, by the schema's name of the object that holds them: (object, key, what comes later).
 const KEYS: &[(&str, &str, &str)] = &[
     ("Config", "telemetry", "OpenTelemetry export comes later"),
-    ("Config", "state", "a choice of where shared state lives comes later"),
     ("Upstream", "health", "active health checks come later"),
     ("Upstream", "outlier", "ejection of failing servers comes later"),
     ("Upstream", "retries", "configurable retries come later"),

@@ -16,6 +16,7 @@
 //! Not here: reading the configuration file itself, the command line, watching for changes.
 
 mod check;
+mod destination;
 mod document;
 mod embedded;
 mod environment;
@@ -30,6 +31,7 @@ mod settings;
 mod structure;
 mod substitute;
 mod suggest;
+mod websocket;
 
 #[cfg(test)]
 mod tests;
@@ -44,6 +46,7 @@ use document::{Document, Node};
 use problem::{At, Origin, Report, Step};
 
 pub use check::built_in_names;
+pub use destination::*;
 pub use embedded::{EMBEDDED, embedded, load_embedded};
 pub use environment::{Environment, System};
 pub use file::*;
@@ -52,6 +55,7 @@ pub use overrides::Overrides;
 pub use problem::{Problem, Problems};
 pub use schema::schema;
 pub use settings::*;
+pub use websocket::*;
 
 /// Reads a configuration file and checks it.
 ///
@@ -114,8 +118,8 @@ pub fn plugins_in(
 
 /// A plugin that has come into the plugins folder since the configuration was checked.
 #[must_use]
-pub fn plugin_from_folder(name: &str, path: PathBuf) -> Plugin {
-    check::unmentioned(name, path)
+pub fn plugin_from_folder(name: &str, path: PathBuf, settings: &Settings) -> Plugin {
+    check::unmentioned(name, path, settings.state.as_ref().map(|redis| redis.on_error))
 }
 
 /// The one spelling of a plugin's name.

@@ -13,6 +13,8 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
+use super::{Destination, WebSocket};
+
 /// A whole checked configuration.
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -40,8 +42,42 @@ pub struct Settings {
     pub admin: Option<Admin>,
     /// Where each request leaves a line.
     pub access_log: AccessLog,
+    /// Where counters of plugins are kept; `None`: in memory.
+    pub state: Option<Arc<Redis>>,
     /// How long a drain may take.
     pub drain_timeout: Duration,
+}
+
+/// Where counters are kept that several gateways share.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Redis {
+    /// Where it is.
+    pub address: ServerAddress,
+    /// TLS to it.
+    pub tls: Option<UpstreamTls>,
+    /// Who asks,
+    pub user: Option<Secret>,
+    /// and what proves it.
+    pub password: Option<Secret>,
+    /// The number of the database.
+    pub database: u32,
+    /// What keys begin with.
+    pub prefix: Box<str>,
+    /// How long a request waits for an answer.
+    pub timeout: Duration,
+    /// What happens when there is none.
+    pub on_error: StateError,
+}
+
+/// What happens to counting while Redis is away.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StateError {
+    /// Each gateway counts for itself.
+    Local,
+    /// Everything is allowed.
+    Open,
+    /// Hooks that count fail.
+    Closed,
 }
 
 /// An address to listen on or to connect to without a name lookup.
@@ -217,6 +253,17 @@ pub struct Upstream {
     pub keepalive_connections_max: usize,
     /// How long an idle connection is kept.
     pub keepalive_idle: Duration,
+    /// Pings on connections of HTTP/2.
+    pub pings: Option<Pings>,
+}
+
+/// When a silent peer is asked whether it is still there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Pings {
+    /// After so much silence.
+    pub interval: Duration,
+    /// And how long it may take to answer.
+    pub timeout: Duration,
 }
 
 /// What an upstream consists of.
@@ -289,6 +336,8 @@ pub struct Route {
     pub idle_timeout: Option<Duration>,
     /// Largest request body; `None`: `limits.body_bytes_max`.
     pub body_bytes_max: Option<u64>,
+    /// What becomes of its WebSockets.
+    pub websocket: WebSocket,
 }
 
 /// A host that a route answers for.
@@ -425,53 +474,12 @@ pub struct Allow {
     pub secrets: BTreeMap<Box<str>, Secret>,
     /// Memory for its counters.
     pub counters: Option<usize>,
+    /// They are in Redis; this is what happens while that is away.
+    pub redis: Option<StateError>,
     /// Memory for its values.
     pub kv: Option<usize>,
     /// Memory for its responses.
     pub cache: Option<CacheSize>,
-}
-
-/// Where a plugin may send requests.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Destination {
-    /// To this upstream, an index into `Settings::upstreams`.
-    Upstream(usize),
-    /// To these URLs.
-    Url(UrlPattern),
-}
-
-/// URLs that a plugin may ask.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct UrlPattern {
-    /// `https`.
-    pub tls: bool,
-    /// A name in lower case, or an IP address without brackets.
-    pub host: HostPattern,
-    /// The scheme's, when none was written.
-    pub port: u16,
-    /// Without a query, beginning with `/`.
-    pub path: Box<str>,
-    /// Whether everything is meant that begins with `path`, which then ends with `/`.
-    pub below: bool,
-}
-
-impl UrlPattern {
-    /// Whether a request may go there. `host` is as in the pattern; `path` has no query, no dot
-    /// segments and no escapes that another server could read as such.
-    #[must_use]
-    pub fn covers(&self, tls: bool, host: &str, port: u16, path: &str) -> bool {
-        let host = match &self.host {
-            HostPattern::Exact(name) => name == host,
-            HostPattern::Suffix(suffix) => {
-                host.strip_suffix(suffix.as_str()).is_some_and(|label| !label.is_empty())
-            }
-        };
-        let path = match self.below {
-            true => path.starts_with(&*self.path),
-            false => path == &*self.path,
-        };
-        host && path && tls == self.tls && port == self.port
-    }
 }
 
 /// A value that must not be shown.
@@ -532,6 +540,8 @@ pub struct Limits {
     pub request_timeout: Duration,
     /// Requests at a time on a connection of HTTP/2.
     pub h2_streams_max: u32,
+    /// Pings on connections of HTTP/2.
+    pub h2_pings: Option<Pings>,
 }
 
 /// The admin listener.

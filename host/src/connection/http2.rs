@@ -30,9 +30,9 @@ use h2::server::{Builder, SendResponse};
 use h2::{Reason, RecvStream};
 
 use super::DRAIN_IDLE;
-use crate::http::Connection;
 use crate::http::connection::poll_fill;
-use crate::http::h2::{self as heads, Account, Watch, Wire};
+use crate::http::h2::{self as heads, Account, Alive, Offence, Watch, Wire};
+use crate::http::{Connection, Framing};
 use crate::io::{Multiplexed, Stream, TlsFacts};
 use crate::proxy::client::ClientFacts;
 use crate::proxy::{self, After, Client, Context, Home};
@@ -46,6 +46,9 @@ const STREAMS_MAX: u32 = 4096;
 
 /// A closed connection gets this long to take its last bytes.
 const FAREWELL: Duration = Duration::from_secs(1);
+
+/// A client that has sent all that it has announced gets this long to say that nothing follows.
+const END_WITHIN: Duration = Duration::from_secs(5);
 
 /// What is held of one response that the client does not take, whatever its window allows.
 const SEND_BYTES_MAX: usize = 64 * 1024;
@@ -62,6 +65,8 @@ struct Shared {
     listener: usize,
     /// Requests that are being answered.
     active: Cell<usize>,
+    /// Requests so far.
+    begun: Cell<u64>,
     /// The connection's own task, when it has to hear of the last request's end.
     waker: RefCell<Option<Waker>>,
 }
@@ -101,6 +106,7 @@ pub(super) async fn serve(home: &Rc<Home>, client: &mut Client) {
         tls: client.connection.stream.tls().cloned(),
         listener: client.listener,
         active: Cell::new(0),
+        begun: Cell::new(0),
         waker: RefCell::default(),
     });
     // Nothing is asked yet.
@@ -114,6 +120,11 @@ pub(super) async fn serve(home: &Rc<Home>, client: &mut Client) {
     })
     .await;
     home.telemetry.connection_active(client.listener);
+    let refused = shared.account.requests().saturating_sub(shared.begun.get());
+    if refused > 0 {
+        log::debug!(target: "connection", "HTTP/2: {refused} requests that were none, or too many");
+        home.telemetry.streams_refused(client.listener, refused);
+    }
     if !orderly {
         // What the client has sent and nobody has read must not destroy the words of farewell.
         client.connection.linger(&home.pool, &client.timer).await;
@@ -136,6 +147,9 @@ async fn run(shared: &Rc<Shared>, client: &mut Client) -> bool {
     let Some(mut connection) = connection else { return false };
     shared.waker.replace(Some(poll_fn(|cx| Poll::Ready(cx.waker().clone())).await));
     let (mut phase, mut hostile) = (Phase::Handshake, false);
+    let pings = shared.home.current().limits().h2_pings;
+    let pong = pings.and_then(|_| connection.ping_pong());
+    let mut alive = Alive::new(pong, pings, timer.deadlines());
     loop {
         let accepted = poll_fn(|cx| {
             // As many as there are, before the clock is looked at.
@@ -143,7 +157,13 @@ async fn run(shared: &Rc<Shared>, client: &mut Client) -> bool {
                 return Poll::Ready(Some(accepted));
             }
             phase.follow(shared, timer);
-            if phase != Phase::Ending && shared.account.is_flooded() {
+            if let Some(alive) = &mut alive
+                && alive.poll_gone(cx, &shared.account).is_ready()
+            {
+                phase = Phase::Gone;
+                return Poll::Ready(None);
+            }
+            if phase != Phase::Ending && shared.account.offence().is_some() {
                 return Poll::Ready(None);
             }
             if shared.home.draining.get() && !phase.is_last() {
@@ -153,7 +173,10 @@ async fn run(shared: &Rc<Shared>, client: &mut Client) -> bool {
         })
         .await;
         match accepted {
-            Some(Some(Ok((request, respond)))) => begin(shared, request, respond),
+            Some(Some(Ok((request, respond)))) => {
+                shared.begun.set(shared.begun.get() + 1);
+                begin(shared, request, respond);
+            }
             // The client has left, or both have said farewell.
             Some(None) => return !hostile,
             Some(Some(Err(error))) => {
@@ -161,11 +184,15 @@ async fn run(shared: &Rc<Shared>, client: &mut Client) -> bool {
                 return false;
             }
             None if phase == Phase::Ending => return false,
-            None if shared.account.is_flooded() || phase == Phase::Head && timer.is_due() => {
+            None if phase == Phase::Gone => {
+                log::debug!(target: "connection", "HTTP/2: no answer to a ping");
+                return true;
+            }
+            None if let Some(offence) = phase.offence(shared, timer) => {
                 (phase, hostile) = (Phase::Ending, true);
                 timer.arm(FAREWELL);
-                log::debug!(target: "connection", "HTTP/2: flooded, or a head that does not end");
-                connection.abrupt_shutdown(Reason::ENHANCE_YOUR_CALM);
+                log::debug!(target: "connection", "HTTP/2: {offence:?}");
+                connection.abrupt_shutdown(offence.reason());
             }
             // RFC 9113 §6.8: first that there will be an end, and when that is known to have arrived, which
             // stream is the last.
@@ -202,9 +229,18 @@ enum Phase {
     Draining { silent: bool },
     /// The last GOAWAY to be written.
     Ending,
+    /// Nothing: the client does not answer any more.
+    Gone,
 }
 
 impl Phase {
+    /// What the client has done that ends its connection.
+    fn offence(self, shared: &Shared, timer: &crate::io::Timer) -> Option<Offence> {
+        // A head that does not end is a flood, if a slow one.
+        let endless = self == Self::Head && timer.is_due();
+        shared.account.offence().or(endless.then_some(Offence::Flood))
+    }
+
     /// Whether no more than what has begun will be answered.
     fn is_last(self) -> bool {
         matches!(self, Self::Draining { .. } | Self::Ending)
@@ -214,7 +250,7 @@ impl Phase {
     fn follow(&mut self, shared: &Shared, timer: &crate::io::Timer) {
         let silent = shared.active.get() == 0;
         let next = match *self {
-            Self::Ending => return,
+            Self::Ending | Self::Gone => return,
             Self::Draining { .. } => Self::Draining { silent },
             Self::Handshake if !shared.account.has_heard_settings() => return,
             _ if shared.account.is_in_block() => Self::Head,
@@ -242,7 +278,7 @@ fn builder(context: &Context) -> Builder {
         .initial_window_size(STREAM_WINDOW)
         .initial_connection_window_size(STREAM_WINDOW * limits.h2_streams_max.min(STREAMS_MAX))
         .max_concurrent_streams(limits.h2_streams_max)
-        .max_header_list_size(u32::try_from(limits.header_bytes_max).unwrap_or(u32::MAX))
+        .max_header_list_size(u32::try_from(limits.header_bytes_max * 2).unwrap_or(u32::MAX))
         .max_pending_accept_reset_streams(RESET_BEFORE_BEGIN_MAX)
         .max_send_buffer_size(SEND_BYTES_MAX)
         .enable_connect_protocol();
@@ -307,6 +343,11 @@ async fn answer(
             }
             let (exchange, after) = proxy::handle(&context, &mut client, exchange, &facts).await;
             home.give_back(exchange);
+            if let Framing::Length(length) = facts.framing
+                && after != After::Abort
+            {
+                await_end(&mut client, length).await;
+            }
             after != After::Abort
         }
         Err(error) => {
@@ -314,6 +355,25 @@ async fn answer(
             false
         }
     }
+}
+
+/// Waits for the end of a request that is whole, if it is: its server could count, and may have answered before
+/// the client said that nothing follows. It is about to say so, and some clients take a reset instead of
+/// that for an error of their own (Python's httpcore).
+async fn await_end(client: &mut Client, length: u64) {
+    let Client { connection, timer, .. } = client;
+    let Some(stream) = connection.stream.as_multiplexed() else { return };
+    if stream.taken() < length {
+        return;
+    }
+    timer.limit(None);
+    timer.arm(END_WITHIN);
+    poll_fn(|cx| match stream.poll_read(cx, &mut [0]) {
+        Poll::Pending if !timer.is_due() => Poll::Pending,
+        _ => Poll::Ready(()),
+    })
+    .await;
+    timer.disarm();
 }
 
 /// Whether `bytes` begin an HTTP/2 connection; `None` as long as they may.

@@ -11,9 +11,11 @@ use crate::http::Method;
 use crate::plugin::Hook;
 use crate::plugin::stats::{DURATION_BOUNDS_NS, HookStats, Outcome, PluginStats};
 use crate::state::metrics::{Kind, Metric};
+use crate::state::redis::RemoteCounts;
 use crate::state::{PluginState, Usage, cache};
 use crate::telemetry::histogram::BOUNDS_US;
-use crate::telemetry::{Handshake, Histogram, WorkerReport};
+use crate::telemetry::websocket::CLOSE_KINDS;
+use crate::telemetry::{ClosedBy, Handshake, Histogram, WebSocketCounts, WorkerReport};
 
 /// What a worker reports.
 pub type Report = WorkerReport<PluginStats>;
@@ -116,10 +118,12 @@ pub fn render(
 ) -> String {
     let mut text = Text { out: String::with_capacity(16 * 1024), openmetrics };
     requests(&mut text, listeners, reports);
+    websockets(&mut text, reports);
     connections(&mut text, listeners, reports, globals);
     upstreams(&mut text, reports);
     plugins(&mut text, reports);
     kept(&mut text, states);
+    shared(&mut text, reports);
     text.family("zproxy_worker_utilisation", "gauge", "Busy share of each worker's last second.");
     for report in reports {
         let worker = report.worker.to_string();
@@ -228,6 +232,48 @@ fn requests(text: &mut Text, listeners: &[String], reports: &[Report]) {
     text.sample("zproxy_bytes_total", &[("direction", "out")], bytes_out);
 }
 
+/// Nothing, where there was none.
+fn websockets(text: &mut Text, reports: &[Report]) {
+    let mut routes: BTreeMap<&str, WebSocketCounts> = BTreeMap::new();
+    for route in reports.iter().flat_map(|report| &report.counts.routes) {
+        if let Some(counts) = &route.websockets {
+            routes.entry(&route.route).or_default().add(counts);
+        }
+    }
+    if routes.is_empty() {
+        return;
+    }
+    text.family("zproxy_websockets", "gauge", "WebSockets that are open.");
+    for (route, counts) in &routes {
+        text.sample("zproxy_websockets", &[("route", route)], counts.open);
+    }
+    text.family("zproxy_websockets_opened_total", "counter", "WebSockets opened.");
+    for (route, counts) in &routes {
+        text.sample("zproxy_websockets_opened_total", &[("route", route)], counts.opened);
+    }
+    let help = "WebSocket messages that were seen, by who sent them.";
+    let mut each = |name: &str, help: &str, pick: fn(&WebSocketCounts) -> [u64; 2]| {
+        text.family(name, "counter", help);
+        for (route, counts) in &routes {
+            for (from, count) in ["client", "server"].into_iter().zip(pick(counts)) {
+                text.sample(name, &[("route", route), ("from", from)], count);
+            }
+        }
+    };
+    each("zproxy_websocket_messages_total", help, |counts| counts.messages);
+    each("zproxy_websocket_message_bytes_total", "Their bytes.", |counts| counts.bytes);
+    let name = "zproxy_websocket_closes_total";
+    text.family(name, "counter", "Ends of WebSockets whose messages were seen.");
+    for (route, counts) in &routes {
+        for (by, kinds) in ClosedBy::ALL.iter().zip(&counts.closes) {
+            for (code, count) in CLOSE_KINDS.iter().zip(kinds).filter(|(_, count)| **count > 0) {
+                let labels = [("route", *route), ("by", by.as_str()), ("code", code)];
+                text.sample(name, &labels, count);
+            }
+        }
+    }
+}
+
 fn connections(text: &mut Text, listeners: &[String], reports: &[Report], globals: &Globals) {
     let sum = |index: usize, pick: fn(&crate::telemetry::ListenerCounts) -> u64| -> u64 {
         reports.iter().filter_map(|report| report.counts.listeners.get(index)).map(pick).sum()
@@ -242,6 +288,14 @@ fn connections(text: &mut Text, listeners: &[String], reports: &[Report], global
     for (index, listener) in listeners.iter().enumerate() {
         let accepted = sum(index, |counts| counts.accepted);
         text.sample("zproxy_connections_accepted_total", &[("listener", listener)], accepted);
+    }
+    let help = "Requests that HTTP/2 itself refused: malformed, far too large, too many at a time.";
+    text.family("zproxy_http2_refused_total", "counter", help);
+    for (index, listener) in listeners.iter().enumerate() {
+        let refused = sum(index, |counts| counts.streams_refused);
+        if refused > 0 {
+            text.sample("zproxy_http2_refused_total", &[("listener", listener)], refused);
+        }
     }
     let help = "TLS handshakes with clients by how they ended: ok, failed, timeout, refused, http.";
     text.family("zproxy_tls_handshakes_total", "counter", help);
@@ -406,6 +460,27 @@ fn kept(text: &mut Text, states: &[Arc<PluginState>]) {
     for metric in states.iter().flat_map(|state| state.metrics().read()) {
         own(text, &metric);
     }
+}
+
+/// Counters that other gateways share. Nothing, where there are none.
+fn shared(text: &mut Text, reports: &[Report]) {
+    let workers: Vec<&RemoteCounts> =
+        reports.iter().filter_map(|report| report.redis.as_ref()).collect();
+    if workers.is_empty() {
+        return;
+    }
+    let sum = |pick: fn(&RemoteCounts) -> u64| workers.iter().map(|one| pick(one)).sum::<u64>();
+    let name = "zproxy_state_connections";
+    text.family(name, "gauge", "Workers that have a connection to Redis.");
+    text.sample(name, &[], sum(|one| one.connected.into()));
+    let name = "zproxy_state_requests_total";
+    text.family(name, "counter", "What plugins asked of Redis, by whether there was an answer.");
+    text.sample(name, &[("result", "answered")], sum(|one| one.answered));
+    text.sample(name, &[("result", "unanswered")], sum(|one| one.unanswered));
+    let name = "zproxy_state_connects_total";
+    text.family(name, "counter", "Connections to Redis: made, and those that failed or were lost.");
+    text.sample(name, &[("result", "ok")], sum(|one| one.connects));
+    text.sample(name, &[("result", "failed")], sum(|one| one.failures));
 }
 
 /// What became of requests that a cache was asked about. Nothing, where none is.

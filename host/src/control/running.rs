@@ -20,8 +20,8 @@ use super::metrics::{self, Globals, Report};
 use super::shelf::Held;
 use crate::config::{Address, HostPattern, Matching, Settings, Target};
 use crate::http::HeadLimits;
-use crate::plugin::Warm;
 use crate::plugin::callout::Callouts;
+use crate::plugin::{Target as RedisTarget, Warm};
 use crate::proxy::{Clock, Context, Own, Snapshot};
 use crate::state::PluginState;
 use crate::telemetry::{self, AccessLog, Tallies, WorkerTelemetry};
@@ -493,6 +493,9 @@ fn clear_gauges(report: &mut Report) {
     for listener in &mut report.counts.listeners {
         (listener.active, listener.idle) = (0, 0);
     }
+    if let Some(redis) = &mut report.redis {
+        redis.connected = false;
+    }
     report.connections.iter_mut().flatten().for_each(|server| *server = (0, 0));
     for plugin in &mut report.plugins {
         (plugin.instances, plugin.memory_bytes) = (0, 0);
@@ -513,6 +516,7 @@ pub(super) fn make_own(worker: usize, listeners: usize) -> Own {
         random: RefCell::new(fastrand::Rng::new()),
         telemetry: WorkerTelemetry::new(listeners),
         draining: Cell::new(false),
+        closes_at: Cell::new(None),
         callouts: Callouts::default(),
         exchanges: RefCell::default(),
     }
@@ -529,6 +533,10 @@ pub(super) fn make_context(
 ) -> anyhow::Result<Context> {
     let settings = &snapshot.settings;
     let mut instances = own.instances.borrow_mut();
+    instances.reach(settings.state.as_ref().map(|redis| RedisTarget {
+        settings: Arc::clone(redis),
+        tls: snapshot.tls.state.as_ref().map(|tls| Arc::clone(&tls.config)),
+    }));
     instances.take_in(warm);
     let chains = snapshot
         .plans

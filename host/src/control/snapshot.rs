@@ -172,6 +172,7 @@ pub fn build(
                 body_bytes_max: body_bytes_max
                     .or(settings.limits.body_bytes_max)
                     .unwrap_or(u64::MAX),
+                inspects: route.websocket.inspect == Some(true),
             })
         })
         .collect::<Result<Vec<_>, StartError>>()?;

@@ -46,9 +46,16 @@ pub enum ReadError {
 #[derive(Debug)]
 #[must_use]
 pub struct Opening<T> {
-    message: Option<T>,
+    /// Apart, so that a head of bytes is not moved about with room for one.
+    message: Option<Box<T>>,
     /// Bytes that it takes up, or those of its fields.
     pub bytes: u64,
+}
+
+impl<T> Opening<T> {
+    fn of(bytes: u64, message: T) -> Self {
+        Self { message: Some(Box::new(message)), bytes }
+    }
 }
 
 /// Reads what is there into `inbox`. 0 means that the peer has finished sending.
@@ -180,7 +187,7 @@ impl Connection {
             write::frame(&mut head.fields, framing);
             let scheme = if self.stream.tls().is_some() { "https" } else { "http" };
             let message = h2::write_request(head, scheme, server)?;
-            return Ok(Opening { bytes: h2::size(message.headers()), message: Some(message) });
+            return Ok(Opening::of(h2::size(message.headers()), message));
         }
         write::request(out, head, framing, upgrade);
         Ok(Opening { message: None, bytes: out.len() as u64 })
@@ -198,7 +205,7 @@ impl Connection {
         ends: bool,
     ) -> Result<(), ::h2::Error> {
         match (self.stream.as_multiplexed(), opening.message) {
-            (Some(stream), Some(message)) => stream.ask(message, ends),
+            (Some(stream), Some(message)) => stream.ask(*message, ends),
             _ => Ok(()),
         }
     }
@@ -214,7 +221,7 @@ impl Connection {
         if self.stream.is_multiplexed() {
             write::frame(&mut head.fields, framing);
             let message = h2::write_response(head);
-            return Opening { bytes: h2::size(message.headers()), message: Some(message) };
+            return Opening::of(h2::size(message.headers()), message);
         }
         write::response(out, head, framing, field);
         Opening { message: None, bytes: out.len() as u64 }
@@ -233,7 +240,7 @@ impl Connection {
             head.fields.remove_if(|name, _| name.eq_ignore_ascii_case(b"sec-websocket-accept"));
             head.fields.remove_known(Name::ContentLength);
             let message = h2::write_response(head);
-            return Opening { bytes: h2::size(message.headers()), message: Some(message) };
+            return Opening::of(h2::size(message.headers()), message);
         }
         write::switching_protocols(out, head, protocol);
         Opening { message: None, bytes: out.len() as u64 }
@@ -251,7 +258,7 @@ impl Connection {
         ends: bool,
     ) -> io::Result<()> {
         match (self.stream.as_multiplexed(), opening.message) {
-            (Some(stream), Some(message)) => stream.respond(message, ends),
+            (Some(stream), Some(message)) => stream.respond(*message, ends),
             _ => Ok(()),
         }
     }

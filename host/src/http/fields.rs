@@ -72,25 +72,26 @@ impl Name {
     /// Classifies a field name, in any case.
     pub fn of(name: &[u8]) -> Self {
         let is = |known: &str| name.eq_ignore_ascii_case(known.as_bytes());
+        let ends = ends(name);
         // The length decides among at most three candidates, so that most names cost one comparison.
         match name.len() {
-            2 if is("te") => Self::Te,
-            3 if is("via") => Self::Via,
-            4 if is("host") => Self::Host,
-            4 if is("date") => Self::Date,
-            6 if is("expect") => Self::Expect,
-            7 if is("upgrade") => Self::Upgrade,
-            7 if is("trailer") => Self::Trailer,
-            9 if is("forwarded") => Self::Forwarded,
-            10 if is("connection") => Self::Connection,
-            10 if is("keep-alive") => Self::KeepAlive,
-            11 if is("traceparent") => Self::Traceparent,
-            12 if is("x-request-id") => Self::XRequestId,
-            14 if is("content-length") => Self::ContentLength,
-            14 if is("http2-settings") => Self::Http2Settings,
-            15 if is("x-forwarded-for") => Self::XForwardedFor,
-            16 if is("proxy-connection") => Self::ProxyConnection,
-            16 if is("x-forwarded-host") => Self::XForwardedHost,
+            2 if ends == const { self::ends(b"te") } => Self::Te,
+            3 if ends == const { self::ends(b"via") } => Self::Via,
+            4 if ends == const { self::ends(b"host") } => Self::Host,
+            4 if ends == const { self::ends(b"date") } => Self::Date,
+            6 if ends == const { self::ends(b"expect") } => Self::Expect,
+            7 if ends == const { self::ends(b"upgrade") } => Self::Upgrade,
+            7 if ends == const { self::ends(b"trailer") } => Self::Trailer,
+            9 if ends == const { self::ends(b"forwarded") } => Self::Forwarded,
+            10 if ends == const { self::ends(b"connection") } => Self::Connection,
+            10 if ends == const { self::ends(b"keep-alive") } => Self::KeepAlive,
+            11 if ends == const { self::ends(b"traceparent") } => Self::Traceparent,
+            12 if ends == const { self::ends(b"x-request-id") } => Self::XRequestId,
+            14 if ends == const { self::ends(b"content-length") } => Self::ContentLength,
+            14 if ends == const { self::ends(b"http2-settings") } => Self::Http2Settings,
+            15 if ends == const { self::ends(b"x-forwarded-for") } => Self::XForwardedFor,
+            16 if ends == const { self::ends(b"proxy-connection") } => Self::ProxyConnection,
+            16 if ends == const { self::ends(b"x-forwarded-host") } => Self::XForwardedHost,
             17 if is("transfer-encoding") => Self::TransferEncoding,
             17 if is("x-forwarded-proto") => Self::XForwardedProto,
             18 if is("proxy-authenticate") => Self::ProxyAuthenticate,
@@ -120,6 +121,33 @@ impl Name {
                 | Self::Upgrade
         )
     }
+}
+
+/// The first and the last eight bytes of a name in lower case, which may overlap; all of one that is shorter.
+/// Comparing these is a few instructions, where comparing texts of some length or other is a call.
+const fn ends(name: &[u8]) -> [u64; 2] {
+    if let (Some(first), Some(last)) = (name.first_chunk(), name.last_chunk()) {
+        return [lower(u64::from_le_bytes(*first)), lower(u64::from_le_bytes(*last))];
+    }
+    if let (Some(first), Some(last)) = (name.first_chunk(), name.last_chunk()) {
+        let (first, last) = (u32::from_le_bytes(*first), u32::from_le_bytes(*last));
+        return [lower(first as u64 | (last as u64) << 32), 0];
+    }
+    match *name {
+        [a, b] => [lower(u64::from_le_bytes([a, b, 0, 0, 0, 0, 0, 0])), 0],
+        [a, b, c] => [lower(u64::from_le_bytes([a, b, c, 0, 0, 0, 0, 0])), 0],
+        _ => [0, 0],
+    }
+}
+
+/// Eight bytes at a time: sets the bit 0x20 of those that are capital letters.
+const fn lower(word: u64) -> u64 {
+    const ONES: u64 = u64::from_ne_bytes([1; 8]);
+    let low = word & (ONES * 0x7f);
+    let from_a = low + ONES * (0x80 - b'A' as u64);
+    let above_z = low + ONES * (0x7f - b'Z' as u64);
+    let capitals = (from_a ^ above_z) & !word & (ONES * 0x80);
+    word | (capitals >> 2)
 }
 
 /// Why an edit was refused.
@@ -187,7 +215,8 @@ pub struct Mark {
 
 /// Whether `name` is a token (RFC 9110 §5.6.2).
 pub fn is_token(name: &[u8]) -> bool {
-    !name.is_empty() && name.iter().all(|byte| TOKEN[usize::from(*byte)])
+    let known = |byte: &u8| TOKEN[usize::from(*byte)];
+    !name.is_empty() && name.iter().map(known).fold(true, |good, known| good & known)
 }
 
 /// Whether `value` may stand in a field line: no control characters but HTAB (RFC 9110 §5.5).
@@ -352,6 +381,12 @@ impl Fields {
         Ok(())
     }
 
+    /// Whether a plugin may add this field.
+    pub fn check(name: &str, value: &[u8]) -> Result<(), EditError> {
+        check_name(name)?;
+        if is_value(value) { Ok(()) } else { Err(EditError::Value) }
+    }
+
     /// Adds a field, by what a plugin may touch.
     pub fn append(&mut self, name: &str, value: &[u8]) -> Result<(), EditError> {
         check_name(name)?;
@@ -420,6 +455,7 @@ impl Fields {
     /// Adds a field that the gateway made itself; name and value are known to be good.
     pub fn push(&mut self, name: &str, value: &[u8]) {
         debug_assert!(is_value(value), "checked by the caller");
+        self.bytes.reserve(name.len() + value.len() + 4);
         let line = self.open_line(name);
         self.bytes.extend_from_slice(value);
         self.close_line(line);
@@ -576,6 +612,50 @@ mod tests {
         let fields = fields(&[("Host", "a"), ("X-Y", "b")]);
 
         assert_eq!(written(&fields), "Host: a\r\nX-Y: b\r\n");
+    }
+
+    #[test]
+    fn a_known_name_is_known_in_any_case_and_nothing_else_is() {
+        let known = [
+            "te",
+            "via",
+            "host",
+            "date",
+            "expect",
+            "upgrade",
+            "trailer",
+            "forwarded",
+            "connection",
+            "keep-alive",
+            "traceparent",
+            "x-request-id",
+            "content-length",
+            "http2-settings",
+            "x-forwarded-for",
+            "proxy-connection",
+            "x-forwarded-host",
+            "transfer-encoding",
+            "x-forwarded-proto",
+            "proxy-authenticate",
+            "proxy-authorization",
+        ];
+        let mut seen = 0;
+        for name in known {
+            let of = Name::of(name.as_bytes());
+            assert_ne!(of, Name::Other, "{name}");
+            seen |= of.bit();
+            for place in 0..name.len() {
+                for other in 0..=u8::MAX {
+                    let mut bytes = name.as_bytes().to_vec();
+                    bytes[place] = other;
+                    let same = bytes.eq_ignore_ascii_case(name.as_bytes());
+                    assert_eq!(Name::of(&bytes) == of, same, "{bytes:?}");
+                }
+            }
+            assert_eq!(Name::of(name.to_uppercase().as_bytes()), of);
+        }
+        assert_eq!(seen.count_ones() as usize, known.len());
+        assert_eq!(Name::of(b""), Name::Other);
     }
 
     #[test]

@@ -173,6 +173,12 @@ impl RequestHead {
         self.text(self.method_at)
     }
 
+    /// Method and target, for writing them.
+    pub(super) fn start(&self) -> (&[u8], &[u8]) {
+        let bytes = |(start, end)| &self.fields.bytes[range(start, end)];
+        (bytes(self.method_at), bytes(self.path_at))
+    }
+
     /// Path and query; `*` for an OPTIONS request about the server itself.
     pub fn target(&self) -> &str {
         self.text(self.path_at)

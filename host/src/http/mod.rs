@@ -8,7 +8,9 @@ pub mod connection;
 pub mod fields;
 pub mod h2;
 pub mod head;
+mod line;
 pub mod parse;
+pub mod websocket;
 pub mod write;
 
 pub use connection::Connection;

@@ -7,12 +7,13 @@
 //!
 //! Not here: reading bytes (`connection`), what a body looks like (`body`).
 
+use std::sync::LazyLock;
+
 use memchr::{memchr, memmem};
 
-use super::fields::{
-    Fields, Line, Name, TOKEN, at, is_client_certificate, is_forwarding, is_token, is_value,
-};
+use super::fields::{Fields, Name, at, is_client_certificate, is_forwarding, is_token, is_value};
 use super::head::{Method, RequestHead, ResponseHead, Version};
+use super::line;
 use crate::error::RequestError;
 
 /// What a head may take up.
@@ -72,8 +73,10 @@ pub struct ResponseFacts {
 /// `searched` bytes are known not to hold it. Line ends that a lenient parser would take for
 /// CR LF are refused as soon as they are seen, not when a time-out finds them.
 pub fn find_end(bytes: &[u8], searched: usize) -> Result<Option<usize>, RequestError> {
+    static END: LazyLock<memmem::Finder<'static>> =
+        LazyLock::new(|| memmem::Finder::new(b"\r\n\r\n"));
     let from = searched.saturating_sub(3);
-    if let Some(found) = memmem::find(&bytes[from..], b"\r\n\r\n") {
+    if let Some(found) = END.find(&bytes[from..]) {
         return Ok(Some(from + found + 4));
     }
     let mut rest = from;
@@ -100,7 +103,7 @@ pub fn request(
 ) -> Result<RequestFacts, RequestError> {
     head.clear();
     head.fields.bytes.extend_from_slice(bytes);
-    let line_end = line(bytes, 0)?;
+    let line_end = line::end(bytes, 0)?;
     request_line(&bytes[..line_end], head, limits)?;
     head.received.target_at = head.path_at;
     let indexed = fields(&mut head.fields, line_end + 2, limits);
@@ -120,7 +123,7 @@ pub fn response(
 ) -> Result<ResponseFacts, RequestError> {
     head.clear();
     head.fields.bytes.extend_from_slice(bytes);
-    let parsed = line(bytes, 0).and_then(|line_end| {
+    let parsed = line::end(bytes, 0).and_then(|line_end| {
         status_line(&bytes[..line_end], head)?;
         fields(&mut head.fields, line_end + 2, limits)?;
         response_facts(head, method)
@@ -154,15 +157,6 @@ pub fn trailers(bytes: &[u8], limits: &HeadLimits, out: &mut Vec<u8>) -> Result<
     });
     section.write(out);
     Ok(())
-}
-
-/// The end of the line that begins at `from`: the position of its CR.
-fn line(bytes: &[u8], from: usize) -> Result<usize, RequestError> {
-    let lf = memchr(b'\n', &bytes[from..]).ok_or(RequestError::Malformed("unfinished line"))?;
-    if lf == 0 || bytes[from + lf - 1] != b'\r' {
-        return Err(RequestError::Malformed("bare LF"));
-    }
-    Ok(from + lf - 1)
 }
 
 /// RFC 9112 §3: `method SP request-target SP HTTP-version`.
@@ -285,43 +279,17 @@ fn fields(
 ) -> Result<(), RequestError> {
     let Fields { bytes, lines, seen, .. } = fields;
     loop {
-        let end = line(bytes, position)?;
-        if end == position {
+        if bytes[position..].starts_with(b"\r\n") {
             return Ok(());
         }
+        let line = line::field(bytes, position)?;
         if lines.len() == limits.fields_max {
             return Err(RequestError::HeadTooLarge);
         }
-        let line = field(bytes, position, end)?;
         *seen |= line.name.bit();
+        position = line.end as usize;
         lines.push(line);
-        position = end + 2;
     }
-}
-
-fn field(bytes: &[u8], start: usize, end: usize) -> Result<Line, RequestError> {
-    let line = &bytes[start..end];
-    let colon = line
-        .iter()
-        .position(|byte| !TOKEN[usize::from(*byte)])
-        .filter(|position| line[*position] == b':' && *position > 0)
-        .ok_or(RequestError::Malformed("field name"))?;
-    let value = &line[colon + 1..];
-    let blank = |byte: &u8| matches!(byte, b' ' | b'\t');
-    let before = value.iter().take_while(|byte| blank(byte)).count();
-    let after = value[before..].iter().rev().take_while(|byte| blank(byte)).count();
-    if !is_value(&value[before..value.len() - after]) {
-        return Err(RequestError::Malformed("field value"));
-    }
-    Ok(Line {
-        start: at(start),
-        name_end: at(start + colon),
-        value_start: at(start + colon + 1 + before),
-        value_end: at(end - after),
-        end: at(end + 2),
-        name: Name::of(&line[..colon]),
-        removed: false,
-    })
 }
 
 /// RFC 9112 §3.2: exactly one valid `Host` in 1.1, at most one in 1.0. The authority of an
@@ -480,6 +448,9 @@ pub fn is_usual_option(option: &[u8]) -> bool {
 
 /// What `Content-Length` and `Transfer-Encoding` say; `None` when neither is there.
 pub(super) fn framing(fields: &Fields, version: Version) -> Result<Option<Framing>, RequestError> {
+    if fields.seen & (Name::TransferEncoding.bit() | Name::ContentLength.bit()) == 0 {
+        return Ok(None);
+    }
     let mut codings = fields.known(Name::TransferEncoding);
     let mut lengths = fields.known(Name::ContentLength);
     let (coding, length) = (codings.next(), lengths.next());

@@ -17,9 +17,10 @@ pub fn request(
     upgrade: Option<&[u8]>,
 ) {
     frame(&mut head.fields, framing);
-    out.extend_from_slice(head.method_name().as_bytes());
+    let (method, target) = head.start();
+    out.extend_from_slice(method);
     out.push(b' ');
-    out.extend_from_slice(head.target().as_bytes());
+    out.extend_from_slice(target);
     out.extend_from_slice(b" HTTP/1.1\r\n");
     head.fields.write(out);
     if let Some(protocol) = upgrade {

@@ -40,6 +40,8 @@ const WORK_BYTES: usize = 8 * 1024;
 pub struct Multiplexed {
     receiving: RefCell<Receiving>,
     sending: RefCell<Sending>,
+    /// Bytes of content that have been read.
+    taken: Cell<u64>,
     /// Pieces of content that its connection has carried, on all of its streams.
     work: Rc<Cell<u64>>,
     /// What its connection's handshake came to.
@@ -84,6 +86,7 @@ impl Multiplexed {
         tls: Option<Arc<TlsFacts>>,
     ) -> Self {
         Self {
+            taken: Cell::new(0),
             work,
             tls,
             receiving: RefCell::new(Receiving::Content { stream, rest: Bytes::new() }),
@@ -98,6 +101,7 @@ impl Multiplexed {
         tls: Option<Arc<TlsFacts>>,
     ) -> Self {
         Self {
+            taken: Cell::new(0),
             work,
             tls,
             receiving: RefCell::new(Receiving::Nothing),
@@ -188,10 +192,16 @@ impl Multiplexed {
             let part = rest.len().min(bytes.len() - count);
             rest.copy_to_slice(&mut bytes[count..count + part]);
             count += part;
+            self.taken.set(self.taken.get() + part as u64);
             // Fails only when the stream is gone, which the next read will tell.
             let _ = stream.flow_control().release_capacity(part);
         }
         Poll::Ready(Ok(count))
+    }
+
+    /// Bytes of content that have been read so far.
+    pub fn taken(&self) -> u64 {
+        self.taken.get()
     }
 
     /// Waits for the trailers after the last of the content.

@@ -283,7 +283,14 @@ impl WriteHalf<'_> {
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
         match self {
-            Self::Tcp(half) => Pin::new(half).poll_write(cx, bytes),
+            // Most of what is written fits, and asking the runtime whether it will costs more than trying.
+            // What was tried in vain it has to find out by itself, to wait for it.
+            Self::Tcp(half) => match try_send(half.as_ref(), bytes) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    Pin::new(half).poll_write(cx, bytes)
+                }
+                sent => Poll::Ready(sent),
+            },
             Self::Unix(half) => Pin::new(half).poll_write(cx, bytes),
             Self::Ring(stream) => stream.poll_write(cx, bytes),
         }

@@ -87,6 +87,8 @@ pub struct Exchange {
     pub(crate) coming: Option<Follow>,
     /// The request goes on in the background once it has been answered.
     pub(crate) refetch: Option<Refetch>,
+    /// Fields for the response when it passes a link.
+    pub(super) later: Vec<Later>,
     /// Links before this one are not shown the response.
     pub(crate) floor: usize,
     /// What a cache says became of the request: for the access log.
@@ -123,6 +125,15 @@ pub struct Waiting {
     pub link: usize,
     /// How much longer, in microseconds.
     pub rest_us: u64,
+}
+
+/// Fields that are added to the response when it passes a link.
+#[derive(Debug)]
+pub(super) struct Later {
+    /// Which; none as long as its hook has only just come back.
+    pub(super) link: Option<usize>,
+    /// As plugins write fields, checked.
+    pub(super) packed: Vec<u8>,
 }
 
 /// A request that goes on in the background.
@@ -194,6 +205,23 @@ impl Exchange {
             && self.body.as_ref().map(Bytes::len) == mark.body
     }
 
+    /// The link that has just been called is this one: says so of what it has left for later.
+    pub(super) fn note_later(&mut self, link: usize) {
+        for later in self.later.iter_mut().rev().take_while(|later| later.link.is_none()) {
+            later.link = Some(link);
+        }
+    }
+
+    /// The response passes this link.
+    pub(super) fn add_later(&mut self, link: usize) {
+        for later in self.later.iter().filter(|later| later.link == Some(link)) {
+            for (name, value) in unpack(&later.packed).flatten() {
+                // They have been checked; what is more than edits may hold is left out.
+                let _ = self.response.fields.append(name, value);
+            }
+        }
+    }
+
     /// Forgets the exchange, keeps the memory.
     pub fn clear(&mut self) {
         self.request.clear();
@@ -221,6 +249,7 @@ impl Exchange {
         self.waiting = None;
         self.waits_until_us = None;
         self.coming = None;
+        self.later.clear();
         self.refetch = None;
         self.floor = 0;
         self.cached = None;
@@ -367,4 +396,27 @@ pub(super) fn write_answer<'a>(
         return Err(EditError::Body);
     }
     Ok(())
+}
+/// The fields of `(u16le name length, u16le value length, name, value)*`; `None` for what is no field, which ends
+/// it.
+pub(super) fn unpack(mut packed: &[u8]) -> impl Iterator<Item = Option<(&str, &[u8])>> {
+    let mut broken = false;
+    std::iter::from_fn(move || {
+        if packed.is_empty() || broken {
+            return None;
+        }
+        let field = split_field(packed);
+        broken = field.is_none();
+        let (name, value, rest) = field.unwrap_or_default();
+        packed = rest;
+        Some((!broken).then_some((name, value)))
+    })
+}
+
+fn split_field(packed: &[u8]) -> Option<(&str, &[u8], &[u8])> {
+    let (lengths, rest) = packed.split_first_chunk::<4>()?;
+    let [a, b, c, d] = *lengths;
+    let (name, rest) = rest.split_at_checked(u16::from_le_bytes([a, b]).into())?;
+    let (value, rest) = rest.split_at_checked(u16::from_le_bytes([c, d]).into())?;
+    Some((std::str::from_utf8(name).ok()?, value, rest))
 }

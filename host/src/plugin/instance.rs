@@ -39,6 +39,7 @@ use super::callout::CalloutError;
 use super::callout::Scope;
 use super::live::Live;
 use super::load::Plugin;
+use super::remote::Handle;
 use super::stats::Meter;
 use super::stats::Outcome;
 
@@ -58,11 +59,17 @@ pub enum FailureKind {
     Memory,
     /// It broke a rule of an interface: a bad field name, a bad reply.
     Violation,
-    /// There is no instance: `init` failed, or its failures have cost so much that it has to wait.
+    /// There is no instance: `init` failed, or its failures have cost so much that it has to wait. Or what
+    /// it needs is away.
     Unavailable,
 }
 
 impl FailureKind {
+    /// Whether an instance that failed so can be called again: it has come to the end of its call.
+    fn leaves_it_sound(self) -> bool {
+        matches!(self, Self::Violation | Self::Unavailable)
+    }
+
     /// As metrics and logs name it.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -165,6 +172,8 @@ struct Slot {
     /// Why there is no instance.
     unavailable: Option<Arc<str>>,
     lines_dropped: u64,
+    /// Where instances find counters that other gateways share.
+    remote: Option<Handle>,
 }
 
 /// An instance that was made where that may take its time, on its way to the worker that will call
@@ -192,8 +201,10 @@ impl Warm {
 
 impl Instance {
     /// Takes in one that was made elsewhere.
-    pub(super) fn of(warm: Warm, meter: Rc<Meter>) -> Self {
-        let slot = Slot { live: Some(warm.live), init_took: warm.took, ..Slot::default() };
+    pub(super) fn of(warm: Warm, meter: Rc<Meter>, remote: Option<Handle>) -> Self {
+        let mut live = warm.live;
+        live.reach(remote.clone());
+        let slot = Slot { live: Some(live), init_took: warm.took, remote, ..Slot::default() };
         Self::with(warm.plugin, warm.config, meter, slot)
     }
 
@@ -217,9 +228,11 @@ impl Instance {
         plugin: Arc<Plugin>,
         config: Arc<str>,
         meter: Rc<Meter>,
+        remote: Option<Handle>,
         now: Instant,
     ) -> (Self, Result<(), Box<Failure>>) {
-        let instance = Self::with(plugin, config, meter, Slot::default());
+        let slot = Slot { remote, ..Slot::default() };
+        let instance = Self::with(plugin, config, meter, slot);
         let mut slot = instance.slot.borrow_mut();
         let made = slot.ready(&instance.plugin, &instance.config, now).map(|_| ());
         drop(slot);
@@ -270,8 +283,7 @@ impl Instance {
         let now = if making { Instant::now() } else { now };
         let result = call(live, now);
         if let Err(failure) = &result
-            // A broken rule leaves the instance sound.
-            && failure.kind != FailureKind::Violation
+            && !failure.kind.leaves_it_sound()
         {
             slot.retire(failure, now);
         }
@@ -322,7 +334,7 @@ impl Instance {
         live.keep_channel((asks, asked));
         lent.is_sound = true;
         if let Err(failure) = &result
-            && failure.kind != FailureKind::Violation
+            && !failure.kind.leaves_it_sound()
         {
             lent.is_sound = false;
             self.slot.borrow_mut().charge(failure, began);
@@ -526,7 +538,8 @@ impl Slot {
         let ended = Instant::now();
         let took = ended.saturating_duration_since(began);
         match made {
-            Ok(live) => {
+            Ok(mut live) => {
+                live.reach(self.remote.clone());
                 // The first instance is nobody's fault.
                 if self.unavailable.is_some() {
                     self.debt.add(took, ended);

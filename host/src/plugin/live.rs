@@ -33,6 +33,7 @@ use super::declared::Values;
 use super::engine::ticks;
 use super::exchange::Exchange;
 use super::exchange::Flow;
+use super::exchange::Later;
 use super::exchange::Refetch;
 use super::exchange::Summary;
 use super::exports::Guests;
@@ -47,6 +48,7 @@ use super::instance::FailureKind;
 use super::instance::Hook;
 use super::load::Complaint;
 use super::load::Plugin;
+use super::remote::Handle;
 
 /// What one call of the host may carry: the largest body that can be put in place of another, or the
 /// largest reply with its fields.
@@ -224,6 +226,11 @@ impl Live {
     /// Keeps it for the next call; nothing is in there when a call has ended.
     pub(super) fn keep_channel(&mut self, channel: Channel) {
         self.channel = Some(channel);
+    }
+
+    /// Counters that other gateways share are asked for there.
+    pub(super) fn reach(&mut self, remote: Option<Handle>) {
+        self.store.data_mut().remote = remote;
     }
 
     /// Linear memory that it holds.
@@ -421,7 +428,11 @@ impl Live {
     ) -> Result<R, Box<Failure>> {
         let state = self.store.data_mut();
         std::mem::swap(&mut state.exchange, place);
+        let missing = state.missing.take();
         let mut failure = match (answer, state.violation.take()) {
+            (Ok(_), None) if missing.is_some() => {
+                Failure::new(FailureKind::Unavailable, missing.unwrap_or_default())
+            }
             (Ok(answer), None) => match settle(answer, state, place.as_deref_mut()) {
                 Ok(result) => {
                     state.reply.forget();
@@ -455,6 +466,8 @@ fn settle_head(
                 exchange.captures.append(&mut state.captures);
                 exchange.fetches.append(&mut state.fetches);
                 exchange.waiting = state.waiting.take();
+                let later = state.later.drain(..);
+                exchange.later.extend(later.map(|packed| Later { link: None, packed }));
             }
             Ok(Flow::Next)
         }
@@ -511,6 +524,7 @@ fn begin(
     state.mark = None;
     state.overran_at = None;
     state.limiter.forget_refused();
+    state.later.clear();
     state.body.begin(phase);
     store.set_epoch_deadline(bounds.ticks);
     if let Some(fuel) = bounds.fuel {

@@ -64,6 +64,9 @@ pub(super) const COMPATIBLE: &str = "0.1.";
 
 /// What makes a plugin one that waits.
 const CALLOUT: &str = "zproxy:gateway/callout@";
+
+/// The interface that waits when its counters are in Redis.
+const COUNTERS: &str = "zproxy:gateway/counters@";
 /// What gives a plugin a say in bodies.
 const BODY: &str = "zproxy:gateway/body@";
 
@@ -167,9 +170,9 @@ pub enum LoadError {
     Link(String),
     /// Its instructions are counted, or are not, and should not or should be.
     #[error(
-        "`limits.fuel_max` has come or gone, for which the component must be compiled anew: load it again"
+        "`limits.fuel_max` or Redis has come or gone, for which the component must be made anew: load it again"
     )]
-    Metering,
+    MadeOtherwise,
     /// The machine does not allow what counting instructions needs.
     #[error("no engine that counts instructions: {0}")]
     Engine(String),
@@ -264,8 +267,8 @@ impl Plugin {
         if self.is_under(limits, allow) {
             return Ok(Arc::clone(self));
         }
-        if limits.fuel_max.is_some() != self.limits.fuel_max.is_some() {
-            return Err(LoadError::Metering);
+        if kind_of(limits, allow) != kind_of(&self.limits, &self.allow) {
+            return Err(LoadError::MadeOtherwise);
         }
         let engine = self.component.engine();
         for (import, item) in self.component.component().component_type().imports(engine) {
@@ -385,9 +388,14 @@ impl PluginEngine {
                 host::deny(&mut linker, engine, import, interface).map_err(link_error)?;
             }
         }
+        let remote = allow.redis.is_some()
+            && kind.imports(engine).any(|(import, _)| import.starts_with(COUNTERS));
+        if remote {
+            host::link_remote(&mut linker).map_err(link_error)?;
+        }
         let component = linker.instantiate_pre(&component).map_err(link_error)?;
         let exports = Exports::find(&component, &found).map_err(link_error)?;
-        let waits = kind.imports(engine).any(|(import, _)| import.starts_with(CALLOUT));
+        let waits = remote || kind.imports(engine).any(|(import, _)| import.starts_with(CALLOUT));
         let bodies = kind.imports(engine).any(|(import, _)| import.starts_with(BODY));
         let plugin = Arc::new(Plugin {
             name: name.into(),
@@ -425,14 +433,18 @@ impl PluginEngine {
     ) -> Option<Arc<Plugin>> {
         let loaded = self.loaded.lock().unwrap_or_else(PoisonError::into_inner);
         let known = loaded.iter().filter_map(std::sync::Weak::upgrade);
-        let metered = |limits: &PluginLimits| limits.fuel_max.is_some();
         let same = known.filter(|plugin| {
             *plugin.name == *name
                 && plugin.digest == digest
-                && metered(&plugin.limits) == metered(limits)
+                && kind_of(&plugin.limits, &plugin.allow) == kind_of(limits, allow)
         });
         same.max_by_key(|plugin| (plugin.is_under(limits, allow), plugin.generation))
     }
+}
+
+/// What a component is made for, once: whether its fuel is counted, and whether its counters wait.
+fn kind_of(limits: &PluginLimits, allow: &Allow) -> (bool, bool) {
+    (limits.fuel_max.is_some(), allow.redis.is_some())
 }
 
 /// SHA-256 of a component, in hexadecimal.

@@ -28,6 +28,7 @@ pub mod exchange;
 pub mod instance;
 pub mod load;
 pub mod middleware;
+mod remote;
 pub mod stats;
 mod backoff;
 pub mod built_in;
@@ -52,6 +53,7 @@ pub use instance::{FailureKind, Hook, Warm};
 pub use load::{Complaint, LoadError, Plugin, digest_of, joined};
 pub use middleware::Middleware;
 pub use native::make_native;
+pub use remote::Target;
 pub use stats::{DURATION_BOUNDS_NS, HookStats, Outcome, PluginStats};
 
 #[cfg(test)]

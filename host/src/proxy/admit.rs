@@ -40,10 +40,11 @@ pub(super) fn find_route(
         exchange.request.set_target(&normal).map_err(|_| RequestError::Malformed("path"))?;
     }
     let head = &exchange.request;
-    match context.snapshot.router.find(head.authority(), head.path(), head.method_name()) {
-        Found::Route { index, params } => {
+    let router = &context.snapshot.router;
+    let host = if router.reads_hosts() { head.authority() } else { None };
+    match router.find(host, head.path(), head.method_name(), &mut progress.params) {
+        Found::Route { index } => {
             progress.route = Some(index);
-            progress.params = params;
             let plan = &context.snapshot.plans[index];
             if plan.rewrite.reads_parameters()
                 || plan.redirect.as_ref().is_some_and(Redirect::reads_parameters)
@@ -56,6 +57,7 @@ pub(super) fn find_route(
                 let names = &context.parameters[index];
                 if !names.is_empty() {
                     let path = exchange.request.path_at();
+                    let params = progress.params;
                     exchange.params = Some(RouteParams { names: Arc::clone(names), params, path });
                 }
             }

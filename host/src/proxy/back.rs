@@ -5,7 +5,7 @@
 //! Not here: the way down (`proxy`), sending it (`deliver`, `share`).
 
 use super::context::Context;
-use super::{Answer, Client, Progress, fail, held, sanitize_reply, share};
+use super::{Client, Progress, fail, held, sanitize_reply, share};
 use crate::error::RequestError;
 use crate::http::parse::{Framing, RequestFacts};
 use crate::http::{Method, Name};
@@ -16,16 +16,13 @@ pub(super) async fn response(
     context: &Context,
     client: &mut Client,
     mut exchange: Box<Exchange>,
-    mut answer: Answer,
     facts: &mut RequestFacts,
     progress: &mut Progress,
-) -> (Box<Exchange>, Answer) {
-    let Some(index) = progress.route.filter(|_| progress.entered > 0) else {
-        return (exchange, answer);
-    };
+) -> Box<Exchange> {
+    let Some(index) = progress.route.filter(|_| progress.entered > 0) else { return exchange };
     if exchange.response.status == 101 {
         // The connection is no longer HTTP; there is nothing that a plugin could change.
-        return (exchange, answer);
+        return exchange;
     }
     let mut entered = progress.entered;
     let plan = &context.snapshot.plans[index];
@@ -72,7 +69,6 @@ pub(super) async fn response(
                             (Ok(_), Some(wish)) => wish,
                             (Err(error), _) => {
                                 fail(context, &mut exchange, error, progress);
-                                answer = Answer::Local;
                                 continue;
                             }
                         }
@@ -84,9 +80,9 @@ pub(super) async fn response(
                 if empty && matches!(wish, Wish::Hold(_)) {
                     continue;
                 }
-                let (answered, idle) = match std::mem::replace(&mut answer, Answer::Local) {
-                    Answer::Upstream(answered, times) => (Some(answered), times.idle),
-                    Answer::Local => (None, context.idle_timeout()),
+                let (answered, idle) = match progress.remote.take() {
+                    Some((answered, times)) => (Some(answered), times.idle),
+                    None => (None, context.idle_timeout()),
                 };
                 let mut place = Some(exchange);
                 let held = held::Response { context, chain, idle, until };
@@ -102,47 +98,41 @@ pub(super) async fn response(
         };
         // What takes the response's place goes on to those above the one that failed.
         fail(context, &mut exchange, error, progress);
-        answer = Answer::Local;
     }
     let bodiless = exchange.response.is_bodiless();
-    match answer {
+    match &progress.remote {
         // A plugin has put its own answer in the place of the upstream's; or made it one that has no
         // body. The upstream's connection ends with its unread body.
-        Answer::Upstream(answered, _)
+        Some((answered, _))
             if exchange.body.is_some() || (bodiless && answered.facts.framing != Framing::None) =>
         {
-            drop(answered);
+            progress.remote = None;
             if exchange.body.is_none() {
                 // The body that was to be kept does not come.
                 exchange.captures.clear();
             }
             sanitize_reply(context, &mut exchange);
-            (exchange, Answer::Local)
         }
-        Answer::Upstream(answered, times) => {
+        Some((answered, _)) => {
             if progress.upstream_status != Some(exchange.response.status) {
                 fit_length(&mut exchange, answered.facts.framing);
             }
-            (exchange, Answer::Upstream(answered, times))
         }
-        Answer::Local => {
-            sanitize_reply(context, &mut exchange);
-            (exchange, Answer::Local)
-        }
+        None => sanitize_reply(context, &mut exchange),
     }
+    exchange
 }
 
 /// Who is shown the body of the answer; nobody when it has none.
 pub(super) fn response_filter(
     context: &Context,
     exchange: &mut Exchange,
-    answer: &Answer,
     progress: &Progress,
 ) -> Option<Box<BodyFilter>> {
     let filter = context.chains[progress.route?].response_filter(exchange)?;
-    let body = match answer {
-        Answer::Local => exchange.body.as_ref().is_some_and(|body| !body.is_empty()),
-        Answer::Upstream(answered, _) => answered.facts.framing != Framing::None,
+    let body = match &progress.remote {
+        None => exchange.body.as_ref().is_some_and(|body| !body.is_empty()),
+        Some((answered, _)) => answered.facts.framing != Framing::None,
     };
     let bodiless = exchange.response.is_bodiless() || exchange.request.method == Method::Head;
     (body && !bodiless).then_some(filter)

@@ -49,6 +49,8 @@ pub struct RoutePlan {
     pub request_timeout: Duration,
     /// Largest request body.
     pub body_bytes_max: u64,
+    /// The messages of its WebSockets are seen.
+    pub inspects: bool,
 }
 
 /// The one place where requests learn the time.
@@ -82,6 +84,8 @@ pub struct Own {
     pub telemetry: WorkerTelemetry,
     /// No more requests than those that are here.
     pub draining: Cell<bool>,
+    /// In a drain: the tick with which WebSockets that are still open are closed.
+    pub closes_at: Cell<Option<u64>>,
     /// Connections of requests that plugins send.
     pub callouts: Callouts,
     /// Exchanges to be used again.
@@ -215,6 +219,7 @@ impl Home {
             plugins: self.own.instances.borrow().stats(),
             generations: self.all().count(),
             ring: crate::io::ring_counts(),
+            redis: self.own.instances.borrow().remote_counts(),
         }
     }
 }

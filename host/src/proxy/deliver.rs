@@ -7,7 +7,7 @@
 
 use std::future::poll_fn;
 use std::task::Poll;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::context::Context;
 use super::forward::{Answered, Times};
@@ -21,6 +21,7 @@ use crate::http::write::ConnectionField;
 use crate::http::{Connection, Method, Name, Version};
 use crate::plugin::body::CHUNK_BYTES_MAX;
 use crate::plugin::{BodyFilter, Exchange};
+use crate::telemetry::Conversation;
 
 /// A body that nobody reads is read and forgotten up to this size, to keep the connection.
 const DRAIN_BYTES_MAX: u64 = 64 * 1024;
@@ -45,13 +46,25 @@ pub struct Delivered {
     pub head: u64,
     /// The response did not reach the client whole.
     pub broken: Option<&'static str>,
+    /// What became of a WebSocket whose messages were seen.
+    pub conversation: Option<Conversation>,
     /// When that was done.
     pub ended: Instant,
+    /// The upstream's connection can take another request.
+    pub reusable: bool,
 }
 
 impl Delivered {
     pub(super) fn new(context: &Context, after: After, written: u64, head: u64) -> Self {
-        Self { after, written, head, broken: None, ended: context.clock.now() }
+        Self {
+            after,
+            written,
+            head,
+            broken: None,
+            conversation: None,
+            ended: context.clock.now(),
+            reusable: false,
+        }
     }
 
     /// The client left before there was anything to send.
@@ -240,7 +253,7 @@ pub(super) async fn drain(
 
 /// A request's body that is still sent upstream while the response is delivered.
 struct Upload {
-    pump: Option<Pump>,
+    pump: Option<Box<Pump>>,
     state: UploadState,
 }
 
@@ -252,18 +265,19 @@ enum UploadState {
 }
 
 /// Sends an upstream's response, and the rest of the request's body meanwhile. An error means that
-/// nothing has been sent.
+/// nothing has been sent. The connection stays in `answered`, for whoever gives it back.
 pub async fn upstream(
     context: &Context,
     client: &mut Client,
     place: &mut Place,
     facts: &RequestFacts,
-    answered: Answered,
+    answered: &mut Answered,
     times: Times,
     filter: Option<Box<BodyFilter>>,
 ) -> Result<Delivered, RequestError> {
     let Some(exchange) = place.as_deref_mut() else { return Err(RequestError::Plugin) };
-    let Answered { mut lease, facts: answer, upload } = answered;
+    let Answered { lease, facts: answer, upload } = answered;
+    let upload = upload.take();
     let state = if upload.is_some() { UploadState::Open } else { UploadState::Whole };
     let mut upload = Upload { pump: upload, state };
     let to_frames = client.connection.stream.is_multiplexed();
@@ -291,9 +305,9 @@ pub async fn upstream(
         // What a plugin makes of a body on its way is not what was asked to be kept.
         exchange.captures.clear();
     }
-    let mut download = Pump::new(reader.without_trailers(answer.names_fields), to_chunks)
-        .framed_by_receiver(to_frames)
-        .shown_to(filter, framing == Framing::Chunked);
+    let reader = reader.without_trailers(answer.names_fields);
+    let mut download = Pump::new(reader, to_chunks, to_frames);
+    download.show_to(filter, framing == Framing::Chunked);
     if !exchange.captures.is_empty() {
         let content =
             BodyReader::new(answer.framing, Form::Content, u64::MAX, &context.response_limits);
@@ -340,8 +354,8 @@ pub async fn upstream(
         }
     } else if upload.state != UploadState::Whole {
         delivered.after = After::Linger;
-    } else if answer.keep_alive {
-        lease.give_back(answer.bodiless, delivered.ended);
+    } else {
+        delivered.reusable = answer.keep_alive;
     }
     Ok(delivered)
 }
@@ -387,24 +401,26 @@ async fn duplex(
     .await
 }
 
-/// Turns both connections into a tunnel (RFC 9110 §7.8), until both sides have finished or one fails.
+/// Turns both connections into a tunnel (RFC 9110 §7.8), until both sides have finished, one fails or its
+/// life is over.
 pub async fn tunnel(
     context: &Context,
     client: &mut Client,
     exchange: &mut Exchange,
-    answered: Answered,
+    answered: &mut Answered,
     protocol: &[u8],
     times: Times,
+    lifetime: Option<Duration>,
 ) -> Delivered {
-    let Answered { mut lease, .. } = answered;
+    let lease = &mut answered.lease;
     let pump = || {
         let bytes =
             BodyReader::new(Framing::UntilClose, Form::Same, u64::MAX, &context.head_limits);
-        Pump::new(bytes, false)
+        Pump::new(bytes, false, false)
     };
     let (mut up, mut down) = (pump(), pump());
     let Client { connection, timer, .. } = client;
-    timer.limit(None);
+    timer.limit(lifetime);
     timer.arm(times.idle);
     let lanes = context.lanes(timer, times.idle);
     let head = {

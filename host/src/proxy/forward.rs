@@ -53,7 +53,7 @@ pub struct Answered {
     /// What its head says about the body.
     pub facts: ResponseFacts,
     /// The rest of the request's body, when the upstream answered before it had everything.
-    pub upload: Option<Pump>,
+    pub upload: Option<Box<Pump>>,
 }
 
 /// How far a request has come upstream, also when it failed.
@@ -180,7 +180,11 @@ impl Forward<'_> {
             match answered {
                 Ok(facts) => {
                     let done = upload.is_done();
-                    return Ok(Answered { lease, facts, upload: (!done).then_some(upload) });
+                    return Ok(Answered {
+                        lease,
+                        facts,
+                        upload: (!done).then(|| Box::new(upload)),
+                    });
                 }
                 Err(_)
                     if perhaps_again
@@ -258,13 +262,12 @@ impl Forward<'_> {
         let body = BodyReader::new(framing, form, bytes_max, &self.context.head_limits);
         let to_chunks = framing_out == Framing::Chunked && framing == Framing::UntilClose;
         let body = body.without_trailers(self.facts.names_fields);
-        let pump = Pump::new(body, to_chunks && filter.is_none())
-            .framed_by_receiver(to_frames)
-            .shown_to(filter, framing_out == Framing::Chunked);
-        match &self.body {
-            None => pump,
-            Some(body) => pump.of_own(self.context.pool.hold(body.clone())),
+        let mut pump = Pump::new(body, to_chunks && filter.is_none(), to_frames);
+        pump.show_to(filter, framing_out == Framing::Chunked);
+        if let Some(body) = &self.body {
+            pump.send_own(self.context.pool.hold(body.clone()));
         }
+        pump
     }
 
     /// Whether all of the body is received and short enough to be kept.

@@ -4,8 +4,13 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
+
 use crate::error::RequestError;
-use crate::http::{Fields, RequestHead, ResponseHead};
+use crate::http::{Fields, RequestHead, ResponseHead, head};
+
+/// The longest text that becomes a call's message.
+const MESSAGE_BYTES_MAX: usize = 1024;
 
 /// Whether a request is one of gRPC: its media type says so. `application/grpc-web` is another protocol,
 /// whose clients read HTTP.
@@ -43,6 +48,46 @@ pub(super) fn error(head: &mut ResponseHead, error: RequestError, detail: &str) 
     fields.push("Content-Type", b"application/grpc");
     fields.push("grpc-status", code(error).to_string().as_bytes());
     fields.push("grpc-message", escaped(detail).as_bytes());
+}
+
+/// Makes an answer that a plugin or a route has given in HTTP's words one that gRPC understands; says so. What is
+/// gRPC already, or a success, stays as it is.
+pub(super) fn translate(head: &mut ResponseHead, body: &mut Option<Bytes>) -> bool {
+    let status = head.status;
+    let spoken = status == 200 || head.fields.get("grpc-status").is_some();
+    if spoken || head.set_status(200).is_err() {
+        return false;
+    }
+    let text =
+        head.fields.get("content-type").is_some_and(|media| media.starts_with(b"text/plain"));
+    let told = body.replace(Bytes::new()).filter(|body| text && body.len() <= MESSAGE_BYTES_MAX);
+    let told = told.as_deref().and_then(|body| std::str::from_utf8(body).ok()).map(str::trim);
+    let message = told.filter(|told| !told.is_empty()).unwrap_or(head::reason(status));
+    let message = escaped(message);
+    let fields = &mut head.fields;
+    fields.remove_if(|name, _| {
+        let name = name.to_ascii_lowercase();
+        matches!(
+            &*name,
+            b"content-type" | b"content-length" | b"content-encoding" | b"grpc-message"
+        )
+    });
+    fields.push("Content-Type", b"application/grpc");
+    fields.push("grpc-status", code_of(status).to_string().as_bytes());
+    fields.push("grpc-message", message.as_bytes());
+    true
+}
+
+/// What gRPC takes a status of HTTP for.
+fn code_of(status: u16) -> u8 {
+    match status {
+        400 => 13,
+        401 => 16,
+        403 => 7,
+        404 => 12,
+        429 | 502 | 503 | 504 => 14,
+        _ => 2,
+    }
 }
 
 /// The status of a call, of those that gRPC lists. Clients repeat a call that was `UNAVAILABLE`.
@@ -140,6 +185,33 @@ mod tests {
             ("", None),
         ] {
             assert_eq!(timeout(&head("grpc-timeout", text).fields), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn an_answer_of_http_becomes_one_of_grpc() {
+        let mut head = ResponseHead::default();
+        for (status, media, text, code, message) in [
+            (401, "text/plain; charset=utf-8", "who are you?\n", "16", "who are you?"),
+            (403, "text/html", "<b>no</b>", "7", "Forbidden"),
+            (429, "text/plain", "", "14", "Too Many Requests"),
+            (301, "text/plain", "there", "2", "there"),
+        ] {
+            head.assign(status);
+            head.fields.push("Content-Type", media.as_bytes());
+            head.fields.push("WWW-Authenticate", b"Bearer");
+            let mut body = Some(Bytes::from(text));
+
+            assert!(translate(&mut head, &mut body));
+
+            let field = |name| std::str::from_utf8(head.fields.get(name).unwrap()).unwrap();
+            assert_eq!((head.status, field("grpc-status")), (200, code));
+            assert_eq!(
+                (field("grpc-message"), field("content-type")),
+                (message, "application/grpc")
+            );
+            assert_eq!((field("www-authenticate"), body.unwrap().len()), ("Bearer", 0));
+            assert!(!translate(&mut head, &mut None), "once");
         }
     }
 

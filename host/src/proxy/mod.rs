@@ -33,6 +33,7 @@ pub mod share;
 mod shown;
 mod target;
 pub mod trace;
+mod websocket;
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -51,6 +52,7 @@ use target::{redirect, rewrite};
 use crate::config::Target;
 use crate::error::RequestError;
 use crate::http::parse::{self, Framing, RequestFacts};
+use crate::http::websocket::{check_switch, withhold_extensions};
 use crate::http::{Connection, Method, Name, Version};
 use crate::io::Timer;
 use crate::plugin::Exchange;
@@ -118,21 +120,17 @@ struct Progress {
     /// Index of the upstream that the request went to.
     upstream: Option<usize>,
     upstream_status: Option<u16>,
+    /// What the answer was before it was said in another protocol's words.
+    said: Option<u16>,
     journey: Journey,
     error: Option<RequestError>,
     waited: Option<Duration>,
     trace: Option<trace::Trace>,
     /// Something of the request's body has been read.
     touched: bool,
-}
-
-/// Where the answer is.
-#[expect(clippy::large_enum_variant, reason = "one at a time, in the future of its request")]
-enum Answer {
-    /// In the exchange.
-    Local,
-    /// Its head in the exchange, its body still with the upstream.
-    Upstream(Answered, Times),
+    /// The answer's head is in the exchange, its body still with the upstream. `None`: all of it is in the
+    /// exchange. It stays in this place, because it is large.
+    remote: Option<(Answered, Times)>,
 }
 
 /// Answers one request. Cannot fail: an error becomes a response in one place, `reply`.
@@ -148,11 +146,11 @@ pub async fn handle(
     // A body that a plugin holds is read before its time.
     let has_body = facts.framing != Framing::None;
     let facts = &mut facts.clone();
-    let (mut exchange, answer) =
+    let (mut exchange, passed) =
         request(context, client, exchange, facts, protocol.as_deref(), started, &mut progress)
             .await;
-    let mut answer = match answer {
-        Ok(answer) => answer,
+    match passed {
+        Ok(()) => {}
         Err(RequestError::ClientGone) => {
             exchange.response.assign(RequestError::ClientGone.status());
             progress.error = Some(RequestError::ClientGone);
@@ -163,56 +161,55 @@ pub async fn handle(
             }
             return (exchange, gone.after);
         }
-        Err(error) => {
-            fail(context, &mut exchange, error, &mut progress);
-            Answer::Local
-        }
-    };
-    (exchange, answer) = response(context, client, exchange, answer, facts, &mut progress).await;
+        Err(error) => fail(context, &mut exchange, error, &mut progress),
+    }
+    exchange = response(context, client, exchange, facts, &mut progress).await;
     if pretends_to_switch(&exchange, protocol.is_some()) {
         fail(context, &mut exchange, NOT_SWITCHED, &mut progress);
-        answer = Answer::Local;
     }
-    let filter = response_filter(context, &mut exchange, &answer, &progress);
+    if progress.remote.is_none() && exchange.coming.is_none() {
+        speak(&mut exchange, &mut progress);
+    }
+    let filter = response_filter(context, &mut exchange, &progress);
     if has_body && matches!(exchange.request.method, Method::Get | Method::Head) {
         // What a body has to do with the answer is not in any key (RFC 9110 §9.3.1).
         exchange.captures.clear();
     }
-    if matches!(answer, Answer::Local) || exchange.captures.is_empty() || filter.is_some() {
+    if progress.remote.is_none() || exchange.captures.is_empty() || filter.is_some() {
         // There is nothing that others could read along.
         exchange.fetches.clear();
     }
     let switches = exchange.response.status == 101;
     let mut place = Some(exchange);
     let untouched = !progress.touched;
-    let delivered = match answer {
-        Answer::Local if share::is_coming(&place) => {
-            let exchange = place.get_or_insert_default();
-            Ok(share::coming(context, client, exchange, facts, untouched).await)
-        }
-        Answer::Local => match filter {
-            None => Err(None),
-            Some(filter) => {
-                let shown = deliver::shown(context, client, &mut place, facts, untouched, filter);
-                shown.await.map_err(Some)
-            }
-        },
-        Answer::Upstream(answered, times) if switches => {
+    let shared = progress.remote.take_if(|(answered, _)| {
+        !switches && filter.is_none() && share::is_shared(&place, answered)
+    });
+    let delivered = if let Some((answered, times)) = shared {
+        let exchange = place.get_or_insert_default();
+        Ok(share::upstream(context, client, exchange, facts, answered, times).await)
+    } else if let Some((answered, times)) = &mut progress.remote {
+        if switches {
             let protocol = protocol.as_deref().unwrap_or_default();
             let exchange = place.get_or_insert_default();
-            Ok(deliver::tunnel(context, client, exchange, answered, protocol, times).await)
-        }
-        Answer::Upstream(answered, times)
-            if share::is_shared(&place, &answered) && filter.is_none() =>
-        {
-            let exchange = place.get_or_insert_default();
-            Ok(share::upstream(context, client, exchange, facts, answered, times).await)
-        }
-        Answer::Upstream(answered, times) => {
-            deliver::upstream(context, client, &mut place, facts, answered, times, filter)
+            let route = progress.route.unwrap_or_default();
+            // Apart: it is large, and what most requests come to is not this.
+            let switched =
+                websocket::switch(context, client, exchange, answered, protocol, *times, route);
+            Ok(Box::pin(switched).await)
+        } else {
+            deliver::upstream(context, client, &mut place, facts, answered, *times, filter)
                 .await
                 .map_err(Some)
         }
+    } else if share::is_coming(&place) {
+        let exchange = place.get_or_insert_default();
+        Ok(share::coming(context, client, exchange, facts, untouched).await)
+    } else if let Some(filter) = filter {
+        let shown = deliver::shown(context, client, &mut place, facts, untouched, filter);
+        shown.await.map_err(Some)
+    } else {
+        Err(None)
     };
     // A hook's exchange is put back before its call returns.
     exchange = place.unwrap_or_default();
@@ -223,18 +220,26 @@ pub async fn handle(
             if let Some(error) = error {
                 give_up(context, &mut exchange, error, &mut progress);
             }
+            progress.remote = None;
             deliver::local(context, client, &mut exchange, facts, untouched).await
         }
     };
+    if delivered.reusable
+        && let Some((Answered { lease, facts, .. }, _)) = progress.remote.take()
+    {
+        lease.give_back(facts.bodiless, delivered.ended);
+    }
+    // Else the upstream's connection ends here.
+    progress.remote = None;
     let summary = record(context, client, &exchange, &progress, &delivered, started);
     if let Some(index) = progress.route {
         exchange = context.chains[index].on_log(exchange, progress.reached, &summary);
     }
-    refetch::spawn(context, client, &mut exchange, progress);
+    refetch::spawn(context, client, &mut exchange, &mut progress);
     (exchange, delivered.after)
 }
 
-/// The way down: from the request's head to an answer.
+/// The way down: from the request's head to an answer, in the exchange or in `progress.remote`.
 async fn request(
     context: &Context,
     client: &mut Client,
@@ -243,7 +248,7 @@ async fn request(
     protocol: Option<&[u8]>,
     started: Instant,
     progress: &mut Progress,
-) -> (Box<Exchange>, Result<Answer, RequestError>) {
+) -> (Box<Exchange>, Result<(), RequestError>) {
     if is_misdirected(context, client, &exchange) {
         return (exchange, Err(RequestError::Misdirected));
     }
@@ -269,7 +274,7 @@ async fn pass(
     started: Instant,
     progress: &mut Progress,
     (index, from): (usize, usize),
-) -> (Box<Exchange>, Result<Answer, RequestError>) {
+) -> (Box<Exchange>, Result<(), RequestError>) {
     let plan = &context.snapshot.plans[index];
     let chain = &context.chains[index];
     let (mut exchange, mut passed) = chain.on_request_from(from, exchange, started);
@@ -303,7 +308,7 @@ async fn pass(
             Ok(crate::plugin::Flow::Respond) => {
                 progress.answered = true;
                 sanitize_reply(context, &mut exchange);
-                return (exchange, Ok(Answer::Local));
+                return (exchange, Ok(()));
             }
             Err(error) => return (exchange, Err(error)),
         }
@@ -316,7 +321,7 @@ async fn pass(
         Ok(crate::plugin::Flow::Next) => {}
         Ok(crate::plugin::Flow::Respond) => {
             sanitize_reply(context, &mut exchange);
-            return (exchange, Ok(Answer::Local));
+            return (exchange, Ok(()));
         }
         Err(_) => return (exchange, Err(RequestError::Plugin)),
     }
@@ -330,7 +335,7 @@ async fn pass(
         }
         Target::Redirect { status, .. } => {
             redirect(context, &mut exchange, plan, *status, progress);
-            return (exchange, Ok(Answer::Local));
+            return (exchange, Ok(()));
         }
         Target::Respond { status, headers, body } => {
             exchange.response.assign(*status);
@@ -339,7 +344,7 @@ async fn pass(
             }
             exchange.body = Some(Bytes::copy_from_slice(body));
             sanitize_reply(context, &mut exchange);
-            return (exchange, Ok(Answer::Local));
+            return (exchange, Ok(()));
         }
     };
     if let Err(error) = rewrite(&mut exchange.request, &plan.rewrite, progress) {
@@ -359,6 +364,11 @@ async fn pass(
     let began = if progress.entered > 0 { context.clock.now() } else { started };
     if let Some(body) = &body {
         held::fit_request(&mut exchange, body);
+    }
+    // Nothing goes past those who look at messages.
+    let protocol = protocol.filter(|it| !plan.inspects || it.eq_ignore_ascii_case(b"websocket"));
+    if plan.inspects && protocol.is_some() {
+        withhold_extensions(&mut exchange.request.fields);
     }
     let filter = chain.request_filter(&mut exchange);
     let has_body = body.as_ref().map_or(facts.framing != Framing::None, |body| !body.is_empty());
@@ -385,18 +395,25 @@ async fn pass(
     }
     progress.waited = Some(context.clock.now().saturating_duration_since(began));
     client.timer.limit(times.left(&context.clock));
+    let switched = plan.inspects && exchange.response.status == 101;
     match answered {
+        Ok(_) if switched && let Err(error) = switched_as_asked(&exchange) => {
+            (exchange, Err(error))
+        }
         Ok(answered) => {
             progress.upstream_status = Some(exchange.response.status);
             match headers::response_to_client(&mut exchange.response, &context.clock.date()) {
-                Ok(()) => (exchange, Ok(Answer::Upstream(answered, times))),
+                Ok(()) => {
+                    progress.remote = Some((answered, times));
+                    (exchange, Ok(()))
+                }
                 Err(error) => (exchange, Err(error)),
             }
         }
         // A plugin has broken the request off, and said what is to be answered.
         Err(RequestError::Aborted) if exchange.body.is_some() => {
             sanitize_reply(context, &mut exchange);
-            (exchange, Ok(Answer::Local))
+            (exchange, Ok(()))
         }
         Err(error) => {
             if error != RequestError::ClientGone {
@@ -408,12 +425,26 @@ async fn pass(
     }
 }
 
+fn switched_as_asked(exchange: &Exchange) -> Result<(), RequestError> {
+    check_switch(&exchange.request.fields, &exchange.response.fields)
+}
+
 /// When a client of gRPC stops waiting.
 fn deadline(exchange: &Exchange, started: Instant) -> Option<Instant> {
     if exchange.request.version != Version::Http2 || !grpc::is_grpc(&exchange.request) {
         return None;
     }
     started.checked_add(grpc::timeout(&exchange.request.fields)?)
+}
+
+/// Says the gateway's own answer in the words of the client's protocol.
+fn speak(exchange: &mut Exchange, progress: &mut Progress) {
+    let status = exchange.response.status;
+    if grpc::is_grpc(&exchange.request)
+        && grpc::translate(&mut exchange.response, &mut exchange.body)
+    {
+        progress.said = Some(status);
+    }
 }
 
 /// What every answer has that was not made by an upstream.
@@ -426,6 +457,7 @@ fn sanitize_reply(context: &Context, exchange: &mut Exchange) {
 
 fn fail(context: &Context, exchange: &mut Exchange, error: RequestError, progress: &mut Progress) {
     progress.error = Some(error);
+    progress.remote = None;
     exchange.captures.clear();
     exchange.coming = None;
     exchange.forget_response_stages();
@@ -442,6 +474,7 @@ fn give_up(
 ) {
     if error == RequestError::Aborted && exchange.body.is_some() {
         sanitize_reply(context, exchange);
+        speak(exchange, progress);
     } else {
         fail(context, exchange, error, progress);
     }

@@ -28,7 +28,7 @@ pub(super) fn record(
         status: exchange.response.status,
         upstream: progress.upstream.zip(server),
         upstream_status: progress.upstream_status,
-        rate_limited: progress.answered && exchange.response.status == 429,
+        rate_limited: progress.answered && progress.said.unwrap_or(exchange.response.status) == 429,
         bytes_in: client.take_received(),
         bytes_out: delivered.written,
         duration: delivered.ended.saturating_duration_since(started),
@@ -60,6 +60,7 @@ pub(super) fn record(
         wall_ms: context.clock.wall_ms(),
         attempts,
         body_bytes_out: delivered.written.saturating_sub(delivered.head),
+        websocket: delivered.conversation.as_ref(),
         cache: exchange.cached.map(Outcome::as_str),
         plugins: &plugins,
     });

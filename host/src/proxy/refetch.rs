@@ -14,7 +14,7 @@ use std::task::Poll;
 
 use super::back::response;
 use super::context::Context;
-use super::{Answer, Client, Progress, fail, pass, share};
+use super::{Client, Progress, fail, pass, share};
 use crate::http::parse::{Framing, RequestFacts};
 use crate::http::{Connection, Name};
 use crate::io::Stream;
@@ -25,7 +25,7 @@ pub(super) fn spawn(
     context: &Rc<Context>,
     client: &Client,
     exchange: &mut Exchange,
-    progress: Progress,
+    progress: &mut Progress,
 ) {
     let Some(refetch) = exchange.refetch.take() else { return };
     let Some(route) = progress.route else { return };
@@ -36,6 +36,7 @@ pub(super) fn spawn(
     job.floor = refetch.link;
     job.fetches.push(refetch.fetch);
     let (facts, listener) = (client.facts, client.listener);
+    let (params, routed) = (progress.params, progress.routed.take());
     let context = Rc::clone(context);
     tokio::task::spawn_local(async move {
         let (stream, peer) = match Stream::silent() {
@@ -45,12 +46,7 @@ pub(super) fn spawn(
         let connection = Connection::new(stream);
         let timer = context.deadlines.timer();
         let mut nobody = Client { connection, timer, facts, listener, counted: 0 };
-        let progress = Progress {
-            route: Some(route),
-            params: progress.params,
-            routed: progress.routed,
-            ..Progress::default()
-        };
+        let progress = Progress { route: Some(route), params, routed, ..Progress::default() };
         let from = (route, refetch.link + 1);
         run(&context, &mut nobody, job, progress, from).await;
         // As long as this is open, nobody has left.
@@ -79,25 +75,23 @@ async fn run(
     };
     let started = context.clock.now();
     let sent = pass(context, nobody, job, &mut facts, None, started, &mut progress, from).await;
-    let (mut exchange, answer) = sent;
-    let answer = answer.unwrap_or_else(|error| {
+    let (mut exchange, passed) = sent;
+    if let Err(error) = passed {
         fail(context, &mut exchange, error, &mut progress);
-        Answer::Local
-    });
+    }
     if let Some((upstream, server)) = progress.upstream.zip(progress.journey.server) {
         let status = progress.upstream_status.unwrap_or(0);
         context.tallies.server_answered(upstream, server, status);
     }
     // The link that asked for this has its turn, too.
     progress.entered = progress.entered.max(from.1);
-    let back = response(context, nobody, exchange, answer, &mut facts, &mut progress).await;
-    let (mut exchange, answer) = back;
-    match answer {
-        Answer::Upstream(answered, times) if answered.upload.is_none() => {
+    exchange = response(context, nobody, exchange, &mut facts, &mut progress).await;
+    match progress.remote {
+        Some((answered, times)) if answered.upload.is_none() => {
             share::upstream_to_nobody(context, &mut exchange, answered, times).await;
         }
-        Answer::Upstream(..) => {}
-        Answer::Local => {
+        Some(_) => {}
+        None => {
             let body = exchange.body.take().unwrap_or_default();
             exchange.captures.drain(..).for_each(|capture| capture.end_with(&body));
         }

@@ -143,13 +143,14 @@ impl Tap {
 }
 
 impl Pump {
-    /// A pump for the body that `reader` follows.
-    pub fn new(reader: BodyReader, to_chunks: bool) -> Self {
+    /// A pump for the body that `reader` follows. `to_frames`: the receiver frames content by itself, and the
+    /// reader must not be one for [`Form::Same`](crate::http::body::Form::Same) if the sender sends chunks.
+    pub fn new(reader: BodyReader, to_chunks: bool, to_frames: bool) -> Self {
         let finished = reader.is_done();
         Self {
             reader,
             to_chunks,
-            to_frames: false,
+            to_frames,
             trailers: Vec::new(),
             ended: false,
             pending: None,
@@ -182,26 +183,14 @@ impl Pump {
 
     /// Shows the content to plugins on its way. `to_chunks`: the receiver gets chunks, whatever the
     /// sender sends. The reader must be one for [`Form::Bare`](crate::http::body::Form::Bare).
-    #[must_use]
-    pub fn shown_to(mut self, filter: Option<Box<BodyFilter>>, to_chunks: bool) -> Self {
+    pub fn show_to(&mut self, filter: Option<Box<BodyFilter>>, to_chunks: bool) {
         self.shown = filter.map(|filter| Box::new(Shown::new(filter, to_chunks)));
-        self
-    }
-
-    /// Sends to a receiver that frames content by itself, or not. The reader must not be one for
-    /// [`Form::Same`](crate::http::body::Form::Same) if the sender sends chunks.
-    #[must_use]
-    pub fn framed_by_receiver(mut self, yes: bool) -> Self {
-        self.to_frames = yes;
-        self
     }
 
     /// Sends a body that is in memory, to which the reader must fit.
-    #[must_use]
-    pub fn of_own(mut self, body: Buffer) -> Self {
+    pub fn send_own(&mut self, body: Buffer) {
         self.own = (!body.is_empty()).then_some(body);
         self.is_own = true;
-        self
     }
 
     /// Puts a message head, and what is there of the body, on its way as one run.

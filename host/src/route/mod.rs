@@ -76,8 +76,6 @@ pub enum Found {
     Route {
         /// Its place among the routes that the router was made from.
         index: usize,
-        /// Where its parameters are in the path.
-        params: Params,
     },
     /// Routes for this host and path, none of the most specific for this method.
     MethodNotAllowed {
@@ -174,18 +172,24 @@ impl Router {
     }
 
     /// The route for a request: `host` as the client sent it, with or without port; `path`
-    /// normalized and without query; `method` as received.
-    pub fn find(&self, host: Option<&str>, path: &str, method: &str) -> Found {
+    /// normalized and without query; `method` as received. `params` learns where the route's parameters are
+    /// in the path.
+    pub fn find(&self, host: Option<&str>, path: &str, method: &str, params: &mut Params) -> Found {
+        params.count = 0;
         if !path.starts_with('/') {
             return Found::None;
         }
-        let mut params = Params::default();
-        let Some(list) = self.most_specific(host, path, &mut params) else { return Found::None };
+        let Some(list) = self.most_specific(host, path, params) else { return Found::None };
         let wanted = Method::of(method);
         match list.iter().find(|index| self.routes[**index].methods.allow(wanted)) {
-            Some(index) => Found::Route { index: *index, params },
+            Some(index) => Found::Route { index: *index },
             None => Found::MethodNotAllowed { allow: self.allow(list) },
         }
+    }
+
+    /// Whether hosts make a difference.
+    pub fn reads_hosts(&self) -> bool {
+        !self.trees.is_empty()
     }
 
     /// Names of a route's parameters, in the order of [`Params`]; the wildcard's comes last.

@@ -53,6 +53,7 @@ fn route(sketch: &Sketch) -> config::Route {
         request_timeout: None,
         idle_timeout: None,
         body_bytes_max: None,
+        websocket: config::WebSocket::default(),
     }
 }
 
@@ -60,10 +61,14 @@ fn router(sketches: &[Sketch]) -> Router {
     Router::new(&sketches.iter().map(route).collect::<Vec<_>>()).unwrap()
 }
 
+fn find(router: &Router, host: Option<&str>, path: &str, method: &str) -> Found {
+    router.find(host, path, method, &mut Params::default())
+}
+
 /// Index of the route for a GET, or `None`.
 fn get(router: &Router, path: &str) -> Option<usize> {
-    match router.find(None, path, "GET") {
-        Found::Route { index, .. } => Some(index),
+    match find(router, None, path, "GET") {
+        Found::Route { index } => Some(index),
         _ => None,
     }
 }
@@ -138,13 +143,16 @@ fn the_most_specific_path_wins_whatever_the_order() {
 #[test]
 fn parameters_are_found_in_the_path() {
     let router = router(&[on("/u/{id}/f/{*rest}", Prefix), on("/u/{user}/{what}", Exact)]);
-    let values = |path: &str| match router.find(None, path, "GET") {
-        Found::Route { index, params } => {
-            let names = router.parameters(index).iter().enumerate();
-            let value = |place| params.get(place, path);
-            names.map(|(place, name)| format!("{name}={}", value(place))).collect::<Vec<_>>()
+    let values = |path: &str| {
+        let mut params = Params::default();
+        match router.find(None, path, "GET", &mut params) {
+            Found::Route { index } => {
+                let names = router.parameters(index).iter().enumerate();
+                let value = |place| params.get(place, path);
+                names.map(|(place, name)| format!("{name}={}", value(place))).collect::<Vec<_>>()
+            }
+            other => panic!("{other:?}"),
         }
-        other => panic!("{other:?}"),
     };
 
     assert_eq!(values("/u/7/f/a/b"), ["id=7", "rest=a/b"]);
@@ -162,8 +170,8 @@ fn hosts_come_before_paths() {
         on("/", Prefix).hosts(&["a.eu.example.com", "[::1]"]),
         on("/only", Prefix).hosts(&["b.eu.example.com"]),
     ]);
-    let find = |host: Option<&str>, path: &str| match router.find(host, path, "GET") {
-        Found::Route { index, .. } => Some(index),
+    let find = |host: Option<&str>, path: &str| match find(&router, host, path, "GET") {
+        Found::Route { index } => Some(index),
         _ => None,
     };
 
@@ -202,12 +210,12 @@ fn routes_of_one_pattern_share_the_methods() {
     ]);
 
     assert_eq!(get(&router, "/a"), Some(1));
-    assert!(matches!(router.find(None, "/a", "HEAD"), Found::Route { index: 1, .. }));
-    assert!(matches!(router.find(None, "/a", "POST"), Found::Route { index: 0, .. }));
-    assert!(matches!(router.find(None, "/a", "BREW"), Found::Route { index: 2, .. }));
+    assert!(matches!(find(&router, None, "/a", "HEAD"), Found::Route { index: 1 }));
+    assert!(matches!(find(&router, None, "/a", "POST"), Found::Route { index: 0 }));
+    assert!(matches!(find(&router, None, "/a", "BREW"), Found::Route { index: 2 }));
     let allow = "GET, HEAD, POST, PURGE, BREW".to_owned();
-    assert_eq!(router.find(None, "/a", "PATCH"), Found::MethodNotAllowed { allow });
-    assert_eq!(router.find(None, "/c", "PATCH"), Found::None);
+    assert_eq!(find(&router, None, "/a", "PATCH"), Found::MethodNotAllowed { allow });
+    assert_eq!(find(&router, None, "/c", "PATCH"), Found::None);
 }
 
 /// A route with a guard in its chain would be walked around by a method that it does not list.
@@ -220,7 +228,7 @@ fn a_method_that_a_route_does_not_take_never_reaches_a_less_specific_one() {
         on("/users/{id}", Prefix).methods(&["POST"]),
         on("/", Prefix).hosts(&["h"]).methods(&["DELETE"]),
     ]);
-    let allow = |host, path: &str, method: &str| match router.find(host, path, method) {
+    let allow = |host, path: &str, method: &str| match find(&router, host, path, method) {
         Found::MethodNotAllowed { allow } => allow,
         other => panic!("{path}: {other:?}"),
     };
@@ -229,7 +237,7 @@ fn a_method_that_a_route_does_not_take_never_reaches_a_less_specific_one() {
     assert_eq!(allow(None, "/users/me", "POST"), "PUT");
     assert_eq!(allow(None, "/users/7", "GET"), "POST");
     assert_eq!(allow(Some("h"), "/users", "GET"), "DELETE");
-    assert!(matches!(router.find(None, "/user", "DELETE"), Found::Route { index: 0, .. }));
+    assert!(matches!(find(&router, None, "/user", "DELETE"), Found::Route { index: 0 }));
 }
 
 #[test]
@@ -386,8 +394,10 @@ proptest! {
     ) {
         let router = router(&sketches);
 
-        match (router.find(host, &path, method), reference::find(&sketches, host, &path, method)) {
-            (Found::Route { index, params }, Ok((expected, values))) => {
+        let mut params = Params::default();
+        let found = router.find(host, &path, method, &mut params);
+        match (found, reference::find(&sketches, host, &path, method)) {
+            (Found::Route { index }, Ok((expected, values))) => {
                 prop_assert_eq!(index, expected);
                 let found: Vec<&str> = (0..params.len()).map(|n| params.get(n, &path)).collect();
                 prop_assert_eq!(found, values);

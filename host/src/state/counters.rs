@@ -24,7 +24,7 @@ pub struct Quota {
 }
 
 impl Quota {
-    fn allows_nothing(&self) -> bool {
+    pub(super) fn allows_nothing(&self) -> bool {
         self.count == 0 || self.period_ms == 0 || self.burst == 0
     }
 }
@@ -40,6 +40,26 @@ pub struct Decision {
     pub retry_after_ms: u32,
     /// Until the full burst is there again.
     pub reset_after_ms: u32,
+}
+
+/// An attempt to take something.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Wanted {
+    /// Under this key,
+    pub key: Vec<u8>,
+    /// of which there is so much,
+    pub quota: Quota,
+    /// so much.
+    pub cost: u32,
+}
+
+/// Why nothing was taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Shortage {
+    /// The first of those wanted that there is not enough of.
+    pub index: usize,
+    /// What is to be said about it.
+    pub decision: Decision,
 }
 
 /// What is known under a key.
@@ -108,26 +128,39 @@ impl Counters {
 
     /// Takes `cost` from the quota under `key`, or nothing.
     pub fn take(&self, key: &[u8], quota: Quota, cost: u32, now: Now) -> Decision {
-        if quota.allows_nothing() {
-            let never = u32::MAX;
-            return Decision {
-                allowed: false,
-                remaining: 0,
-                retry_after_ms: never,
-                reset_after_ms: never,
-            };
-        }
         self.with(b'q', 0, key, |slot| {
-            let before = match slot.get() {
+            let known = slot.get();
+            let before = match &known {
                 Some(Count::Arrival { us, part, of }) => scaled(*us, *part, *of, quota.count),
                 _ => 0,
             };
             let (decision, after) = decide(quota, cost, before, now.monotonic_us);
             if decision.allowed && cost > 0 {
-                slot.set(Count::arrival(after, quota.count), 0);
+                let after = Count::arrival(after, quota.count);
+                match known {
+                    Some(count) => *count = after,
+                    None => _ = slot.set(after, 0),
+                }
             }
             decision
         })
+    }
+
+    /// Takes from all of these, or from none. Between taking and giving back others may be refused, never
+    /// too many let in.
+    pub fn take_all(&self, wanted: &[Wanted], now: Now) -> Result<Vec<Decision>, Shortage> {
+        let mut decisions = Vec::with_capacity(wanted.len());
+        for (index, one) in wanted.iter().enumerate() {
+            let decision = self.take(&one.key, one.quota, one.cost, now);
+            if !decision.allowed {
+                for before in &wanted[..index] {
+                    self.give_back(&before.key, before.quota, before.cost);
+                }
+                return Err(Shortage { index, decision });
+            }
+            decisions.push(decision);
+        }
+        Ok(decisions)
     }
 
     /// Puts back what was taken from the quota under `key`. A time that has passed is as good as none, so
@@ -185,7 +218,15 @@ fn scaled(us: u64, part: u32, of: u32, count: u32) -> u128 {
 
 /// Decides about an attempt, given the theoretical arrival time, and says what that becomes. Times are
 /// counted in microseconds divided by `quota.count`.
-fn decide(quota: Quota, cost: u32, arrival: u128, now_us: u64) -> (Decision, u128) {
+pub(super) fn decide(quota: Quota, cost: u32, arrival: u128, now_us: u64) -> (Decision, u128) {
+    if quota.allows_nothing() {
+        let never = u32::MAX;
+        let (retry_after_ms, reset_after_ms) = (never, never);
+        return (
+            Decision { allowed: false, remaining: 0, retry_after_ms, reset_after_ms },
+            arrival,
+        );
+    }
     let (count, burst) = (u128::from(quota.count), u128::from(quota.burst));
     // What one of `count` takes to come back, in these units.
     let each = u128::from(quota.period_ms) * 1000;

@@ -8,7 +8,7 @@
 //! it is, and never sees how it is kept.
 //!
 //! Layout: `store` is a bounded map in shards, each a `table`; `counters`, `kv`, `cache` and `metrics` are what
-//! plugins know.
+//! plugins know; `redis` is how counters are kept where several gateways share them.
 //!
 //! Not here: what plugins may call (`plugin::host`), who may (`config::Allow`).
 
@@ -16,6 +16,7 @@ pub mod cache;
 pub mod counters;
 pub mod kv;
 pub mod metrics;
+pub mod redis;
 mod store;
 mod table;
 

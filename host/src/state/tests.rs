@@ -612,8 +612,11 @@ fn what_is_forgotten_and_still_read_is_charged_until_it_is_not() {
     assert!((4_500_000..4_510_000).contains(&cache.usage().1), "{:?}", cache.usage());
     readers.clear();
     assert!((3_600_000..3_610_000).contains(&cache.usage().1), "{:?}", cache.usage());
-    keep(&cache, b"more", &body, &[]);
-    assert!(cache.lookup(b"more", at(0)).is_some());
+    // There is room again for whatever the store likes better, which may be what it has.
+    assert!((8..40).any(|key: u8| {
+        keep(&cache, &[key], &body, &[]);
+        cache.lookup(&[key], at(0)).is_some()
+    }));
     cache.limit(0, 0);
     assert_eq!(cache.usage(), (0, 0));
 }

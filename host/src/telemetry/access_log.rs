@@ -5,7 +5,7 @@
 //!
 //! Fields, in JSON: `ts request_id trace_id client method host path protocol tls_version tls_cipher
 //! tls_server_name status flags bytes_in bytes_out duration_us phases{upstream_us} route upstream server attempts cache
-//! plugins[{name,generation,verdict,us}]`. A plugin's `us`, its hooks together, is there for a sample of
+//! websocket{closed_by,code,messages_in,messages_out} plugins[{name,generation,verdict,us}]`. A plugin's `us`, its hooks together, is there for a sample of
 //! the requests: reading clocks costs as much as a tenth of a call.
 //! What does not apply is left out. `method`, `host`, `path` and `protocol` are the client's own,
 //! before a rewrite or a plugin changed them. Bytes that are not UTF-8 appear as U+FFFD, and so do
@@ -19,9 +19,9 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::Finished;
 use super::date;
 use super::sink::Sink;
+use super::{CloseKind, Conversation, Finished};
 use crate::config::{AccessLogFormat, AccessLogPath};
 use crate::http::RequestHead;
 use crate::io::TlsFacts;
@@ -73,6 +73,8 @@ pub struct AccessRecord<'a> {
     pub attempts: u32,
     /// Bytes written to the client after the head.
     pub body_bytes_out: u64,
+    /// What became of a WebSocket whose messages were seen.
+    pub websocket: Option<&'a Conversation>,
     /// What a cache says became of it.
     pub cache: Option<&'static str>,
     /// Plugins that have seen the request, with what each one said. Asked only for a line that holds it.
@@ -264,6 +266,15 @@ fn json(out: &mut Vec<u8>, record: &AccessRecord<'_>, redact: &[String]) {
     }
     if let Some(cache) = record.cache {
         member(out, "cache", cache);
+    }
+    if let Some(Conversation { by, kind, messages: [came, went] }) = record.websocket {
+        let _ = write!(out, ",\"websocket\":{{\"closed_by\":\"{}\"", by.as_str());
+        if let CloseKind::Code(code) = kind {
+            number(out, "code", u64::from(*code));
+        }
+        number(out, "messages_in", *came);
+        number(out, "messages_out", *went);
+        out.push(b'}');
     }
     let plugins = (record.plugins)();
     if !plugins.is_empty() {
@@ -473,6 +484,7 @@ mod tests {
             wall_ms: 1_795_244_400_123,
             attempts: 1,
             body_bytes_out: 2,
+            websocket: None,
             cache: None,
             plugins: &|| {
                 let took = Some(Duration::from_nanos(412));

@@ -11,6 +11,7 @@ pub mod date;
 pub mod histogram;
 pub mod log;
 pub mod sink;
+pub mod websocket;
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -21,9 +22,11 @@ use std::time::Duration;
 pub use access_log::{AccessLog, AccessLogger, AccessRecord, PluginRecord};
 pub use date::http_date;
 pub use histogram::Histogram;
+pub use websocket::{CloseKind, ClosedBy, Conversation, WebSocketCounts};
 
 use crate::http::Method;
 use crate::io::RingCounts;
+use crate::state::redis::RemoteCounts;
 
 /// Different (listener, method, status) of one route, or statuses of one server, that are counted
 /// apart. A hostile server may invent statuses; beyond this, new ones are counted as the first of
@@ -70,6 +73,8 @@ pub struct RouteCounts {
     pub durations: Histogram,
     /// Refused by a plugin with 429.
     pub rate_limited: u64,
+    /// Its WebSockets, once there were some.
+    pub websockets: Option<Box<WebSocketCounts>>,
 }
 
 /// Requests of one server.
@@ -137,6 +142,8 @@ pub struct ListenerCounts {
     pub idle: u64,
     /// TLS handshakes, in the order of [`Handshake::ALL`].
     pub handshakes: [u64; Handshake::ALL.len()],
+    /// Requests that HTTP/2 itself has refused.
+    pub streams_refused: u64,
 }
 
 /// What one worker has counted.
@@ -175,6 +182,8 @@ pub struct WorkerReport<P> {
     pub generations: usize,
     /// What its ring has in use, if it has one.
     pub ring: Option<RingCounts>,
+    /// What it has asked of Redis, if counters are there.
+    pub redis: Option<RemoteCounts>,
 }
 
 /// A worker's counts by route and upstream, for one generation of the configuration.
@@ -220,10 +229,13 @@ impl Tallies {
         }
         let route = |route: Arc<str>| match known_routes.get(&route) {
             Some(known) => Rc::clone(known),
-            None => {
-                let (requests, durations) = (Vec::new(), Histogram::default());
-                Rc::new(RefCell::new(RouteCounts { route, requests, durations, rate_limited: 0 }))
-            }
+            None => Rc::new(RefCell::new(RouteCounts {
+                route,
+                requests: Vec::new(),
+                durations: Histogram::default(),
+                rate_limited: 0,
+                websockets: None,
+            })),
         };
         let upstream = |(upstream, names): (Arc<str>, Vec<Arc<str>>)| {
             let known = known_upstreams.get(&upstream);
@@ -255,6 +267,13 @@ impl Tallies {
         {
             tally.retries.set(tally.retries.get() + u64::from(done.retries));
             tally.answered(server, done.upstream_status.unwrap_or(0));
+        }
+    }
+
+    /// Counts something about a route's WebSockets.
+    pub fn websocket(&self, route: usize, count: impl FnOnce(&mut WebSocketCounts)) {
+        if let Some(route) = self.routes.get(route) {
+            count(route.borrow_mut().websockets.get_or_insert_default());
         }
     }
 
@@ -314,6 +333,11 @@ impl WorkerTelemetry {
             counts.accepted += 1;
             counts.active += 1;
         });
+    }
+
+    /// So many requests of a connection were refused as HTTP/2 refuses, before any of the gateway's rules.
+    pub fn streams_refused(&self, listener: usize, count: u64) {
+        self.listener(listener, |counts| counts.streams_refused += count);
     }
 
     /// A connection waits for a request.

@@ -17,7 +17,7 @@ use rustls::server::ProducesTickets;
 use super::certificate::Files;
 use super::client::{self, SystemRoots, UpstreamTls};
 use super::server::{self, ListenerTls, TicketScope};
-use crate::config::{Destination, Environment, Problem, Problems, Settings};
+use crate::config::{self, Destination, Environment, Problem, Problems, Settings};
 
 /// Everything that handshakes need, by the settings of one generation.
 #[derive(Debug, Default)]
@@ -26,6 +26,8 @@ pub struct TlsSet {
     pub listeners: Vec<Option<Arc<ListenerTls>>>,
     /// In the order of the upstreams; `None`: plain.
     pub upstreams: Vec<Option<Arc<UpstreamTls>>>,
+    /// For the Redis that state is in; `None`: plain, or there is none.
+    pub state: Option<Arc<UpstreamTls>>,
     /// For requests of plugins to `https` URLs, when one is allowed any.
     pub callouts: Option<Arc<ClientConfig>>,
     callouts_digest: [u8; 32],
@@ -77,26 +79,31 @@ pub fn load(
         });
         set.listeners.push(made);
     }
+    let mut servers = |whose: &str, tls: &config::UpstreamTls| {
+        if !tls.verify {
+            log::warn!(
+                target: "tls",
+                "{whose}: INSECURE: {}.verify is \"insecure\", so servers are believed \
+                 whoever they are; anybody on the way can read and change everything",
+                tls.at
+            );
+        }
+        let digest = client::digest(tls, &mut files, &mut system);
+        let known =
+            former.into_iter().flat_map(|set| set.upstreams.iter().chain([&set.state]).flatten());
+        let same = known.into_iter().find(|one| one.settings == *tls && one.digest == digest);
+        if let Some(same) = same {
+            return Some(Arc::clone(same));
+        }
+        client::make(tls, &mut files, &provider, &mut system, now, &mut problems).map(Arc::new)
+    };
     for upstream in &settings.upstreams {
-        let made = upstream.tls.as_ref().and_then(|tls| {
-            if !tls.verify {
-                log::warn!(
-                    target: "tls",
-                    "upstream `{}`: INSECURE: {}.verify is \"insecure\", so servers are believed \
-                     whoever they are; anybody on the way can read and change everything",
-                    upstream.name, tls.at
-                );
-            }
-            let digest = client::digest(tls, &mut files, &mut system);
-            let known = former.into_iter().flat_map(|set| set.upstreams.iter().flatten());
-            let same = known.into_iter().find(|one| one.settings == *tls && one.digest == digest);
-            if let Some(same) = same {
-                return Some(Arc::clone(same));
-            }
-            client::make(tls, &mut files, &provider, &mut system, now, &mut problems).map(Arc::new)
-        });
+        let whose = format!("upstream `{}`", upstream.name);
+        let made = upstream.tls.as_ref().and_then(|tls| servers(&whose, tls));
         set.upstreams.push(made);
     }
+    let redis = settings.state.as_ref().and_then(|redis| redis.tls.as_ref());
+    set.state = redis.and_then(|tls| servers("redis", tls));
     let asks = |one: &Destination| matches!(one, Destination::Url(pattern) if pattern.tls);
     if settings.plugins.iter().any(|plugin| plugin.allow.http.iter().any(asks)) {
         let system = system.get_or_insert_with(SystemRoots::load);

@@ -17,16 +17,17 @@ use hyper_util::rt::TokioIo;
 use tokio::net::UnixStream;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
-use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
+use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role, WebSocketConfig};
 
+use crate::http::websocket::code_of;
 use crate::io::Stream;
 
 /// So much of a body is shown.
 const BODY_SHOWN_MAX: usize = 64 * 1024;
 /// So much of a body is read.
 const BODY_READ_MAX: usize = 1024 * 1024 * 1024;
-/// A WebSocket message that is sent back.
-const MESSAGE_BYTES_MAX: usize = 1024 * 1024;
+/// A WebSocket message that is sent back; a longer one closes with 1009.
+const MESSAGE_BYTES_MAX: usize = 16 * 1024 * 1024;
 
 /// A connection to a new echo server, which runs on this worker and ends with the connection.
 pub fn connect() -> io::Result<Stream> {
@@ -112,14 +113,21 @@ async fn echo_messages(
     socket: TokioIo<hyper::upgrade::Upgraded>,
 ) -> Result<(), tokio_tungstenite::tungstenite::Error> {
     use futures_util::{SinkExt, StreamExt};
-    let mut limits = WebSocketConfig::default();
-    limits.max_message_size = Some(MESSAGE_BYTES_MAX);
-    limits.max_frame_size = Some(MESSAGE_BYTES_MAX);
+    let limits = WebSocketConfig::default()
+        .read_buffer_size(16 * 1024)
+        .max_message_size(Some(MESSAGE_BYTES_MAX))
+        .max_frame_size(Some(MESSAGE_BYTES_MAX));
     let mut socket = WebSocketStream::from_raw_socket(socket, Role::Server, Some(limits)).await;
     while let Some(message) = socket.next().await {
-        let message = message?;
-        if message.is_text() || message.is_binary() {
-            socket.send(message).await?;
+        match message {
+            Ok(message) if message.is_text() || message.is_binary() => socket.send(message).await?,
+            // Pings and closes are answered by the library.
+            Ok(_) => {}
+            Err(error) => {
+                let Some(code) = code_of(&error) else { return Err(error) };
+                let reason = "".into();
+                return socket.close(Some(CloseFrame { code: code.into(), reason })).await;
+            }
         }
     }
     Ok(())

@@ -6,6 +6,8 @@
 //!                              └─────┴─► no streams for as long as idle connections are kept ─► closed
 //! ```
 //!
+//! With `keepalive.ping_interval_ms` a silent server is asked for a sign of life, and given up without one.
+//!
 //! A request takes a place on the first connection that has one: as many as the server allows at a time,
 //! which it says in its settings, so nobody asks before these have come. When all are full, one request makes
 //! another connection and the others wait for it.
@@ -24,8 +26,9 @@ use bytes::Bytes;
 use h2::client::{Builder, SendRequest};
 
 use super::connect::DialError;
+use crate::config::Pings;
 use crate::error::RequestError;
-use crate::http::h2::{Account, Watch, Wire};
+use crate::http::h2::{Account, Alive, Watch, Wire};
 use crate::io::{Multiplexed, Stream, Timer, TlsFacts};
 
 /// What a server may send of one response before it is read: as much as a buffer holds. Of all responses
@@ -43,24 +46,27 @@ type Connection = h2::client::Connection<Wire<Stream>, Bytes>;
 /// A worker's connections to one server.
 #[derive(Debug, Default)]
 pub(super) struct Sessions {
-    list: RefCell<Vec<Rc<Session>>>,
     /// Somebody is making one.
     dialing: Cell<bool>,
-    /// Those who wait for a place.
-    waiting: Rc<Waiting>,
+    known: Rc<Known>,
 }
 
-/// Tasks that want to hear of the next change.
+/// What connections and those who want one know of each other.
 #[derive(Debug, Default)]
-struct Waiting(RefCell<Vec<Waker>>);
+struct Known {
+    /// Connections until they are closed, those included that take no more requests.
+    list: RefCell<Vec<Rc<Session>>>,
+    /// Tasks that want to hear of the next change.
+    waiting: RefCell<Vec<Waker>>,
+}
 
-impl Waiting {
+impl Known {
     fn add(&self, cx: &Context<'_>) {
-        self.0.borrow_mut().push(cx.waker().clone());
+        self.waiting.borrow_mut().push(cx.waker().clone());
     }
 
     fn wake(&self) {
-        for waker in self.0.take() {
+        for waker in self.waiting.take() {
             waker.wake();
         }
     }
@@ -76,7 +82,7 @@ struct Session {
     streams: Cell<usize>,
     /// When a sweep first saw it without streams.
     idle_since: Cell<Option<Instant>>,
-    waiting: Rc<Waiting>,
+    known: Rc<Known>,
 }
 
 /// A place on a connection, for one request.
@@ -100,14 +106,14 @@ struct Dialing<'a>(&'a Sessions);
 impl Drop for Dialing<'_> {
     fn drop(&mut self) {
         self.0.dialing.set(false);
-        self.0.waiting.wake();
+        self.0.known.wake();
     }
 }
 
 impl Drop for Slot {
     fn drop(&mut self) {
         self.0.streams.set(self.0.streams.get() - 1);
-        self.0.waiting.wake();
+        self.0.known.wake();
     }
 }
 
@@ -144,7 +150,7 @@ impl Session {
     /// Takes no more requests; those that are here go on.
     fn retire(&self) {
         self.requests.take();
-        self.waiting.wake();
+        self.known.wake();
     }
 
     fn take(self: &Rc<Self>) -> Slot {
@@ -161,6 +167,7 @@ impl Sessions {
     pub(super) async fn take(
         &self,
         wait: Duration,
+        pings: Option<Pings>,
         timer: &Timer,
         is_alone: impl Fn() -> bool,
         dial: impl AsyncFnOnce() -> Result<(Stream, bool), DialError>,
@@ -189,7 +196,7 @@ impl Sessions {
             return Ok(Taken::Alone(stream));
         }
         timer.arm(wait);
-        let session = self.begin(stream, timer).await?;
+        let session = self.begin(stream, timer, pings).await?;
         drop(dialing);
         // A server that allows none has no use for another connection.
         if session.room() == 0 {
@@ -200,8 +207,7 @@ impl Sessions {
     }
 
     fn free(&self) -> Option<Slot> {
-        let mut list = self.list.borrow_mut();
-        list.retain(|session| session.is_open());
+        let list = self.known.list.borrow();
         list.iter().find(|session| session.room() > 0).map(Session::take)
     }
 
@@ -215,14 +221,19 @@ impl Sessions {
             if std::mem::replace(&mut asked, true) {
                 return Poll::Ready(Ok(()));
             }
-            self.waiting.add(cx);
+            self.known.add(cx);
             Poll::Pending
         })
         .await
     }
 
     /// Makes a connection of a socket. Returns when the server has said how many streams it allows.
-    async fn begin(&self, stream: Stream, timer: &Timer) -> Result<Rc<Session>, RequestError> {
+    async fn begin(
+        &self,
+        stream: Stream,
+        timer: &Timer,
+        pings: Option<Pings>,
+    ) -> Result<Rc<Session>, RequestError> {
         let account = Account::new(Watch::server, timer.deadlines());
         let tls = stream.tls().cloned();
         let wire = Wire::new(stream, None, Rc::clone(&account));
@@ -256,40 +267,42 @@ impl Sessions {
             }
         })
         .await?;
-        let Some((requests, connection)) = made else { return Err(RequestError::Closed) };
+        let Some((requests, mut connection)) = made else { return Err(RequestError::Closed) };
+        let pong = pings.and_then(|_| connection.ping_pong());
+        let alive = Alive::new(pong, pings, timer.deadlines());
         let session = Rc::new(Session {
             requests: RefCell::new(Some(requests)),
             account,
             tls,
             streams: Cell::new(0),
             idle_since: Cell::new(None),
-            waiting: Rc::clone(&self.waiting),
+            known: Rc::clone(&self.known),
         });
-        tokio::task::spawn_local(drive(connection, Rc::clone(&session)));
-        self.list.borrow_mut().push(Rc::clone(&session));
+        self.known.list.borrow_mut().push(Rc::clone(&session));
+        tokio::task::spawn_local(drive(connection, Rc::clone(&session), alive));
         Ok(session)
     }
 
     /// Closes connections that have had no stream for so long.
     pub(super) fn sweep(&self, now: Instant, limit: Duration) {
-        for session in self.list.borrow().iter().filter(|session| session.streams.get() == 0) {
+        let list = self.known.list.borrow();
+        for session in list.iter().filter(|session| session.streams.get() == 0) {
             let since = session.idle_since.get().unwrap_or(now);
             session.idle_since.set(Some(since));
             if now.saturating_duration_since(since) >= limit {
                 session.retire();
             }
         }
-        self.list.borrow_mut().retain(|session| session.is_open());
     }
 
     /// Closes every connection that has no stream, and the others with their last.
     pub(super) fn close(&self) {
-        self.list.take().iter().for_each(|session| session.retire());
+        self.known.list.borrow().iter().for_each(|session| session.retire());
     }
 
     /// Connections with streams, and without.
     pub(super) fn count(&self) -> (usize, usize) {
-        let list = self.list.borrow();
+        let list = self.known.list.borrow();
         let active = list.iter().filter(|session| session.streams.get() > 0).count();
         (active, list.len() - active)
     }
@@ -300,17 +313,25 @@ impl Sessions {
 const HEADER_LIST_BYTES_MAX: u32 = 256 * 1024;
 
 /// Drives a connection to its end.
-async fn drive(mut connection: Connection, session: Rc<Session>) {
+async fn drive(mut connection: Connection, session: Rc<Session>, mut alive: Option<Alive>) {
     poll_fn(|cx| {
         let polled = Pin::new(&mut connection).poll(cx);
         if session.account.is_going_away() {
             session.retire();
         }
+        if let Some(alive) = &mut alive
+            && alive.poll_gone(cx, &session.account).is_ready()
+        {
+            log::debug!(target: "upstream", "HTTP/2: no answer to a ping");
+            return Poll::Ready(());
+        }
         match polled {
-            Poll::Pending if session.account.is_flooded() => Poll::Ready(()),
+            Poll::Pending if session.account.offence().is_some() => Poll::Ready(()),
             polled => polled.map(drop),
         }
     })
     .await;
+    let others = |one: &Rc<Session>| !Rc::ptr_eq(one, &session);
+    session.known.list.borrow_mut().retain(others);
     session.retire();
 }

@@ -226,7 +226,8 @@ impl Upstream {
         };
         let is_alone = || server.chose_h1.get();
         let wait = self.settings.connect_timeout;
-        let taken = server.sessions.take(wait, timer, is_alone, dial).await;
+        let pings = self.settings.pings;
+        let taken = server.sessions.take(wait, pings, timer, is_alone, dial).await;
         Ok(match taken.map_err(|failure| self.complain(server, failure, now))? {
             Taken::Neither => None,
             Taken::Alone(stream) => Some(Lease::new(Connection::new(stream), false, server)),

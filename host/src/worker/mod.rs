@@ -38,6 +38,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use crossbeam::channel::Sender;
@@ -63,6 +64,9 @@ const STACK_BYTES: usize = 4 * 1024 * 1024;
 /// Connections of one worker that are being turned away at a time: told to come again later, and
 /// kept until they have heard it. Beyond this they are closed without a word.
 const TURNED_AWAY_MAX: usize = 64;
+
+/// So long before a drain is over, WebSockets are closed that are still open, for their answers to come.
+const FAREWELL: Duration = Duration::from_secs(1);
 
 /// When so many connections have ended, and at least half of all, their memory is given back.
 const BURST_CONNECTIONS: usize = 1_000;
@@ -183,7 +187,10 @@ fn run(
         .build_local(tokio::runtime::LocalOptions::default())
         .context("cannot make a runtime");
     let made = runtime.and_then(|runtime| {
+        // What it makes may have tasks, which begin when the worker does.
+        let entered = runtime.enter();
         let context = (shared.make_context)(placement.worker, snapshot)?;
+        drop(entered);
         Ok((runtime, Rc::new(Home::new(context))))
     });
     match made {
@@ -360,6 +367,11 @@ impl State {
 
     fn drain(&self) {
         self.home.draining.set(true);
+        let limit = self.home.current().settings().drain_timeout;
+        let left = limit.saturating_sub(FAREWELL.min(limit / 2)).as_millis() / TICK.as_millis();
+        let now = self.home.deadlines.now();
+        let tick = now.saturating_add(u64::try_from(left).unwrap_or(u64::MAX));
+        self.home.closes_at.set(Some(tick));
         self.stop_accepting.send_replace(true);
         self.home.deadlines.wake_all();
         for upstream in &self.home.current().upstreams {

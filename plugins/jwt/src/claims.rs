@@ -2,7 +2,6 @@
 
 use serde_json::{Map, Value};
 
-use crate::json;
 use crate::refusal::{Kind, Refusal};
 
 /// What the claims of an issuer's tokens must say.
@@ -46,13 +45,6 @@ impl Policy {
             return Err(Kind::Claims.because("the audience is another"));
         }
         Ok(times)
-    }
-
-    /// Whether a payload is of this issuer, as far as the policy says who that is.
-    pub(crate) fn is_from(&self, payload: &[u8]) -> bool {
-        let Some(issuer) = &self.issuer else { return true };
-        let claims = json::object(payload);
-        claims.is_some_and(|claims| claims.get("iss").and_then(Value::as_str) == Some(issuer))
     }
 
     fn times(&self, claims: &Map<String, Value>) -> Result<Times, Refusal> {

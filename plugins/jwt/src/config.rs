@@ -1,6 +1,6 @@
 //! From what the operator writes to [`Jwt`]. What is wrong is collected, each problem with its place.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -118,7 +118,8 @@ const ISSUERS_MAX: usize = 32;
 impl From<Config> for Jwt {
     fn from(config: Config) -> Self {
         let mut problems = Problems(Vec::new());
-        let issuers = config.issuers(&mut problems);
+        // Switched off it needs no keys.
+        let issuers = if config.enabled { config.issuers(&mut problems) } else { Vec::new() };
         if let Err((key, message)) = config.token_from.check() {
             problems.add(format!("/token_from/{key}"), message);
         }
@@ -148,6 +149,7 @@ impl From<Config> for Jwt {
             forward_token: config.forward_token,
             challenge,
             verified: RefCell::default(),
+            turn: Cell::default(),
             outcomes: Outcomes::new().map_err(|error| problems.add("", error)).ok(),
             problems: problems.0,
         }

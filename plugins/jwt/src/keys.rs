@@ -6,7 +6,7 @@ use zproxy_sdk::crypto::{self, Key};
 use crate::token::{Algorithm, Token};
 
 /// Keys that one token is tried with: one as a rule, more when it names none of several.
-pub(crate) const ATTEMPTS_MAX: u32 = 8;
+const ATTEMPTS_MAX: usize = 8;
 
 /// A key.
 #[derive(Debug)]
@@ -46,7 +46,8 @@ impl KeyRing {
         self.entries = entries;
     }
 
-    fn takes(&self, algorithm: Algorithm) -> bool {
+    /// Whether its tokens may be signed so.
+    pub(crate) fn takes(&self, algorithm: Algorithm) -> bool {
         self.algorithms.contains(&algorithm)
     }
 
@@ -65,16 +66,12 @@ impl KeyRing {
 
     /// Looks for the key that has signed a token. A `kid` that the operator's key does not have chooses
     /// nothing: a secret or a PEM file has no name.
-    pub(crate) fn verify(&self, token: &Token<'_>, attempts: &mut u32) -> Found {
+    pub(crate) fn verify(&self, token: &Token<'_>) -> Found {
         if !self.takes(token.algorithm) {
             return Found::NotTaken;
         }
         let mut found = Found::NoKey;
-        for entry in self.fitting(token) {
-            if *attempts == 0 {
-                return Found::WrongSignature;
-            }
-            *attempts -= 1;
+        for entry in self.fitting(token).take(ATTEMPTS_MAX) {
             if entry.key.verify(token.signed.as_bytes(), &token.signature) {
                 return Found::Signed;
             }

@@ -6,7 +6,8 @@
 //!        └────────────────┴────────────┴──────────────────┴────────────────────┴────────┴──► 401, 403, 503
 //! ```
 //!
-//! Claims are not even parsed before the signature holds, which the host checks. A client that is
+//! Nothing that a token claims is believed before its signature holds, which the host checks. Where there are
+//! several issuers `iss` is read before that: it says whose keys must have signed it, and nothing more. A client that is
 //! refused is never told why; the operator reads it in the log at level `debug`, and counts it in metrics.
 //! Keys that a token brings along or leads to (`jwk`, `jku`, `x5u`, `x5c`) are never looked at; its `kid` only
 //! chooses among the keys that are there.
@@ -26,7 +27,7 @@ mod verified;
 mod refusal;
 mod json;
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
 use zproxy_sdk::{Flow, Middleware, Problem, Request, clock, context, debug, export};
@@ -55,6 +56,8 @@ struct Jwt {
     /// What a challenge begins with: the scheme, and the realm if there is one.
     challenge: String,
     verified: RefCell<VerifiedTokens>,
+    /// Whose turn it is among issuers that do not answer.
+    turn: Cell<usize>,
     outcomes: Option<Outcomes>,
 }
 
@@ -97,9 +100,27 @@ impl Middleware for Jwt {
     }
 
     fn on_tick(&self) {
-        for issuer in &self.issuers {
-            if let Some(remote) = &issuer.remote {
+        let remotes =
+            || self.issuers.iter().filter_map(|issuer| Some((issuer, issuer.remote.as_ref()?)));
+        // What others have fetched needs no waiting.
+        for (issuer, remote) in remotes() {
+            self.renew(issuer, remote.take_in());
+        }
+        // Those that have answered before come first, so that they do not wait for one that hangs; of the
+        // others one at a time, each in its turn.
+        let (failed, good): (Vec<_>, Vec<_>) =
+            remotes().partition(|(_, remote)| remote.has_failed());
+        for (issuer, remote) in good {
+            self.renew(issuer, remote.look_after());
+        }
+        let turn = self.turn.get();
+        self.turn.set(turn.wrapping_add(1));
+        for (issuer, remote) in
+            failed.iter().cycle().skip(turn % failed.len().max(1)).take(failed.len())
+        {
+            if remote.is_due() {
                 self.renew(issuer, remote.look_after());
+                break;
             }
         }
     }
@@ -119,9 +140,12 @@ impl Jwt {
             return Ok(known);
         }
         let parsed = Token::parse(&token)?;
-        let (issuer, payload) = self.find_signer(&parsed)?;
-        let claims = json::object(&payload);
-        let claims = claims.ok_or(Kind::Malformed.because("the claims are not one JSON object"))?;
+        let (issuer, claims) = self.find_issuer(&parsed)?;
+        self.check_signature(issuer, &parsed)?;
+        let (payload, claims) = match claims {
+            Some(read) => read,
+            None => read_claims(&parsed)?,
+        };
         let times = issuer.policy.check(&claims, unix_ms)?;
         self.scopes.check(&claims)?;
         let fields = self.claims_to_headers.iter().map(|(claim, _)| claims::field(&claims, claim));
@@ -131,37 +155,46 @@ impl Jwt {
         Ok(verified)
     }
 
-    /// The issuer whose key has signed the token, and its payload.
-    fn find_signer(&self, token: &Token<'_>) -> Result<(&Issuer, Vec<u8>), Refusal> {
-        let mut found = self.try_keys(token);
-        // Its key may be new, or none have come yet: somebody may have fetched it, else it is fetched.
+    /// Whose keys a token has to be signed with, and its claims, if they say that. Of several issuers the one
+    /// that it names; that it may name him only his keys can tell.
+    fn find_issuer(&self, token: &Token<'_>) -> Result<(&Issuer, Option<Claims>), Refusal> {
+        if let [only] = self.issuers.as_slice() {
+            return Ok((only, None));
+        }
+        let takes = |issuer: &Issuer| issuer.keys.borrow().takes(token.algorithm);
+        if !self.issuers.iter().any(takes) {
+            return Err(NOT_ALLOWED);
+        }
+        let (payload, claims) = read_claims(token)?;
+        let named = claims.get("iss").and_then(serde_json::Value::as_str);
+        let issuer = self.issuers.iter().find(|issuer| issuer.policy.issuer.as_deref() == named);
+        let issuer = issuer.ok_or(Kind::Claims.because("the issuer is another"))?;
+        Ok((issuer, Some((payload, claims))))
+    }
+
+    /// Checks a token by its issuer's keys. One may be new, or none have come yet: somebody may have fetched
+    /// it, else it is fetched.
+    fn check_signature(&self, issuer: &Issuer, token: &Token<'_>) -> Result<(), Refusal> {
+        let mut checked = issuer.try_keys(token);
+        let Some(remote) = &issuer.remote else { return checked };
         for fetches in [false, true] {
-            let mut came = false;
-            for issuer in &self.issuers {
-                let Some(remote) = &issuer.remote else { continue };
-                if found.is_ok() || !issuer.keys.borrow().could_get(token) {
-                    continue;
-                }
-                let entries = match fetches {
-                    false => remote.take_in(),
-                    true if !remote.is_ready() => remote.make_ready(),
-                    true if token.key_id.is_some() => remote.refresh_early(),
-                    true => None,
-                };
-                came |= self.renew(issuer, entries);
+            if checked.is_ok() || !issuer.keys.borrow().could_get(token) {
+                return checked;
             }
-            if came {
-                found = self.try_keys(token);
+            let entries = match fetches {
+                false => remote.take_in(),
+                true if !remote.is_ready() => remote.make_ready(),
+                true if token.key_id.is_some() => remote.refresh_early(),
+                true => None,
+            };
+            if self.renew(issuer, entries) {
+                checked = issuer.try_keys(token);
             }
         }
-        let unready = |issuer: &Issuer| {
-            let remote = issuer.remote.as_ref();
-            remote.is_some_and(|remote| !remote.is_ready()) && issuer.keys.borrow().could_get(token)
-        };
-        if found.is_err() && self.issuers.iter().any(unready) {
+        if checked.is_err() && !remote.is_ready() && issuer.keys.borrow().could_get(token) {
             return Err(Kind::Unready.because("the issuer's keys could not be fetched"));
         }
-        found
+        checked
     }
 
     /// Takes new keys of an issuer. What was found good by the old ones may not be any more.
@@ -170,35 +203,6 @@ impl Jwt {
         issuer.keys.borrow_mut().replace(entries);
         self.verified.borrow_mut().clear();
         true
-    }
-
-    /// Tries the keys that are there.
-    fn try_keys(&self, token: &Token<'_>) -> Result<(&Issuer, Vec<u8>), Refusal> {
-        let mut attempts = keys::ATTEMPTS_MAX;
-        let mut refusal = Kind::Algorithm.because("the algorithm is not allowed");
-        let mut payload = None;
-        for issuer in &self.issuers {
-            let keys = issuer.keys.borrow();
-            match keys.verify(token, &mut attempts) {
-                Found::NotTaken => continue,
-                Found::NoKey => refusal = refusal.or(UNKNOWN_KEY),
-                Found::WrongSignature => {
-                    refusal = Kind::Signature.because("the signature is wrong")
-                }
-                Found::Signed => {
-                    let bytes = match payload.take() {
-                        Some(bytes) => bytes,
-                        None => token.payload()?,
-                    };
-                    if self.issuers.len() == 1 || issuer.policy.is_from(&bytes) {
-                        return Ok((issuer, bytes));
-                    }
-                    payload = Some(bytes);
-                    refusal = Kind::Claims.because("the issuer is another");
-                }
-            }
-        }
-        Err(refusal)
     }
 
     fn count(&self, kind: Kind) {
@@ -241,8 +245,29 @@ impl Jwt {
     }
 }
 
-const UNKNOWN_KEY: Refusal =
-    Refusal { kind: Kind::UnknownKey, why: "no key is known for the token" };
+impl Issuer {
+    /// Tries the keys that are there.
+    fn try_keys(&self, token: &Token<'_>) -> Result<(), Refusal> {
+        match self.keys.borrow().verify(token) {
+            Found::NotTaken => Err(NOT_ALLOWED),
+            Found::NoKey => Err(Kind::UnknownKey.because("no key is known for the token")),
+            Found::WrongSignature => Err(Kind::Signature.because("the signature is wrong")),
+            Found::Signed => Ok(()),
+        }
+    }
+}
+
+/// A payload as it is in the token, and what it says.
+type Claims = (Vec<u8>, serde_json::Map<String, serde_json::Value>);
+
+fn read_claims(token: &Token<'_>) -> Result<Claims, Refusal> {
+    let payload = token.payload()?;
+    let claims = json::object(&payload);
+    let claims = claims.ok_or(Kind::Malformed.because("the claims are not one JSON object"))?;
+    Ok((payload, claims))
+}
+
+const NOT_ALLOWED: Refusal = Refusal { kind: Kind::Algorithm, why: "the algorithm is not allowed" };
 
 export!(Jwt: on_request, on_tick, validate);
 

@@ -70,11 +70,6 @@ impl Kind {
 }
 
 impl Refusal {
-    /// This, unless it is only that the algorithm is not allowed: then `other`, which knows more.
-    pub(crate) fn or(self, other: Self) -> Self {
-        if self.kind == Kind::Algorithm { other } else { self }
-    }
-
     /// What the client gets.
     pub(crate) fn reply(self, challenge: &str, scopes: &Scopes) -> Reply {
         let separator = if challenge.ends_with('"') { ", " } else { " " };

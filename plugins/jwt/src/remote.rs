@@ -66,6 +66,16 @@ impl Remote {
         if self.has_lease() { self.fetch() } else { self.take_in() }
     }
 
+    /// Whether the last attempt to fetch has failed.
+    pub(crate) fn has_failed(&self) -> bool {
+        kv::get(self.key("failures")).is_some()
+    }
+
+    /// Whether nobody fetches, and nobody need not.
+    pub(crate) fn is_due(&self) -> bool {
+        kv::get(self.key("due")).is_none()
+    }
+
     /// Fetches keys for a request that comes before any, also while another instance is at it. Not while the
     /// issuer is given a pause.
     pub(crate) fn make_ready(&self) -> Option<Vec<Entry>> {

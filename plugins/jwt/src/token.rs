@@ -110,39 +110,50 @@ impl<'a> Token<'a> {
 /// text only stands for some bytes.
 fn decode(text: &str) -> Option<Vec<u8>> {
     let mut bytes = Vec::with_capacity(text.len() / 4 * 3 + 2);
-    for group in text.as_bytes().chunks(4) {
-        let mut bits = 0_u32;
-        for &symbol in group {
-            bits = bits << 6 | u32::from(value(symbol)?);
+    let (groups, rest) = text.as_bytes().as_chunks::<4>();
+    for group in groups {
+        let [a, b, c, d] = group.map(|symbol| VALUES[usize::from(symbol)]);
+        if (a | b | c | d) & NO_VALUE != 0 {
+            return None;
         }
-        let [_, a, b, c] = match group.len() {
-            4 => bits,
-            3 => bits << 6,
-            2 => bits << 12,
-            _ => return None,
+        bytes.extend_from_slice(&[a << 2 | b >> 4, b << 4 | c >> 2, c << 6 | d]);
+    }
+    let value = |symbol: u8| Some(VALUES[usize::from(symbol)]).filter(|value| *value != NO_VALUE);
+    match *rest {
+        [] => {}
+        [a, b] => {
+            let (a, b) = (value(a)?, value(b)?);
+            if b & 0x0f != 0 {
+                return None;
+            }
+            bytes.push(a << 2 | b >> 4);
         }
-        .to_be_bytes();
-        match group.len() {
-            4 => bytes.extend_from_slice(&[a, b, c]),
-            3 if c == 0 => bytes.extend_from_slice(&[a, b]),
-            2 if b == 0 && c == 0 => bytes.push(a),
-            _ => return None,
+        [a, b, c] => {
+            let (a, b, c) = (value(a)?, value(b)?, value(c)?);
+            if c & 0x03 != 0 {
+                return None;
+            }
+            bytes.extend_from_slice(&[a << 2 | b >> 4, b << 4 | c >> 2]);
         }
+        _ => return None,
     }
     Some(bytes)
 }
 
+/// What no symbol stands for: values have six bits.
+const NO_VALUE: u8 = 0x80;
+
 /// The six bits that a symbol stands for (RFC 4648 §5).
-fn value(symbol: u8) -> Option<u8> {
-    match symbol {
-        b'A'..=b'Z' => Some(symbol - b'A'),
-        b'a'..=b'z' => Some(symbol - b'a' + 26),
-        b'0'..=b'9' => Some(symbol - b'0' + 52),
-        b'-' => Some(62),
-        b'_' => Some(63),
-        _ => None,
+static VALUES: [u8; 256] = {
+    const SYMBOLS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
+    let mut values = [NO_VALUE; 256];
+    let mut value: u8 = 0;
+    while (value as usize) < SYMBOLS.len() {
+        values[SYMBOLS[value as usize] as usize] = value;
+        value += 1;
     }
-}
+    values
+};
 
 #[cfg(test)]
 mod tests {

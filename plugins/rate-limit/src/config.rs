@@ -137,14 +137,12 @@ impl From<Config> for RateLimit {
             true => ("would_refuse", "Requests that would have been refused, in a dry run."),
             false => ("refused", "Requests refused."),
         };
-        let note = limits.first().map(|limit| u64::from_le_bytes(limit.prefix));
         Self {
             enabled: config.enabled,
             allow_list,
             cost,
             dry_run: config.dry_run,
             policy: config.headers.then(|| policy.join(", ")),
-            note: format!("rate-limit.{:x}", note.unwrap_or_default()),
             refused: Counter::new(name, help).map_err(|error| problems.add("", error)).ok(),
             scratch: RefCell::default(),
             limits,

@@ -1,12 +1,13 @@
 //! Lets only so many requests pass in a time.
 //!
 //! ```text
-//! on the allow-list? ─► each limit: key ─► take from its quota ─► next, with what is left for the answer
-//!                                               └─ too little: give back to the limits before ─► 429
+//! on the allow-list? ─► each limit: key ─► take from all quotas or from none ─► next, with what is left
+//!                                               └─ too little ─► 429
 //! ```
 //!
 //! Quotas are the host's, which keeps one arrival time for each key (GCRA) and changes it in one step: a
-//! limit holds over all workers. What a key is counted under begins with a digest of the limit, so that two
+//! limit holds over all workers, and over all gateways that share a Redis, which is asked once for all limits of
+//! a request. What a key is counted under begins with a digest of the limit, so that two
 //! routes with the same limit share it and two limits never meet.
 //!
 //! Not here: how quotas are kept, and how many (`counters` of the host).
@@ -16,12 +17,11 @@ mod config;
 mod key;
 
 use std::cell::RefCell;
-use std::fmt::Write;
 use std::time::Duration;
 
-use zproxy_sdk::counters::{self, Decision, Quota};
+use zproxy_sdk::counters::{self, Decision, Quota, Shortage, Wanted};
 use zproxy_sdk::metrics::Counter;
-use zproxy_sdk::{Flow, Middleware, Problem, Reply, Request, Response, context, debug, export};
+use zproxy_sdk::{Flow, Middleware, Problem, Reply, Request, debug, export};
 
 use address::Network;
 use config::Config;
@@ -39,8 +39,6 @@ struct RateLimit {
     dry_run: bool,
     /// The value of `RateLimit-Policy`; `None` when answers are to say nothing.
     policy: Option<String>,
-    /// Under which name the request's hook leaves `RateLimit` for the response's.
-    note: String,
     /// `None` beside a problem that says why.
     refused: Option<Counter>,
     /// A key in the making.
@@ -85,32 +83,37 @@ impl Middleware for RateLimit {
             return Flow::Next;
         }
         let cost = self.cost.of(request);
-        let mut left = String::new();
-        let mut key = self.scratch.borrow_mut();
-        for (index, limit) in self.limits.iter().enumerate() {
+        let mut left = String::with_capacity(48 * self.limits.len());
+        if let [limit] = self.limits.as_slice() {
+            let mut key = self.scratch.borrow_mut();
             limit.write_key(request, &mut key);
             let decision = counters::take(&*key, limit.quota, cost);
             if !decision.allowed {
-                for before in &self.limits[..index] {
-                    before.write_key(request, &mut key);
-                    counters::give_back(&*key, before.quota, cost);
-                }
                 return self.refuse(request, limit, &decision);
             }
             limit.write_left(&decision, &mut left);
+        } else {
+            let wanted = self.limits.iter().map(|limit| {
+                let mut key = Vec::new();
+                limit.write_key(request, &mut key);
+                Wanted { key, quota: limit.quota, cost }
+            });
+            match counters::take_all(wanted) {
+                Ok(decisions) => {
+                    for (limit, decision) in self.limits.iter().zip(&decisions) {
+                        limit.write_left(decision, &mut left);
+                    }
+                }
+                Err(Shortage { index, decision }) => {
+                    let Some(limit) = self.limits.get(index) else { return Flow::Next };
+                    return self.refuse(request, limit, &decision);
+                }
+            }
         }
-        if self.policy.is_some() && !self.dry_run {
-            context::set(&self.note, left);
+        if let Some(policy) = self.policy.as_ref().filter(|_| !self.dry_run) {
+            request.append_to_response([("ratelimit-policy", policy), ("ratelimit", &left)]);
         }
         Flow::Next
-    }
-
-    fn on_response(&self, response: &mut Response) {
-        let Some(policy) = &self.policy else { return };
-        // None: the request was not counted.
-        let Some(left) = context::get(&self.note) else { return };
-        response.append_header("ratelimit-policy", policy);
-        response.append_header("ratelimit", left);
     }
 
     fn validate(&self) -> Vec<Problem> {
@@ -169,14 +172,19 @@ impl Limit {
 
     /// Adds this limit to the value of `RateLimit` (draft-ietf-httpapi-ratelimit-headers-10).
     fn write_left(&self, decision: &Decision, value: &mut String) {
-        let separator = if value.is_empty() { "" } else { ", " };
+        if !value.is_empty() {
+            value.push_str(", ");
+        }
         // `t` of a refusal is not later than `Retry-After`, which a client is to believe first.
         let reset = if decision.allowed { decision.reset_after } else { decision.retry_after };
         let left = if decision.allowed { decision.remaining } else { 0 };
-        // Writing to a string cannot fail.
-        let _ = write!(value, "{separator}\"{}\";r={left}", self.name);
+        value.push('"');
+        value.push_str(&self.name);
+        value.push_str("\";r=");
+        write_number(left.into(), value);
         if reset != Duration::MAX {
-            let _ = write!(value, ";t={}", seconds(reset));
+            value.push_str(";t=");
+            write_number(seconds(reset), value);
         }
     }
 }
@@ -194,12 +202,27 @@ impl Cost {
     }
 }
 
+/// Writes a number, without the machinery of `fmt`, which takes longer than everything else here.
+fn write_number(mut number: u64, text: &mut String) {
+    let mut digits = [0; 20];
+    let mut first = digits.len();
+    loop {
+        first -= 1;
+        digits[first] = b'0' + u8::try_from(number % 10).unwrap_or(0);
+        number /= 10;
+        if number == 0 {
+            break;
+        }
+    }
+    text.extend(digits[first..].iter().copied().map(char::from));
+}
+
 /// In whole seconds, never too early.
 fn seconds(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis().div_ceil(1000)).unwrap_or(u64::MAX)
 }
 
-export!(RateLimit: on_request, on_response, validate);
+export!(RateLimit: on_request, validate);
 
 #[cfg(test)]
 mod tests;

@@ -44,6 +44,9 @@ pub(crate) struct Host {
     pub(crate) request: Request,
     pub(crate) response: Response,
     pub(crate) reply: Option<Response>,
+    has_response: bool,
+    /// Fields for the response when there is one.
+    later: Vec<(String, Vec<u8>)>,
     /// The first rule that the running hook broke.
     pub(crate) failure: Option<String>,
     pub(crate) unix_ms: u64,
@@ -102,6 +105,8 @@ impl Host {
             context: HashMap::new(),
             keys: BTreeMap::new(),
             next_key: 0,
+            has_response: false,
+            later: Vec::new(),
             state: State::default(),
             cache: Responses::default(),
         }
@@ -116,6 +121,8 @@ impl Host {
     pub(crate) fn begin(&mut self, request: Request) {
         self.request = request;
         self.response = Response::status(200);
+        self.has_response = false;
+        self.later.clear();
         self.reply = None;
         self.failure = None;
         self.wish = None;
@@ -127,6 +134,10 @@ impl Host {
     /// The exchange has got its response.
     pub(crate) fn respond(&mut self, response: Response) {
         self.response = response;
+        self.has_response = true;
+        for (name, value) in std::mem::take(&mut self.later) {
+            self.response.head.append(&name, &value);
+        }
         self.edit_bytes = 0;
     }
 
@@ -359,6 +370,7 @@ pub(crate) mod callout {
 /// `response`.
 pub(crate) mod response {
     use super::{Host, edit};
+    use crate::fields::Fields;
 
     pub(crate) fn status() -> u16 {
         Host::with(|host| host.response.status)
@@ -391,6 +403,22 @@ pub(crate) mod response {
 
     pub(crate) fn set(name: &str, value: &[u8]) {
         edit(name, value, |host| &mut host.response.head, |head| head.set(name, value));
+    }
+
+    pub(crate) fn append_later(packed: &[u8]) {
+        if Host::with(|host| host.has_response) {
+            for (name, value) in Fields::new(packed.to_vec()).iter() {
+                append(name, value);
+            }
+            return;
+        }
+        Host::with(|host| {
+            for (name, value) in Fields::new(packed.to_vec()).iter() {
+                if host.may_edit(name, value) {
+                    host.later.push((name.to_owned(), value.to_vec()));
+                }
+            }
+        });
     }
 
     pub(crate) fn append(name: &str, value: &[u8]) {

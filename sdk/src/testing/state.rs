@@ -166,7 +166,10 @@ pub(crate) mod metrics {
 /// `counters`.
 pub(crate) mod counters {
     use super::{Host, takes_key};
-    use crate::bindings::imports::zproxy::gateway::counters::{Decision, Quota};
+    use crate::bindings::imports::zproxy::gateway::counters::{Decision, Quota, Shortage, Wanted};
+
+    /// As many as the host takes.
+    const TAKES_MAX: usize = 64;
 
     pub(crate) fn add(key: &[u8], delta: i64, window_ms: u32) -> i64 {
         Host::with(|host| {
@@ -223,6 +226,25 @@ pub(crate) mod counters {
                 reset_after_ms: ms(after - now),
             }
         })
+    }
+
+    pub(crate) fn take_all(wanted: &[Wanted]) -> Result<Vec<Decision>, Shortage> {
+        if wanted.len() > TAKES_MAX {
+            Host::with(|host| host.fail("counters.take-all: at most 64 quotas at once".to_owned()));
+        }
+        let mut decisions = Vec::new();
+        for (index, one) in wanted.iter().enumerate() {
+            let decision = take(&one.key, one.quota, one.cost);
+            if !decision.allowed {
+                for before in &wanted[..index] {
+                    give_back(&before.key, before.quota, before.cost);
+                }
+                let index = u32::try_from(index).unwrap_or(u32::MAX);
+                return Err(Shortage { index, decision });
+            }
+            decisions.push(decision);
+        }
+        Ok(decisions)
     }
 
     pub(crate) fn give_back(key: &[u8], quota: Quota, cost: u32) {

@@ -9,6 +9,7 @@ struct Probe {
     set: Option<(String, String)>,
     append: Option<String>,
     remove: Option<String>,
+    later: Option<String>,
     path: Option<String>,
     reply: Option<u16>,
     replace: Option<u16>,
@@ -33,6 +34,9 @@ impl Middleware for Probe {
         }
         if let Some(name) = &self.remove {
             request.remove_header(name);
+        }
+        if let Some(value) = &self.later {
+            request.append_to_response([("x-later", value), ("x-more", value)]);
         }
         if let Some(path) = &self.path {
             request.set_path(path);
@@ -64,6 +68,16 @@ fn run(config: &str) -> Answer {
 }
 
 /// A key that is misspelt must not pass as a default; the operator has to read which it is.
+#[test]
+fn fields_are_left_for_the_response() {
+    let answer = run(r#"{"later": "1"}"#);
+    assert_eq!((answer.header("x-later"), answer.header("x-more")), (Some("1"), Some("1")));
+    // Not for an answer of the plugin's own, and nothing that could not be edited.
+    let answer = run(r#"{"later": "1", "reply": 403}"#);
+    assert_eq!((answer.status(), answer.header("x-later")), (403, None));
+    assert!(run(r#"{"later": "a\r\nb: c"}"#).failure().is_some());
+}
+
 #[test]
 fn an_unknown_key_is_refused_by_name() {
     let error = load::<Probe>(r#"{ "sett": 1 }"#).unwrap_err();

@@ -307,6 +307,11 @@ impl Gateway {
         &self.listeners[0]
     }
 
+    /// Address of this listener.
+    pub fn address_of(&self, listener: usize) -> &str {
+        &self.listeners[listener]
+    }
+
     /// Address of the admin listener.
     pub fn admin_address(&self) -> &str {
         self.admin.as_deref().expect("an admin listener")

@@ -13,7 +13,7 @@ use h2::server::SendResponse;
 use h2::{RecvStream, SendStream};
 use http::{HeaderMap, Request, Response};
 
-use super::{Wire, patience};
+use super::{Wire, WireError, patience};
 
 /// A client on one connection. Everything happens while one of its methods waits.
 pub struct Http2 {
@@ -298,12 +298,17 @@ pub struct Frame {
 
 /// The next frame; `None` at the connection's end.
 pub fn next_frame(wire: &mut Wire) -> Option<Frame> {
-    let header = wire.take(9).ok()?;
+    try_next_frame(wire).ok()
+}
+
+/// The next frame, or why there is none.
+pub fn try_next_frame(wire: &mut Wire) -> Result<Frame, WireError> {
+    let header = wire.take(9)?;
     let length =
         usize::from(header[0]) << 16 | usize::from(header[1]) << 8 | usize::from(header[2]);
-    let payload = wire.take(length).ok()?;
+    let payload = wire.take(length)?;
     let stream = u32::from_be_bytes([header[5], header[6], header[7], header[8]]);
-    Some(Frame { kind: header[3], flags: header[4], stream, payload })
+    Ok(Frame { kind: header[3], flags: header[4], stream, payload })
 }
 
 /// Reads until this frame.

@@ -16,7 +16,9 @@ mod gateway;
 mod guests;
 pub mod http2;
 mod message;
+pub mod redis;
 pub mod tls;
+pub mod tools;
 mod upstream;
 mod wire;
 

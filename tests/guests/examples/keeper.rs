@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use zproxy_sdk::counters::{Quota, Wanted};
 use zproxy_sdk::metrics::{Counter, Gauge, Histogram};
 use zproxy_sdk::{Flow, Middleware, Reply, Request, counters, environment, export, kv, random};
 
@@ -46,6 +47,11 @@ impl Middleware for Keeper {
     }
 }
 
+/// Ten a day, so that nothing comes back while a test runs.
+fn daily() -> Quota {
+    Quota::new(10, Duration::from_secs(24 * 3600))
+}
+
 fn done(words: &[&str]) -> String {
     let number = |word: &str| word.parse::<u32>().unwrap_or_default();
     match *words {
@@ -58,6 +64,22 @@ fn done(words: &[&str]) -> String {
             None => "none".to_owned(),
         },
         ["count", key] => counters::add(key, 1, Duration::ZERO).to_string(),
+        ["counted", key] => counters::get(key, Duration::ZERO).to_string(),
+        ["take", key, cost] => {
+            let decision = counters::take(key, daily(), number(cost));
+            format!("{} {}", decision.allowed, decision.remaining)
+        }
+        ["take-all", first, second, cost] => {
+            let wanted = |key: &str| Wanted { key: key.into(), quota: daily(), cost: number(cost) };
+            match counters::take_all([wanted(first), wanted(second)]) {
+                Ok(taken) => format!("{} {}", taken[0].remaining, taken[1].remaining),
+                Err(short) => format!("{} is short", short.index),
+            }
+        }
+        ["give-back", key, cost] => {
+            counters::give_back(key, daily(), number(cost));
+            "given".to_owned()
+        }
         ["flood-values", first, count] => {
             let (first, count) = (number(first), number(count));
             let keys = first..first.saturating_add(count);

@@ -9,7 +9,8 @@ use super::upstream::Upstreams;
 use crate::config::environment::Environment;
 use crate::config::file::{AllowConfig, CacheGrantConfig, CacheSizeConfig, StoreGrantConfig};
 use crate::config::problem::{At, Refusal, Report, quote};
-use crate::config::settings::{Allow, CacheSize, Destination, HostPattern, Secret, UrlPattern};
+use crate::config::settings::{Allow, CacheSize, HostPattern, Secret};
+use crate::config::{Destination, UrlPattern};
 use crate::config::{ServerAddress, StoreSizeConfig};
 
 /// The largest body that a cache keeps, unless the operator says otherwise.
@@ -32,6 +33,7 @@ pub(super) fn check(
         env: variables(&written.env, &at.key("env"), environment, report),
         secrets: secrets(&written.secrets, &at.key("secrets"), report),
         counters: store(&written.counters),
+        redis: None,
         kv: store(&written.kv),
         cache: cache(&written.cache, &at.key("cache"), report),
     }

@@ -8,8 +8,9 @@
 use serde_json::{Map, Value};
 
 use super::allow;
+use crate::config::Destination;
 use crate::config::StoreSizeConfig;
-use crate::config::settings::{Allow, Destination};
+use crate::config::settings::Allow;
 
 /// A plugin that the binary brings along.
 #[derive(Debug)]
@@ -52,6 +53,13 @@ pub(super) fn grant(name: &str, allow: &mut Allow) {
     if one.cache {
         allow.cache.get_or_insert_with(allow::usual_cache);
     }
+}
+
+/// Whether a plugin of this name and configuration has something to do in a chain that it is switched off
+/// in: nobody vouches for the fields that `jwt` makes of claims then, and clients must not set them either.
+pub(super) fn guards(name: &str, config: &Map<String, Value>) -> bool {
+    let fields = config.get("claims_to_headers").and_then(Value::as_object);
+    name == "jwt" && fields.is_some_and(|fields| !fields.is_empty())
 }
 
 /// Grants requests to the URLs that this configuration of the plugin names: who has written one there has

@@ -19,7 +19,7 @@ use super::file::{
 };
 use super::problem::{At, Refusal, Report, quote};
 use super::settings::{
-    Acceptors, Address, Admin, Io, Limits, Listener, Protocols, Settings, Workers,
+    Acceptors, Address, Admin, Io, Limits, Listener, Pings, Protocols, Settings, Workers,
 };
 
 mod address;
@@ -30,8 +30,10 @@ mod pattern;
 mod plugin;
 mod rewrite;
 mod route;
+mod state;
 mod tls;
 mod upstream;
+mod websocket;
 
 pub(super) use address::listen;
 pub use built_in::built_in_names;
@@ -50,9 +52,10 @@ pub(super) fn settings(
     distinct(config, &listeners, admin.as_ref(), report);
     part_families(&mut listeners, admin.as_mut());
     let mut upstreams = upstream::Upstreams::check(&config.upstreams, report);
+    let state = state::check(&config.state, report);
     let mut plugins = plugin::Plugins::check(config, environment, native, &mut upstreams, report);
     let routes = route::check(&config.routes, &mut upstreams, &mut plugins, report);
-    plugins.finish(report);
+    plugins.finish(state.as_ref().map(|redis| redis.on_error), report);
     Settings {
         listeners: listeners.into_iter().map(|(listener, _)| listener).collect(),
         workers: workers(&config.workers),
@@ -66,6 +69,7 @@ pub(super) fn settings(
         trusted_proxies: trusted_proxies(&config.trusted_proxies, report),
         admin,
         access_log: log::check(&config.access_log, &root.key("access_log"), environment, report),
+        state,
         drain_timeout: milliseconds(config.drain_timeout_ms),
     }
 }
@@ -264,6 +268,7 @@ fn limits(limits: &LimitsConfig, report: &mut Report) -> Limits {
         idle_timeout: milliseconds(limits.idle_timeout_ms),
         request_timeout: milliseconds(limits.request_timeout_ms),
         h2_streams_max: limits.h2_streams_max,
+        h2_pings: pings(limits.h2_ping_interval_ms, limits.h2_ping_timeout_ms),
     }
 }
 
@@ -290,6 +295,11 @@ fn network(text: &str) -> Result<IpNet, Refusal> {
         return Err((message, format!("write `{}`", network.trunc())));
     }
     Ok(network)
+}
+
+fn pings(interval_ms: Option<u32>, timeout_ms: u32) -> Option<Pings> {
+    let timeout = milliseconds(timeout_ms);
+    interval_ms.map(|interval| Pings { interval: milliseconds(interval), timeout })
 }
 
 fn milliseconds(count: u32) -> Duration {

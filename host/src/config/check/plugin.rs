@@ -18,7 +18,9 @@ use super::upstream::Upstreams;
 use crate::config::environment::{Environment, reason};
 use crate::config::file::{ChainItemConfig, Config, OnErrorConfig, PluginConfig};
 use crate::config::problem::{At, Report, quote};
-use crate::config::settings::{Allow, ChainItem, OnError, Plugin, PluginLimits, PluginSource};
+use crate::config::settings::{
+    Allow, ChainItem, OnError, Plugin, PluginLimits, PluginSource, StateError,
+};
 
 /// Everything that chains can name, growing while chains are checked.
 pub(super) struct Plugins<'a> {
@@ -231,18 +233,26 @@ impl<'a> Plugins<'a> {
         self.used.insert(name.clone());
         let defaults = self.defaults.get(&name);
         let disabled = defaults.is_some_and(|defaults| defaults.disabled);
-        if disabled || place.is_some_and(|place| !place.enabled) {
-            return None;
-        }
+        let off = disabled || place.is_some_and(|place| !place.enabled);
         let own = place.and_then(|place| place.config.as_ref());
         let config =
             match (own, defaults.and_then(|defaults| Some((defaults.config?, &defaults.at)))) {
                 (Some(config), _) => Some((config, at.key("config"))),
                 (None, default) => default.map(|(config, at)| (config, at.clone())),
             };
+        let guards = config.as_ref().is_some_and(|(config, _)| built_in::guards(&name, config));
+        if off && !guards {
+            return None;
+        }
         let on_error = place.and_then(|place| place.on_error);
         let on_error = on_error.or_else(|| defaults.map(|defaults| defaults.on_error));
         let plugin = self.index(&name, &name_at, report)?;
+        if let Some((config, at)) = config.as_ref().filter(|_| off) {
+            let mut config = (*config).clone();
+            config.insert("enabled".to_owned(), Value::Bool(false));
+            let (config, at) = (text(&config), at.to_string().into());
+            return Some(ChainItem { plugin, config, on_error: OnError::Closed, at });
+        }
         if let Some((config, _)) = &config {
             built_in::grant_urls(&name, config, Arc::make_mut(&mut self.list[plugin].allow));
         }
@@ -319,7 +329,12 @@ impl<'a> Plugins<'a> {
     /// chain uses because their name is mistyped.
     ///
     /// Others are allowed to wait for a route: the original's files list all middleware.
-    pub(super) fn finish(&mut self, report: &mut Report) {
+    pub(super) fn finish(&mut self, redis: Option<StateError>, report: &mut Report) {
+        for plugin in &mut self.list {
+            if plugin.allow.counters.is_some() {
+                Arc::make_mut(&mut plugin.allow).redis = redis;
+            }
+        }
         for (name, defaults) in &self.defaults {
             if let (Some(index), Some(config), false) =
                 (self.by_name.get(name), defaults.config, defaults.disabled)
@@ -399,13 +414,21 @@ pub(super) fn cache(
 }
 
 /// A plugin that has come into the plugins folder, as no configuration mentions it.
-pub(in crate::config) fn unmentioned(name: &str, path: PathBuf) -> Plugin {
+pub(in crate::config) fn unmentioned(
+    name: &str,
+    path: PathBuf,
+    redis: Option<StateError>,
+) -> Plugin {
     let entry = PluginConfig::default();
+    let mut allow = granted(name);
+    if allow.counters.is_some() {
+        Arc::make_mut(&mut allow).redis = redis;
+    }
     Plugin {
         name: name.into(),
         source: PluginSource::File(path),
         limits: limits(&entry),
-        allow: granted(name),
+        allow,
         at: At::default().key("plugins_dir").to_string().into(),
         config: None,
     }

@@ -11,6 +11,7 @@ use super::pattern::{self, PathPattern};
 use super::plugin::Plugins;
 use super::rewrite;
 use super::upstream::Upstreams;
+use super::websocket;
 use crate::config::file::{
     MatchConfig, RedirectConfig, RespondConfig, RouteConfig, RouteUpstreamConfig,
 };
@@ -106,6 +107,7 @@ pub(super) fn check(
             request_timeout: route.timeouts.request_ms.map(milliseconds),
             idle_timeout: route.timeouts.idle_ms.map(milliseconds),
             body_bytes_max: route.limits.body_bytes_max,
+            websocket: websocket::check(route, &at, report),
         });
     }
     routes

@@ -5,7 +5,7 @@
 use std::collections::{BTreeMap, HashSet};
 
 use super::address::{self, json};
-use super::{milliseconds, tls};
+use super::{milliseconds, pings, tls};
 use crate::config::file::{BalanceConfig, ServerConfig, UpstreamConfig, UpstreamProtocolConfig};
 use crate::config::problem::{At, Refusal, Report, quote};
 use crate::config::settings::{
@@ -157,6 +157,7 @@ fn check_one(name: &str, written: &UpstreamConfig, at: &At, report: &mut Report)
         idle_timeout: milliseconds(written.timeouts.idle_ms),
         keepalive_connections_max: written.keepalive.connections_max,
         keepalive_idle: milliseconds(written.keepalive.idle_ms),
+        pings: pings(written.keepalive.ping_interval_ms, written.keepalive.ping_timeout_ms),
     }
 }
 
@@ -174,6 +175,7 @@ fn with_defaults(name: &str, kind: UpstreamKind) -> Upstream {
         idle_timeout: milliseconds(defaults.timeouts.idle_ms),
         keepalive_connections_max: defaults.keepalive.connections_max,
         keepalive_idle: milliseconds(defaults.keepalive.idle_ms),
+        pings: None,
     }
 }
 

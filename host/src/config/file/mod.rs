@@ -19,15 +19,19 @@ mod listener;
 mod allow;
 mod plugin;
 mod route;
+mod state;
 mod tls;
 mod upstream;
+mod websocket;
 
 pub use allow::*;
 pub use listener::*;
 pub use plugin::*;
 pub use route::*;
+pub use state::*;
 pub use tls::*;
 pub use upstream::*;
+pub use websocket::*;
 
 /// The configuration of one gateway, as the operator writes it in `zproxy.json` or a program
 /// builds it.
@@ -122,6 +126,9 @@ pub struct Config {
     /// Where each request leaves a line.
     pub access_log: AccessLogConfig,
 
+    /// Where counters and quotas of plugins are kept: in memory, or in a Redis that several gateways share.
+    pub state: StateConfig,
+
     /// Longest time of a drain, in milliseconds: requests that are still running then are cut.
     #[schemars(range(min = 1, max = 86_400_000))]
     pub drain_timeout_ms: u32,
@@ -146,6 +153,7 @@ impl Default for Config {
             trusted_proxies: Vec::new(),
             admin: Some(AdminConfig::default()),
             access_log: AccessLogConfig::default(),
+            state: StateConfig::default(),
             drain_timeout_ms: 30_000,
         }
     }
@@ -216,6 +224,17 @@ pub struct LimitsConfig {
     /// beyond it is refused.
     #[schemars(range(min = 1, max = 65_535))]
     pub h2_streams_max: u32,
+
+    /// After so much silence of a client of HTTP/2 it is asked by a PING whether it is still there, in
+    /// milliseconds; never when left out. This finds clients that are gone without a word, also while they
+    /// have requests open.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 100, max = 2_592_000_000_u32), example = 30_000)]
+    pub h2_ping_interval_ms: Option<u32>,
+
+    /// How long such a client may take to answer, in milliseconds. Its connection is closed then.
+    #[schemars(range(min = 100, max = 86_400_000))]
+    pub h2_ping_timeout_ms: u32,
 }
 
 impl Default for LimitsConfig {
@@ -232,6 +251,8 @@ impl Default for LimitsConfig {
             idle_timeout_ms: 75_000,
             request_timeout_ms: 60_000,
             h2_streams_max: 128,
+            h2_ping_interval_ms: None,
+            h2_ping_timeout_ms: 20_000,
         }
     }
 }

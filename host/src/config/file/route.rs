@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::ChainItemConfig;
+use super::{ChainItemConfig, WebSocketConfig};
 
 /// Which requests, and what becomes of them.
 ///
@@ -76,6 +76,10 @@ pub struct RouteConfig {
 
     /// Limits of this route.
     pub limits: RouteLimitsConfig,
+
+    /// What becomes of WebSockets; without it they are tunnels of bytes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub websocket: Option<WebSocketConfig>,
 }
 
 /// How a route's path is compared.

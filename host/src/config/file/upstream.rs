@@ -137,10 +137,27 @@ pub struct KeepaliveConfig {
     /// avoids connections that are closed under a request.
     #[schemars(range(min = 1, max = 2_592_000_000_u32))]
     pub idle_ms: u32,
+
+    /// After so much silence on a connection of HTTP/2 the server is asked by a PING whether it is still
+    /// there, in milliseconds; never when left out. Servers of gRPC may allow no more than one in five
+    /// minutes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 100, max = 2_592_000_000_u32), example = 30_000)]
+    pub ping_interval_ms: Option<u32>,
+
+    /// How long the server may take to answer, in milliseconds. The connection is closed then, and its
+    /// requests have failed.
+    #[schemars(range(min = 100, max = 86_400_000))]
+    pub ping_timeout_ms: u32,
 }
 
 impl Default for KeepaliveConfig {
     fn default() -> Self {
-        Self { connections_max: 1024, idle_ms: 60_000 }
+        Self {
+            connections_max: 1024,
+            idle_ms: 60_000,
+            ping_interval_ms: None,
+            ping_timeout_ms: 20_000,
+        }
     }
 }

@@ -15,6 +15,7 @@ mod embedded;
 mod meaning;
 mod random;
 mod shape;
+mod state;
 mod tls;
 
 /// An environment that is only what a test says.

@@ -223,7 +223,6 @@ fn wrong_kinds_say_what_to_write() {
 fn what_comes_later_is_refused_by_name() {
     for (text, path, comes) in [
         (r#"{"telemetry": {}}"#, "telemetry", "OpenTelemetry"),
-        (r#"{"state": {}}"#, "state", "shared state"),
         (
             r#"{"limits": {"connections_per_ip_max": 1}}"#,
             "limits.connections_per_ip_max",

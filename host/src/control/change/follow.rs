@@ -160,7 +160,7 @@ impl Control {
             self.shelf[index].path = Some(path.to_path_buf());
             return self.follow(index, path, last);
         }
-        let stranger = config::plugin_from_folder(name, path.to_path_buf());
+        let stranger = config::plugin_from_folder(name, path.to_path_buf(), &self.settings);
         let held = hold(&stranger, &self.engine, &self.natives);
         if held.source.is_err() && !last {
             self.watch.in_vain(path);

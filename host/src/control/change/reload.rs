@@ -119,7 +119,7 @@ impl Control {
             if let Some(serving) = held.serving() {
                 let again = serving.under(&plugin.limits, &plugin.allow);
                 let again = again.or_else(|error| match (error, &bytes) {
-                    (LoadError::Metering, Ok(bytes))
+                    (LoadError::MadeOtherwise, Ok(bytes))
                         if digest.as_deref() == Some(serving.digest()) =>
                     {
                         self.engine.load(&plugin.name, bytes, &plugin.limits, &plugin.allow)

@@ -4,17 +4,20 @@
 //! values hold no control characters, pseudo-fields are known, come first and once, there are no fields
 //! about connections, `te` is `trailers`, and `content-length` is as long as the content.
 //!
-//! Layout: `wire` is the socket below a connection, `watch` looks at what passes there.
+//! Layout: `wire` is the socket below a connection, `watch` looks at what passes there, `alive` asks a silent
+//! peer for a sign of life.
 //!
 //! Not here: frames and streams (crate `h2`, by way of `io::Multiplexed`).
 
+mod alive;
 mod watch;
 mod wire;
 
 use http::header::{CONNECTION, COOKIE, HOST, TE, TRANSFER_ENCODING, UPGRADE};
 use http::{HeaderMap, HeaderName, HeaderValue, request, response};
 
-pub use watch::{PREFACE, Watch};
+pub use alive::Alive;
+pub use watch::{Offence, PREFACE, Watch};
 pub use wire::{Account, Wire};
 
 use super::fields::{Fields, Name, is_token, is_value};
@@ -69,7 +72,10 @@ pub fn request(
     if !visible || !whole {
         return Err(RequestError::Malformed("request target"));
     }
-    if parts.headers.len() > limits.fields_max {
+    let named = authority.map_or(0, <[u8]>::len) + target.len();
+    if parts.headers.len() > limits.fields_max
+        || size(&parts.headers) + named as u64 > limits.bytes_max as u64
+    {
         return Err(RequestError::HeadTooLarge);
     }
     take_fields(&parts.headers, &mut head.fields)?;

@@ -11,7 +11,7 @@ use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::watch::Watch;
+use super::watch::{Offence, Watch};
 use crate::io::{Buffer, Deadlines, Stream};
 
 /// A socket with what was received from it too early.
@@ -27,7 +27,9 @@ pub struct Wire<S> {
 pub struct Account {
     watch: RefCell<Watch>,
     deadlines: Rc<Deadlines>,
-    flooded: Cell<bool>,
+    offence: Cell<Option<Offence>>,
+    /// Times that something has been received.
+    heard: Cell<u64>,
     work: Rc<Cell<u64>>,
 }
 
@@ -37,7 +39,8 @@ impl Account {
         Rc::new(Self {
             watch: RefCell::new(watch(deadlines.now())),
             deadlines: Rc::clone(deadlines),
-            flooded: Cell::new(false),
+            offence: Cell::new(None),
+            heard: Cell::new(0),
             work: Rc::default(),
         })
     }
@@ -47,9 +50,19 @@ impl Account {
         &self.work
     }
 
-    /// Whether the peer has sent too much that leads nowhere. Nothing more is read from it then.
-    pub fn is_flooded(&self) -> bool {
-        self.flooded.get()
+    /// Why the connection must end, if it must. Nothing more is read from it then.
+    pub fn offence(&self) -> Option<Offence> {
+        self.offence.get()
+    }
+
+    /// Changes when something has been received.
+    pub fn heard(&self) -> u64 {
+        self.heard.get()
+    }
+
+    /// See [`Watch::requests`].
+    pub fn requests(&self) -> u64 {
+        self.watch.borrow().requests()
     }
 
     /// See [`Watch::has_heard_settings`].
@@ -69,7 +82,8 @@ impl Account {
 
     fn see(&self, bytes: &[u8]) {
         let seen = self.watch.borrow_mut().see(bytes, self.deadlines.now(), self.work.get());
-        self.flooded.set(self.flooded.get() || !seen);
+        self.offence.set(self.offence.get().or(seen.err()));
+        self.heard.set(self.heard.get().wrapping_add(1));
     }
 }
 
@@ -87,7 +101,7 @@ impl<S: BorrowMut<Stream> + Unpin> AsyncRead for Wire<S> {
         into: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        if this.account.is_flooded() {
+        if this.account.offence().is_some() {
             return Poll::Pending;
         }
         let before = into.filled().len();

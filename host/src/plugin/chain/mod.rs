@@ -41,9 +41,12 @@ use super::instance::Warm;
 use super::load::Plugin;
 use super::middleware::Middleware;
 use super::native::make_native;
+use super::remote::Remote;
+use super::remote::Target;
 use super::stats::Meter;
 use super::stats::PluginStats;
 use crate::config::OnError;
+use crate::state::redis::RemoteCounts;
 use link::PUT_BACK;
 
 /// Makes native middleware from its configuration. Called once per worker and configuration.
@@ -142,6 +145,8 @@ pub struct Instances {
     warm: Vec<Warm>,
     native: Vec<Native>,
     meters: Vec<Rc<Meter>>,
+    /// Where counters are that other gateways share.
+    remote: Option<Remote>,
 }
 
 /// An instance whose `on-tick` may wait.
@@ -175,6 +180,19 @@ impl Instances {
     /// of an earlier call goes.
     pub fn take_in(&mut self, warm: Vec<Warm>) {
         self.warm = warm;
+    }
+
+    /// Counters that other gateways share are there from now on; `None`: there are none. To be called where
+    /// tasks can be spawned.
+    pub fn reach(&mut self, target: Option<Target>) {
+        if target.is_some() || self.remote.is_some() {
+            self.remote.get_or_insert_with(Remote::start).aim(target);
+        }
+    }
+
+    /// What was counted of asking there.
+    pub fn remote_counts(&self) -> Option<RemoteCounts> {
+        self.remote.as_ref().and_then(Remote::counts)
     }
 
     /// Makes a plan's chain, with whatever instances it needs and does not find. Takes microseconds
@@ -258,14 +276,17 @@ impl Instances {
             return instance;
         }
         plugin.state().apply(plugin.allow());
+        let remote = self.remote.as_ref().filter(|_| plugin.allow().redis.is_some());
+        let remote = remote.map(|remote| remote.handle(plugin.name()));
         if let Some(index) = self.warm.iter().position(|warm| warm.is_of(plugin, config)) {
-            let instance = Rc::new(Instance::of(self.warm.swap_remove(index), Rc::clone(meter)));
+            let instance =
+                Rc::new(Instance::of(self.warm.swap_remove(index), Rc::clone(meter), remote));
             self.wasm.push(Rc::downgrade(&instance));
             return instance;
         }
         let now = clock();
         let (instance, made) =
-            Instance::new(Arc::clone(plugin), Arc::clone(config), Rc::clone(meter), now);
+            Instance::new(Arc::clone(plugin), Arc::clone(config), Rc::clone(meter), remote, now);
         if let Err(failure) = made {
             meter.complain("init", &failure, now);
         }
@@ -355,6 +376,7 @@ impl Chain {
                 let now = now.take().unwrap_or_else(clock);
                 let outcome = link.on_head(Hook::Request, &mut place, now);
                 if let Some(exchange) = place.as_deref_mut() {
+                    exchange.note_later(index);
                     if let Some(refetch) = &mut exchange.refetch {
                         refetch.link = index;
                     }
@@ -394,6 +416,9 @@ impl Chain {
         let mut flow = Ok(Flow::Next);
         let floor = place.as_deref().map_or(0, |exchange| exchange.floor);
         for (index, link) in self.links.iter().enumerate().take(entered).skip(floor).rev() {
+            if let Some(exchange) = place.as_deref_mut() {
+                exchange.add_later(index);
+            }
             if link.hooks.has(Hook::Response) {
                 if link.waits && link.waits_at(index, &mut place) {
                     break;
@@ -454,6 +479,9 @@ impl Chain {
             .wait(scope, async |live, asks, now| live.on_head_waiting(hook, place, now, asks).await)
             .await;
         let flow = link.judge(hook, place, called)?;
+        if let Some(exchange) = place.as_deref_mut() {
+            exchange.note_later(index);
+        }
         let bodies = if hook == Hook::Request { Hook::RequestBody } else { Hook::ResponseBody };
         if flow == Flow::Next && link.bodies {
             link.halts(index, bodies, place);

@@ -99,13 +99,18 @@ impl Waits {
         self.asks = None;
     }
 
-    fn pause(&mut self) {
+    /// Whether the current call may wait.
+    pub(super) fn may_wait(&self) -> bool {
+        self.asks.is_some()
+    }
+
+    pub(super) fn pause(&mut self) {
         let since = self.running_since.take();
         self.ran += since.map_or(Duration::ZERO, |since| since.elapsed());
     }
 
     /// Goes on; the time that is left.
-    fn resume(&mut self) -> Duration {
+    pub(super) fn resume(&mut self) -> Duration {
         self.running_since = Some(Instant::now());
         self.time_max.saturating_sub(self.ran)
     }

@@ -1,8 +1,9 @@
 //! `zproxy:gateway/counters`.
 
 use super::State;
-use super::bindings::zproxy::gateway::counters::{Decision, Host, Quota};
+use super::bindings::zproxy::gateway::counters::{Decision, Host, Quota, Shortage, Wanted};
 use crate::state;
+use crate::state::counters::Wanted as Take;
 
 impl State {
     /// Whether a key is short enough; if not, the hook fails when it returns.
@@ -12,6 +13,49 @@ impl State {
             self.violate(format_args!("{what}"), "a key has at most 256 bytes");
         }
         takes
+    }
+
+    /// Whether these may be asked for together; if not, the hook fails when it returns.
+    pub(super) fn takes_all(&mut self, wanted: &[Take]) -> Result<(), state::counters::Shortage> {
+        let too_many = wanted.len() > TAKES_MAX;
+        if too_many {
+            self.violate(format_args!("counters.take-all"), "at most 64 quotas at once");
+        }
+        let long = wanted.iter().position(|one| !self.takes_key("counters.take-all", &one.key));
+        let refused = state::counters::Decision {
+            allowed: false,
+            remaining: 0,
+            retry_after_ms: 0,
+            reset_after_ms: 0,
+        };
+        match long.or(too_many.then_some(0)) {
+            Some(index) => Err(state::counters::Shortage { index, decision: refused }),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Quotas that are taken from at once.
+const TAKES_MAX: usize = 64;
+
+impl From<Quota> for state::counters::Quota {
+    fn from(Quota { count, period_ms, burst }: Quota) -> Self {
+        Self { count, period_ms, burst }
+    }
+}
+
+impl From<state::counters::Decision> for Decision {
+    fn from(decision: state::counters::Decision) -> Self {
+        let state::counters::Decision { allowed, remaining, retry_after_ms, reset_after_ms } =
+            decision;
+        Self { allowed, remaining, retry_after_ms, reset_after_ms }
+    }
+}
+
+impl From<state::counters::Shortage> for Shortage {
+    fn from(shortage: state::counters::Shortage) -> Self {
+        let index = u32::try_from(shortage.index).unwrap_or(u32::MAX);
+        Self { index, decision: shortage.decision.into() }
     }
 }
 
@@ -32,9 +76,7 @@ impl Host for State {
 
     fn give_back(&mut self, key: Vec<u8>, quota: Quota, cost: u32) {
         if self.takes_key("counters.give-back", &key) {
-            let Quota { count, period_ms, burst } = quota;
-            let quota = state::counters::Quota { count, period_ms, burst };
-            self.kept.counters().give_back(&key, quota, cost);
+            self.kept.counters().give_back(&key, quota.into(), cost);
         }
     }
 
@@ -42,14 +84,16 @@ impl Host for State {
         if !self.takes_key("counters.take", &key) {
             return Decision { allowed: false, remaining: 0, retry_after_ms: 0, reset_after_ms: 0 };
         }
-        let Quota { count, period_ms, burst } = quota;
-        let quota = state::counters::Quota { count, period_ms, burst };
-        let decision = self.kept.counters().take(&key, quota, cost, self.now());
-        Decision {
-            allowed: decision.allowed,
-            remaining: decision.remaining,
-            retry_after_ms: decision.retry_after_ms,
-            reset_after_ms: decision.reset_after_ms,
-        }
+        self.kept.counters().take(&key, quota.into(), cost, self.now()).into()
+    }
+
+    fn take_all(&mut self, wanted: Vec<Wanted>) -> Result<Vec<Decision>, Shortage> {
+        let wanted: Vec<Take> = wanted
+            .into_iter()
+            .map(|Wanted { key, quota, cost }| Take { key, quota: quota.into(), cost })
+            .collect();
+        self.takes_all(&wanted)?;
+        let taken = self.kept.counters().take_all(&wanted, self.now());
+        Ok(taken?.into_iter().map(Decision::from).collect())
     }
 }

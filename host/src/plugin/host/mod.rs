@@ -21,6 +21,7 @@ mod limiter;
 mod log;
 mod metrics;
 mod random;
+mod remote;
 mod reply;
 mod request;
 mod response;
@@ -41,6 +42,7 @@ use wasmtime::component::ResourceTable;
 use super::exchange::Exchange;
 use super::exchange::ExchangeMark;
 use super::exchange::Waiting;
+use super::remote::Handle;
 use crate::config::Allow;
 use crate::config::PluginLimits;
 use crate::state::Now;
@@ -51,6 +53,7 @@ pub(super) use body::Phase;
 use journal::Journal;
 pub(super) use journal::clean;
 use limiter::Limiter;
+pub(super) use remote::link as link_remote;
 pub(super) use wasi::deny;
 
 /// Generated from `wit/`.
@@ -98,6 +101,12 @@ pub(super) struct State {
     pub(super) overran_at: Option<std::time::Duration>,
     /// The first rule that was broken during this call.
     pub(super) violation: Option<String>,
+    /// Fields that the running hook leaves for the response.
+    pub(super) later: Vec<Vec<u8>>,
+    /// What it needed during this call and could not be had.
+    pub(super) missing: Option<&'static str>,
+    /// Where counters are that other gateways share.
+    pub(super) remote: Option<Handle>,
     /// Memory, and its bounds.
     pub(super) limiter: Limiter,
     /// Where the instance's lines go. Shared with its standard streams.
@@ -138,6 +147,9 @@ impl State {
             waits: callout::Waits::default(),
             overran_at: None,
             violation: None,
+            later: Vec::new(),
+            missing: None,
+            remote: None,
             limiter: Limiter::new(limits.memory_bytes_max),
             journal: Arc::new(Mutex::new(Journal::new(Arc::clone(kept.name())))),
             keys: crypto::Keys::default(),

@@ -3,7 +3,12 @@
 use super::State;
 use super::bindings::zproxy::gateway::response::Host;
 use super::request::{FIELD_TOO_LONG, pack, shown};
+use crate::http::Fields;
 use crate::http::ResponseHead;
+use crate::plugin::exchange::unpack;
+
+/// What one hook may leave for later.
+const LATER_BYTES_MAX: usize = 64 * 1024;
 
 impl State {
     /// The response, for an edit by `what`; `None` while there is no response, so that the edit is
@@ -61,6 +66,39 @@ impl Host for State {
         let Some(response) = self.edited_response(what) else { return };
         if let Err(error) = response.fields.append(&name, &value) {
             self.violate(format_args!("response.append(\"{}\")", shown(&name)), error);
+        }
+    }
+
+    fn append_later(&mut self, packed: Vec<u8>) {
+        let what = format_args!("response.append-later");
+        let Some(exchange) = self.exchange.as_deref() else {
+            self.violate(what, "there is no exchange outside of a hook");
+            return;
+        };
+        let there = exchange.response.status != 0;
+        let left: usize = self.later.iter().map(Vec::len).sum();
+        if left + packed.len() > LATER_BYTES_MAX {
+            self.violate(what, "more than 64 KiB");
+            return;
+        }
+        for field in unpack(&packed) {
+            let problem = match field {
+                None => "the buffer is cut short".to_owned(),
+                Some((name, value)) => match Fields::check(name, value) {
+                    Ok(()) if there => {
+                        let (name, value) = (name.to_owned(), value.to_vec());
+                        Host::append(self, name, value);
+                        continue;
+                    }
+                    Ok(()) => continue,
+                    Err(error) => format!("\"{}\": {error}", shown(name)),
+                },
+            };
+            self.violate(what, problem);
+            return;
+        }
+        if !there {
+            self.later.push(packed);
         }
     }
 

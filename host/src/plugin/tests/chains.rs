@@ -35,6 +35,67 @@ fn requests_go_down_and_responses_back_up() {
     assert_eq!(text(&exchange.response.fields), "m: 3; m: 2; m: 1; ");
 }
 
+/// A guest that leaves one buffer of fields for later, from `on-request`.
+fn later(packed: &str, length: usize, flow: &str) -> Guest {
+    let body = format!("(call $later (i32.const 64) (i32.const {length})) {flow}");
+    Guest::on_request(&body)
+        .import(
+            "response",
+            &[(
+                "later",
+                "$response \"append-later\"",
+                "(param \"packed\" (list u8))",
+                "(param i32 i32)",
+            )],
+        )
+        .data(64, packed)
+}
+
+/// In the order in which response hooks would have added them, whoever makes the answer.
+#[test]
+fn fields_are_left_for_the_response() {
+    let one = |name: char| {
+        later(&format!("\\01\\00\\01\\00{name}1\\01\\00\\00\\00{name}"), 11, "(i32.const 0)")
+    };
+    let chain = Instances::new().chain(&plan(&[one('a'), one('b')])).unwrap();
+
+    for entered in [2, 1, 0] {
+        let (mut exchange, passed) = down(&chain, request(&[]));
+        assert_eq!((passed.outcome.unwrap(), passed.entered), (Flow::Next, 2));
+        assert_eq!(text(&exchange.response.fields), "");
+        exchange.response.assign(200);
+        let (exchange, _) = up(&chain, exchange, entered);
+        let expected = ["", "a: 1; a: ; ", "b: 1; b: ; a: 1; a: ; "][entered];
+        assert_eq!(text(&exchange.response.fields), expected);
+    }
+}
+
+/// What is refused in any other edit is refused here, and nothing of a hook that failed is left.
+#[test]
+fn what_is_left_for_the_response_is_checked() {
+    for (packed, length) in [
+        ("\\01\\00\\01\\00a", 5),
+        ("\\01\\00\\01", 3),
+        ("\\01\\00\\ff\\ffab", 6),
+        ("\\01\\00\\01\\00a\\0a", 6),
+        ("\\01\\00\\01\\00 b", 6),
+        ("\\00\\00\\01\\00b", 5),
+        ("\\01\\00\\01\\00\\ffb", 6),
+        ("\\02\\00\\01\\00teb", 7),
+    ] {
+        let chain =
+            Instances::new().chain(&plan([&later(packed, length, "(i32.const 0)")])).unwrap();
+        let failed = failure(down(&chain, request(&[])).1);
+        assert_eq!(failed.kind, FailureKind::Violation, "{packed}: {failed}");
+    }
+    let link = link(&later("\\01\\00\\01\\00ab", 6, "(unreachable)"), OnError::Open);
+    let chain = Instances::new().chain(&ChainPlan { links: vec![link] }).unwrap();
+    let (mut exchange, passed) = down(&chain, request(&[]));
+    assert_eq!(passed.outcome.unwrap(), Flow::Next);
+    exchange.response.assign(200);
+    assert_eq!(text(&up(&chain, exchange, 1).0.response.fields), "");
+}
+
 #[test]
 fn declared_fields_arrive_by_value() {
     // Copies the value of the second field, which has 5 bytes, to `x-copy`.

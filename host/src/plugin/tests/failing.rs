@@ -281,7 +281,7 @@ fn fuel_is_counted_for_those_that_ask_for_it() {
     let more = PluginLimits { fuel_max: Some(6_000), ..LIMITS };
     assert!(metered.under(&more, &Arc::default()).is_ok());
     let refused = metered.under(&LIMITS, &Arc::default()).unwrap_err().to_string();
-    assert!(refused.contains("`limits.fuel_max` has come or gone"), "{refused}");
+    assert!(refused.contains("`limits.fuel_max` or Redis has come or gone"), "{refused}");
 }
 
 #[test]

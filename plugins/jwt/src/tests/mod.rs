@@ -9,6 +9,7 @@ use crate::keys::Entry;
 use crate::token::Algorithm;
 
 mod remote;
+mod signed;
 
 const SECRET: &str = "your-256-bit-secret";
 const NOW: u64 = 1_800_000_000;
@@ -95,7 +96,7 @@ fn the_example_of_rfc_7515_is_verified() {
     let keys = KeyRing::new(vec![Entry { algorithm, id: None, key }], vec![algorithm]);
     let token = Token::parse(token).unwrap();
 
-    assert_eq!(keys.verify(&token, &mut 1), Found::Signed);
+    assert_eq!(keys.verify(&token), Found::Signed);
     let claims = json::object(&token.payload().unwrap()).unwrap();
     assert_eq!(claims["iss"], "joe");
     let policy = Policy {
@@ -486,6 +487,14 @@ fn a_known_token_ends_with_its_time() {
 #[test]
 fn switched_off_it_asks_for_nothing() {
     assert_eq!(send(r#""enabled": false"#, Request::get("/")).status(), 200);
+    // Not even for keys; and what nobody has checked does not look as if somebody had.
+    let off = r#"{"enabled": false, "claims_to_headers": {"sub": "x-user"}}"#;
+    let request = Request::get("/").with_header("X_User", "root").with_header("x-user", "root");
+    let plugin = testing::load::<Jwt>(off).unwrap();
+    let answer = plugin.exchange(request, Response::status(200));
+    assert_eq!(answer.status(), 200);
+    let request = answer.upstream_request().unwrap();
+    assert_eq!((request.value("x-user"), request.value("x_user")), (None, None));
 }
 
 /// The operator reads these, so each names its key, and none shows a secret.

@@ -139,6 +139,59 @@ fn issuers_have_keys_of_their_own() {
     assert_eq!(ask(&plugin, &hs256(&from("https://a", "shop"))), 401);
 }
 
+/// However many there are, a token is tried with its own issuer's keys only.
+#[test]
+fn tokens_of_the_last_of_many_issuers_pass() {
+    let issuers: Vec<_> = (0..32)
+        .map(|number| json!({ "issuer": format!("https://{number}"), "jwks": set(&["same"]) }))
+        .collect();
+    let mut issuers = json!({ "issuers": issuers });
+    issuers["issuers"][31] = json!({ "issuer": "https://31", "jwt_secret": SECRET });
+    issuers["issuers"][30] =
+        json!({ "issuer": "https://30", "jwt_secret": "another secret of 32 bytes at least" });
+    let plugin = load(&issuers);
+
+    assert_eq!(ask(&plugin, &hs256(r#"{"iss":"https://31"}"#)), 200);
+    assert_eq!(ask(&plugin, &hs256(r#"{"iss":"https://30"}"#)), 401);
+    for number in [0, 15, 29] {
+        let claims = format!(r#"{{"iss":"https://{number}"}}"#);
+        assert_eq!(ask(&plugin, &token("RS256", None, "same", &claims)), 200, "{number}");
+    }
+}
+
+/// One that hangs takes its time-out from every tick in which it is asked.
+#[test]
+fn an_issuer_that_hangs_keeps_no_other_waiting() {
+    let asked = Rc::new(RefCell::new(Vec::new()));
+    let log = Rc::clone(&asked);
+    testing::answer_callouts(move |request| {
+        let url = format!("{request:?}");
+        let name = ["bad-1", "bad-2", "good"].into_iter().find(|name| url.contains(name)).unwrap();
+        log.borrow_mut().push(name);
+        match name {
+            "good" => Ok(callout::Response::new(200, set(&["good"]))),
+            _ => Err(callout::Error::Timeout),
+        }
+    });
+    let issuer = |name: &str| json!({ "issuer": name, "jwks_url": format!("http://{name}.test/") });
+    let plugin = load(&json!({ "issuers": [issuer("bad-1"), issuer("bad-2"), issuer("good")] }));
+
+    plugin.tick();
+    assert_eq!(asked.take(), ["bad-1", "bad-2", "good"]);
+    for hour in 1..5_u64 {
+        // All are due.
+        set_unix_ms((NOW + hour * 1000) * 1000);
+        plugin.tick();
+        let first = asked.take();
+        plugin.tick();
+        let second = asked.take();
+        assert_eq!((first.len(), first[0], second.len()), (2, "good", 1), "{first:?} {second:?}");
+        assert!(first[1] != second[0] && second[0] != "good", "{first:?} {second:?}");
+    }
+    let claims = r#"{"iss":"good"}"#;
+    assert_eq!(ask(&plugin, &token("RS256", Some("good"), "good", claims)), 200);
+}
+
 /// What the issuer answers, and how often it was asked.
 #[derive(Clone)]
 struct Idp(Rc<RefCell<(Result<callout::Response, callout::Error>, u32)>>);

@@ -1,0 +1,287 @@
+//! One side of a WebSocket whose messages are seen: frames in, frames out.
+//!
+//! Frames are tungstenite's; what is added here are bounds. One poll reads so much and no more, whatever
+//! the peer sends. A message is written in fragments (RFC 6455 §5.4), so that no more than one of them is
+//! copied, and nothing is taken on while something waits to be written.
+//!
+//! Not here: what messages mean, and when a side is closed (`websocket`).
+
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::{Sink, Stream as _};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::protocol::frame::Frame;
+use tokio_tungstenite::tungstenite::protocol::frame::coding::{Data, OpCode};
+use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Message, Role, WebSocketConfig};
+
+use crate::config::Inspection;
+use crate::http::websocket::code_of;
+use crate::io::Stream;
+
+/// Bytes of a message that are written as one frame.
+const FRAGMENT_BYTES_MAX: usize = 64 * 1024;
+
+/// Answers to pings that may wait for a peer that sends pings and does not read. Of more than these the
+/// last one is sent.
+const PONG_BYTES_MAX: usize = 16 * 1024;
+
+/// Each side holds a buffer of this size while nothing is said.
+const READ_BYTES: usize = 8 * 1024;
+
+/// Reads in one poll before others get their turn.
+const READS_MAX: usize = 32;
+
+/// A message, on its way from one side to the other.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Note {
+    /// Text, and then it is UTF-8.
+    pub(super) is_text: bool,
+    pub(super) data: Bytes,
+}
+
+/// What came from a side.
+#[derive(Debug)]
+pub(super) enum Heard {
+    Note(Note),
+    /// A ping, which is answered, or a pong.
+    Ping,
+    Pong,
+    /// It closes, and an answer is on its way.
+    Close(Option<CloseFrame>),
+    /// It broke a rule, and is to be told this code. Nothing more is read from it.
+    Broken(u16, String),
+    /// It has gone.
+    Lost,
+}
+
+/// How far a side's end has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Parting {
+    Open,
+    /// It has closed; what is written last is our answer.
+    Answering,
+    /// We have closed, and wait for its answer.
+    Asking,
+    Done,
+}
+
+/// One side.
+pub(super) struct Side<'a> {
+    socket: WebSocketStream<Metered<'a>>,
+    /// The rest of a message, and whether its first fragment is still to be written.
+    unsent: Option<(Note, bool)>,
+    parting: Parting,
+    /// It takes nothing at the moment.
+    stalled: bool,
+    /// Bytes may be left that nobody will read.
+    pub(super) cut: bool,
+    /// Bytes read and written so far, when that was last looked at.
+    seen: (u64, u64),
+    /// When something last came from it.
+    pub(super) heard: Duration,
+    /// When it was asked whether it is there, if it has said nothing since.
+    pub(super) pinged: Option<Duration>,
+}
+
+impl<'a> Side<'a> {
+    /// A side behind a stream from which `early` has been read already. `role` is ours.
+    pub(super) async fn new(
+        stream: &'a mut Stream,
+        early: Vec<u8>,
+        role: Role,
+        rules: &Inspection,
+        now: Duration,
+    ) -> Self {
+        let config = WebSocketConfig::default()
+            .read_buffer_size(READ_BYTES)
+            .write_buffer_size(0)
+            .max_write_buffer_size(FRAGMENT_BYTES_MAX + PONG_BYTES_MAX)
+            .max_message_size(Some(rules.message_bytes_max))
+            .max_frame_size(Some(rules.frame_bytes_max));
+        let metered = Metered { stream, reads: READS_MAX, read: early.len() as u64, written: 0 };
+        let socket = WebSocketStream::from_partially_read(metered, early, role, Some(config)).await;
+        Self {
+            socket,
+            unsent: None,
+            parting: Parting::Open,
+            stalled: false,
+            cut: false,
+            seen: (0, 0),
+            heard: now,
+            pinged: None,
+        }
+    }
+
+    /// Bytes written to it.
+    pub(super) fn written(&self) -> u64 {
+        self.socket.get_ref().written
+    }
+
+    /// Whether something waits to be written to it.
+    pub(super) fn is_behind(&self) -> bool {
+        self.stalled || self.unsent.is_some()
+    }
+
+    /// Begins a poll of the whole.
+    pub(super) fn begin(&mut self) {
+        self.socket.get_mut().reads = READS_MAX;
+    }
+
+    /// Whether bytes have come since this was last asked.
+    pub(super) fn has_sent(&mut self) -> bool {
+        let read = self.socket.get_ref().read;
+        std::mem::replace(&mut self.seen.0, read) != read
+    }
+
+    /// Whether it has taken bytes since this was last asked.
+    pub(super) fn has_taken(&mut self) -> bool {
+        let written = self.socket.get_ref().written;
+        std::mem::replace(&mut self.seen.1, written) != written
+    }
+
+    /// What comes from it next.
+    pub(super) fn poll_heard(&mut self, cx: &mut Context<'_>) -> Poll<Heard> {
+        Poll::Ready(match ready!(Pin::new(&mut self.socket).poll_next(cx)) {
+            Some(Ok(Message::Text(text))) => Heard::Note(Note { is_text: true, data: text.into() }),
+            Some(Ok(Message::Binary(data))) => Heard::Note(Note { is_text: false, data }),
+            Some(Ok(Message::Ping(_))) => Heard::Ping,
+            // A frame as such is only ever sent.
+            Some(Ok(Message::Pong(_) | Message::Frame(_))) => Heard::Pong,
+            Some(Ok(Message::Close(frame))) => Heard::Close(frame),
+            Some(Err(error)) => match code_of(&error) {
+                Some(code) => Heard::Broken(code, error.to_string()),
+                None => Heard::Lost,
+            },
+            None => Heard::Lost,
+        })
+    }
+
+    /// Takes a message on. Only when [`poll_sent`](Self::poll_sent) was ready.
+    pub(super) fn send(&mut self, note: Note) {
+        debug_assert!(self.unsent.is_none(), "one at a time");
+        self.unsent = Some((note, true));
+    }
+
+    /// Writes what waits to be written. An error: it has gone.
+    pub(super) fn poll_sent(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), ()>> {
+        loop {
+            let flushed = Pin::new(&mut self.socket).poll_flush(cx);
+            self.stalled = flushed.is_pending();
+            ready!(flushed).map_err(|_| ())?;
+            let Some((note, first)) = &mut self.unsent else { return Poll::Ready(Ok(())) };
+            let kind = match (*first, note.is_text) {
+                (true, true) => Data::Text,
+                (true, false) => Data::Binary,
+                (false, _) => Data::Continue,
+            };
+            let part = note.data.split_to(note.data.len().min(FRAGMENT_BYTES_MAX));
+            let last = note.data.is_empty();
+            let frame = Frame::message(part, OpCode::Data(kind), last);
+            *first = false;
+            if last {
+                self.unsent = None;
+            }
+            Pin::new(&mut self.socket).start_send(Message::Frame(frame)).map_err(|_| ())?;
+        }
+    }
+
+    /// Asks whether it is there.
+    pub(super) fn ping(&mut self, now: Duration) {
+        self.pinged = Some(now);
+        // An error: it has gone, or takes nothing, which will be noticed.
+        let _ = Pin::new(&mut self.socket).start_send(Message::Ping(Bytes::new()));
+    }
+
+    /// Closes it, unless it has closed itself.
+    pub(super) fn close(&mut self, frame: Option<CloseFrame>) {
+        self.unsent = None;
+        if self.parting == Parting::Open {
+            let sent = Pin::new(&mut self.socket).start_send(Message::Close(frame));
+            self.parting = if sent.is_ok() { Parting::Asking } else { Parting::Done };
+        }
+    }
+
+    /// It has closed itself.
+    pub(super) fn has_closed(&mut self) {
+        self.unsent = None;
+        self.parting = Parting::Answering;
+    }
+
+    /// It has gone, and hears nothing more.
+    pub(super) fn has_gone(&mut self) {
+        self.parting = Parting::Done;
+    }
+
+    /// Waits until nothing more is to be said to it or heard of it. What it still sends is thrown away.
+    pub(super) fn poll_parted(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.parting == Parting::Done {
+            return Poll::Ready(());
+        }
+        let written = ready!(Pin::new(&mut self.socket).poll_flush(cx));
+        if self.parting == Parting::Asking && written.is_ok() && !self.cut {
+            loop {
+                match ready!(self.poll_heard(cx)) {
+                    Heard::Note(_) | Heard::Ping | Heard::Pong => {}
+                    Heard::Close(_) | Heard::Broken(..) | Heard::Lost => break,
+                }
+            }
+        }
+        self.parting = Parting::Done;
+        Poll::Ready(())
+    }
+}
+
+/// A stream that is read so often in one poll and no more: tungstenite reads for as long as bytes come that
+/// make no message.
+struct Metered<'a> {
+    stream: &'a mut Stream,
+    /// Reads that are left.
+    reads: usize,
+    read: u64,
+    written: u64,
+}
+
+impl AsyncRead for Metered<'_> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if self.reads == 0 {
+            // There may be more, but others wait too.
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        let count = ready!(self.stream.poll_read(cx, buffer.initialize_unfilled()))?;
+        buffer.advance(count);
+        self.reads -= 1;
+        self.read += count as u64;
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Metered<'_> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let count = ready!(self.stream.poll_write(cx, bytes))?;
+        self.written += count as u64;
+        Poll::Ready(Ok(count))
+    }
+
+    /// What was written is with the kernel.
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.stream.poll_shutdown(cx)
+    }
+}

@@ -1,0 +1,626 @@
+//! WebSockets whose messages are seen: what passes, what is refused, how they end.
+//!
+//! Not here: tunnels (`websocket`), floods (`websocket_abuse`), plugins (`websocket_hooks`).
+
+use std::net::{TcpListener, TcpStream};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::time::Duration;
+
+use http::{Method, Request};
+use serde_json::{Value, json};
+use tokio_tungstenite::tungstenite::client::IntoClientRequest;
+use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
+use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Message};
+use tokio_tungstenite::tungstenite::{Error, WebSocket, accept_hdr};
+
+use crate::harness::http2::Http2;
+use crate::harness::tls::{Authority, shake};
+use crate::harness::{DEADLINE, Gateway, Upstream, Wire};
+
+/// What a server of these tests has seen.
+#[derive(Debug, PartialEq)]
+pub enum Seen {
+    /// The fields of its request, by lower-case name.
+    Opened(Vec<(String, String)>),
+    /// A close, with its code.
+    Closed(Option<(u16, String)>),
+    /// The end of the connection without one.
+    Lost,
+}
+
+/// A server that sends messages back. `close 4000 why` makes it close so, `big 5000` send so many bytes,
+/// `leave` drop the connection, `hold` read no more; `quiet` is not answered.
+pub struct Server {
+    pub address: String,
+    seen: Receiver<Seen>,
+}
+
+impl Server {
+    pub fn start() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let (tell, seen) = channel();
+        std::thread::spawn(move || {
+            for stream in listener.incoming() {
+                let (stream, tell) = (stream.unwrap(), tell.clone());
+                std::thread::spawn(move || serve(stream, &tell));
+            }
+        });
+        Self { address, seen }
+    }
+
+    /// What it sees next, after its requests.
+    pub fn sees(&self) -> Seen {
+        loop {
+            match self.seen.recv_timeout(DEADLINE).expect("something is seen") {
+                Seen::Opened(_) => {}
+                seen => return seen,
+            }
+        }
+    }
+
+    pub fn request(&self) -> Vec<(String, String)> {
+        match self.seen.recv_timeout(DEADLINE).unwrap() {
+            Seen::Opened(fields) => fields,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// A gateway before it, with these WebSocket settings and more.
+    pub fn gateway(&self, websocket: Value, mut more: Value) -> Gateway {
+        let url = format!("http://{}", self.address);
+        more["routes"] = json!([{ "path": "/", "upstream": url, "websocket": websocket }]);
+        Gateway::start(more)
+    }
+}
+
+#[expect(clippy::result_large_err, reason = "the library's")]
+fn serve(stream: TcpStream, tell: &Sender<Seen>) {
+    use tokio_tungstenite::tungstenite::handshake::server::{Request, Response};
+    let opened = |request: &Request, mut response: Response| {
+        let fields = request.headers().iter();
+        let fields: Vec<_> = fields
+            .map(|(name, value)| (name.to_string(), value.to_str().unwrap().to_owned()))
+            .collect();
+        if let Some(offered) = request.headers().get("sec-websocket-protocol") {
+            let chosen = offered.to_str().unwrap().split(',').next_back().unwrap().trim();
+            response.headers_mut().insert("sec-websocket-protocol", chosen.parse().unwrap());
+        }
+        let _ = tell.send(Seen::Opened(fields));
+        Ok(response)
+    };
+    let Ok(mut socket) = accept_hdr(stream, opened) else { return };
+    loop {
+        let message = match socket.read() {
+            Ok(message) => message,
+            Err(Error::ConnectionClosed) => return,
+            Err(_) => {
+                let _ = tell.send(Seen::Lost);
+                return;
+            }
+        };
+        let text = message.to_text().unwrap_or_default().to_owned();
+        let mut words = text.splitn(3, ' ');
+        match (words.next(), words.next(), words.next()) {
+            _ if message.is_close() => {
+                let Message::Close(frame) = message else { continue };
+                let frame = frame.map(|it| (it.code.into(), it.reason.to_string()));
+                let _ = tell.send(Seen::Closed(frame));
+            }
+            (Some("close"), Some(code), Some(reason)) => {
+                let code: u16 = code.parse().unwrap();
+                let frame = CloseFrame { code: code.into(), reason: reason.into() };
+                socket.close(Some(frame)).unwrap();
+            }
+            (Some("big"), Some(count), None) => {
+                socket.send(Message::binary(vec![7; count.parse().unwrap()])).unwrap();
+            }
+            (Some("leave"), ..) => return,
+            (Some("hold"), ..) => std::thread::sleep(2 * DEADLINE),
+            (Some("quiet"), ..) => {}
+            _ if message.is_text() || message.is_binary() => {
+                if socket.send(message).is_err() {
+                    let _ = tell.send(Seen::Lost);
+                    return;
+                }
+            }
+            _ => {}
+        }
+    }
+}
+
+pub type Socket = WebSocket<TcpStream>;
+
+/// A client's WebSocket.
+pub fn open(gateway: &Gateway) -> Socket {
+    let stream = TcpStream::connect(gateway.address()).unwrap();
+    stream.set_read_timeout(Some(DEADLINE)).unwrap();
+    let (socket, _) = tokio_tungstenite::tungstenite::client("ws://gateway.test/", stream).unwrap();
+    socket
+}
+
+/// The code and reason that a client is closed with; what comes before is passed over.
+pub fn closed(socket: &mut Socket) -> Option<(u16, String)> {
+    loop {
+        match socket.read() {
+            Ok(Message::Close(frame)) => {
+                let _ = socket.flush();
+                return frame.map(|it| (it.code.into(), it.reason.to_string()));
+            }
+            Ok(_) => {}
+            Err(error) => panic!("no close: {error}"),
+        }
+    }
+}
+
+pub fn say(socket: &mut Socket, text: &str) {
+    socket.send(Message::text(text)).unwrap();
+}
+
+/// Opens a WebSocket by hand, to send what no library sends.
+pub fn open_raw(gateway: &Gateway) -> Wire {
+    let mut wire = gateway.connect();
+    upgrade(&mut wire);
+    wire
+}
+
+fn upgrade(wire: &mut Wire) {
+    let answer = wire.exchange(
+        "GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+         Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n",
+    );
+    assert_eq!(answer.status(), 101, "{answer:?}");
+}
+
+/// A frame of a client: its first byte, then the payload under a mask of zeros.
+pub fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
+    let mut frame = head(first, 0x80, payload.len());
+    frame.extend([0; 4]);
+    frame.extend(payload);
+    frame
+}
+
+fn head(first: u8, masked: u8, length: usize) -> Vec<u8> {
+    let mut head = vec![first];
+    match length {
+        0..126 => head.push(masked | u8::try_from(length).unwrap()),
+        126..65_536 => {
+            head.push(masked | 126);
+            head.extend(u16::try_from(length).unwrap().to_be_bytes());
+        }
+        _ => {
+            head.push(masked | 127);
+            head.extend((length as u64).to_be_bytes());
+        }
+    }
+    head
+}
+
+/// The next frame that a client gets: its first byte, and its payload.
+pub fn next_frame(wire: &mut Wire) -> (u8, Vec<u8>) {
+    let start = wire.take(2).unwrap();
+    let length = match start[1] {
+        126 => u64::from(u16::from_be_bytes(wire.take(2).unwrap().try_into().unwrap())),
+        127 => u64::from_be_bytes(wire.take(8).unwrap().try_into().unwrap()),
+        short => u64::from(short),
+    };
+    (start[0], wire.take(usize::try_from(length).unwrap()).unwrap())
+}
+
+/// The code of the close that a client gets next; other frames are passed over.
+pub fn close_code(wire: &mut Wire) -> Option<u16> {
+    loop {
+        let (first, payload) = next_frame(wire);
+        if first == 0x88 {
+            return Some(u16::from_be_bytes(payload.get(..2)?.try_into().unwrap()));
+        }
+    }
+}
+
+fn inspect() -> Value {
+    json!({ "inspect": true })
+}
+
+fn with(key: &str, value: impl Into<Value>) -> Value {
+    let mut settings = inspect();
+    settings[key] = value.into();
+    settings
+}
+
+#[test]
+fn messages_of_every_kind_pass() {
+    let server = Server::start();
+    let gateway = server.gateway(inspect(), json!({}));
+    let mut request = format!("ws://{}/", gateway.address()).into_client_request().unwrap();
+    let fields = request.headers_mut();
+    fields.insert("sec-websocket-protocol", "chat, soap".parse().unwrap());
+    fields.insert("sec-websocket-extensions", "permessage-deflate".parse().unwrap());
+    let stream = TcpStream::connect(gateway.address()).unwrap();
+    stream.set_read_timeout(Some(DEADLINE)).unwrap();
+
+    let (mut socket, answer) = tokio_tungstenite::tungstenite::client(request, stream).unwrap();
+
+    assert_eq!(answer.headers()["sec-websocket-protocol"], "soap");
+    let seen = server.request();
+    assert!(seen.iter().all(|(name, _)| name != "sec-websocket-extensions"), "{seen:?}");
+    // Several fragments on their way, and as many bytes as a message may have.
+    for message in [
+        Message::text("grüße"),
+        Message::text(""),
+        Message::binary(vec![]),
+        Message::binary(vec![1; 65_536]),
+        Message::text("ä".repeat(100_000)),
+        Message::binary(vec![2; 1024 * 1024]),
+    ] {
+        socket.send(message.clone()).unwrap();
+        assert!(socket.read().unwrap() == message);
+    }
+    socket.send(Message::Ping(b"here?"[..].into())).unwrap();
+    assert_eq!(socket.read().unwrap(), Message::Pong(b"here?"[..].into()));
+}
+
+/// RFC 6455 §7.4: whoever closes, with whatever code and reason, the other side hears it as it was said.
+#[test]
+fn closes_are_carried_both_ways() {
+    let server = Server::start();
+    let gateway = server.gateway(inspect(), json!({}));
+
+    for code in [1000, 1001, 1002, 1003, 1007, 1008, 1009, 1010, 1011, 1012, 3000, 4999_u16] {
+        let mut socket = open(&gateway);
+        let frame = CloseFrame { code: code.into(), reason: "because".into() };
+        socket.close(Some(frame)).unwrap();
+        assert_eq!(server.sees(), Seen::Closed(Some((code, "because".into()))));
+        assert_eq!(closed(&mut socket), Some((code, "because".into())));
+
+        let mut socket = open(&gateway);
+        say(&mut socket, &format!("close {code} that is why"));
+        assert_eq!(closed(&mut socket), Some((code, "that is why".into())));
+        assert_eq!(server.sees(), Seen::Closed(Some((code, "that is why".into()))));
+    }
+    let mut socket = open(&gateway);
+    socket.close(None).unwrap();
+    assert_eq!(server.sees(), Seen::Closed(None));
+    assert_eq!(closed(&mut socket), None);
+}
+
+/// A client that breaks a rule is told which; to the server it has gone away.
+#[test]
+fn a_client_that_breaks_a_rule_is_told_which() {
+    let server = Server::start();
+    let gateway = server.gateway(inspect(), json!({}));
+    let unmasked = [vec![0x81, 2], b"no".to_vec()].concat();
+    for (bytes, code) in [
+        (unmasked, 1002),
+        // Reserved bits and opcodes; control frames that are long or in parts; parts of nothing.
+        (frame(0xc1, b"x"), 1002),
+        (frame(0x83, b"x"), 1002),
+        (frame(0x8b, b"x"), 1002),
+        (frame(0x89, &[0; 126]), 1002),
+        (frame(0x09, b"x"), 1002),
+        (frame(0x80, b"x"), 1002),
+        ([frame(0x01, b"x"), frame(0x81, b"y")].concat(), 1002),
+        // Closes that say nothing right.
+        (frame(0x88, b"x"), 1002),
+        (frame(0x88, &[3, 237]), 1002),
+        (frame(0x88, &[0, 5]), 1002),
+        // Text that is none, at once and in parts.
+        (frame(0x81, b"\xff"), 1007),
+        ([frame(0x01, b"\xc3"), frame(0x00, b"\x28")].concat(), 1007),
+        (frame(0x88, b"\x03\xe8\xff"), 1007),
+    ] {
+        let mut client = open_raw(&gateway);
+        client.send(&bytes);
+        assert_eq!(close_code(&mut client), Some(code), "{bytes:x?}");
+        let seen = server.sees();
+        // A close that is none is answered, and carried on, as what it is.
+        let expected =
+            if bytes.ends_with(&[3, 237]) || bytes.ends_with(&[0, 5]) { 1002 } else { 1001 };
+        assert!(
+            matches!(seen, Seen::Closed(Some((code, _))) if code == expected),
+            "{seen:?} {bytes:x?}"
+        );
+        assert_eq!(client.take_rest().unwrap(), b"");
+    }
+}
+
+/// What came before the mistake is answered first, as it would be without a gateway.
+#[test]
+fn a_mistake_does_not_overtake_the_answer_before_it() {
+    let server = Server::start();
+    let gateway = server.gateway(inspect(), json!({}));
+    let mut client = open_raw(&gateway);
+
+    client.send([frame(0x81, b"first"), frame(0xf1, b"second")].concat());
+
+    assert_eq!(next_frame(&mut client), (0x81, b"first".to_vec()));
+    assert_eq!(close_code(&mut client), Some(1002));
+}
+
+#[test]
+fn messages_and_frames_that_are_too_large_are_refused() {
+    let server = Server::start();
+    let mut settings = with("message_bytes_max", 1000);
+    settings["frame_bytes_max"] = 600.into();
+    let gateway = server.gateway(settings, json!({}));
+    for bytes in [
+        frame(0x82, &[1; 601]),
+        [frame(0x02, &[1; 600]), frame(0x80, &[1; 401])].concat(),
+        // Announced, and never sent.
+        [head(0x82, 0x80, 1 << 40), vec![0; 4]].concat(),
+    ] {
+        let mut client = open_raw(&gateway);
+        client.send(&bytes);
+        assert_eq!(close_code(&mut client), Some(1009));
+        assert_eq!(server.sees(), Seen::Closed(Some((1001, String::new()))));
+    }
+    // As large as they may be.
+    let mut client = open_raw(&gateway);
+    let quiet = [&b"quiet "[..], &[b'x'; 594]].concat();
+    client.send([frame(0x01, &quiet), frame(0x80, &[b'x'; 400]), frame(0x81, b"x")].concat());
+    assert_eq!(next_frame(&mut client), (0x81, b"x".to_vec()));
+
+    // A server's.
+    let mut socket = open(&gateway);
+    say(&mut socket, "big 601");
+    assert_eq!(closed(&mut socket), Some((1011, String::new())));
+    assert_eq!(server.sees(), Seen::Closed(Some((1009, String::new()))));
+}
+
+#[test]
+fn a_side_that_is_lost_is_told_of_to_the_other() {
+    let server = Server::start();
+    let gateway = server.gateway(inspect(), json!({}));
+
+    let mut socket = open(&gateway);
+    say(&mut socket, "leave");
+    assert_eq!(closed(&mut socket), Some((1011, String::new())));
+
+    drop(open(&gateway));
+    assert_eq!(server.sees(), Seen::Closed(Some((1001, String::new()))));
+}
+
+#[test]
+fn a_client_that_sends_too_often_is_closed() {
+    let server = Server::start();
+    let gateway = server.gateway(with("messages_per_second", 5), json!({}));
+    let mut client = open_raw(&gateway);
+
+    client.send(frame(0x81, b"x").repeat(4));
+    // Pings count.
+    client.send(frame(0x89, b"").repeat(2));
+
+    assert_eq!(close_code(&mut client), Some(1008));
+    assert_eq!(server.sees(), Seen::Closed(Some((1001, String::new()))));
+}
+
+/// Who is silent is asked; who answers stays, who does not is taken for gone.
+#[test]
+fn silent_sides_are_asked_whether_they_are_there() {
+    let server = Server::start();
+    let mut settings = with("ping_interval_ms", 100);
+    settings["pong_timeout_ms"] = 1500.into();
+    let gateway = server.gateway(settings, json!({}));
+    let mut socket = open(&gateway);
+
+    for _ in 0..5 {
+        assert_eq!(socket.read().unwrap(), Message::Ping(Vec::new().into()));
+    }
+    say(&mut socket, "still there");
+    while socket.read().unwrap() != Message::text("still there") {}
+    // From now on it reads nothing, and answers nothing.
+    assert_eq!(server.sees(), Seen::Closed(Some((1001, String::new()))));
+    gateway.counts("zproxy_websocket_closes_total", &[("by", "client"), ("code", "lost")], 1.0);
+}
+
+/// Its own pings and what answers them do not make a WebSocket busy.
+#[test]
+fn a_websocket_that_says_nothing_is_closed() {
+    let server = Server::start();
+    let mut settings = with("ping_interval_ms", 100);
+    settings["idle_ms"] = 1500.into();
+    let gateway = server.gateway(settings, json!({}));
+    let mut socket = open(&gateway);
+
+    assert_eq!(closed(&mut socket), Some((1001, "idle".into())));
+    assert_eq!(server.sees(), Seen::Closed(Some((1001, "idle".into()))));
+}
+
+#[test]
+fn a_websocket_that_has_lived_long_enough_is_closed() {
+    let server = Server::start();
+    let gateway = server.gateway(with("lifetime_ms", 700), json!({}));
+    let mut socket = open(&gateway);
+    say(&mut socket, "x");
+    assert_eq!(closed(&mut socket), Some((1001, String::new())));
+    assert_eq!(server.sees(), Seen::Closed(Some((1001, String::new()))));
+}
+
+/// Where nobody looks, bytes are cut off when time is up.
+#[test]
+fn times_of_websockets_hold_for_tunnels() {
+    let server = Server::start();
+    for settings in [json!({ "lifetime_ms": 2500 }), json!({ "idle_ms": 2500 })] {
+        let gateway = server.gateway(settings.clone(), json!({}));
+        let mut socket = open(&gateway);
+        say(&mut socket, "x");
+        assert_eq!(socket.read().unwrap(), Message::text("x"));
+        assert!(socket.read().is_err(), "{settings}");
+        assert_eq!(server.sees(), Seen::Lost);
+    }
+}
+
+/// A second before the end both sides are told, so that nothing is cut off.
+#[test]
+fn a_drain_closes_websockets_in_good_order() {
+    let server = Server::start();
+    let mut gateway = server.gateway(inspect(), json!({ "drain_timeout_ms": 6000 }));
+    let mut socket = open(&gateway);
+
+    gateway.signal(rustix::process::Signal::TERM);
+    crate::harness::eventually("the end of accepting", || {
+        TcpStream::connect(gateway.address()).is_err().then_some(())
+    });
+    // Until then it goes on as before.
+    say(&mut socket, "still here");
+    assert_eq!(socket.read().unwrap(), Message::text("still here"));
+
+    assert_eq!(closed(&mut socket), Some((1001, String::new())));
+    assert_eq!(server.sees(), Seen::Closed(Some((1001, String::new()))));
+    drop(socket);
+    assert_eq!(gateway.exit_code(), 0);
+}
+
+/// A server that is not a WebSocket server, or answers somebody else.
+#[test]
+fn a_switch_that_was_not_agreed_on_becomes_a_502() {
+    let accept = derive_accept_key(b"dGhlIHNhbXBsZSBub25jZQ==");
+    for fields in [
+        String::new(),
+        "Sec-WebSocket-Accept: bm9uc2Vuc2U=\r\n".to_owned(),
+        format!(
+            "Sec-WebSocket-Accept: {accept}\r\nSec-WebSocket-Extensions: permessage-deflate\r\n"
+        ),
+    ] {
+        let upstream = Upstream::sending_and_closing(format!(
+            "HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: websocket\r\n{fields}\r\n"
+        ));
+        let routes =
+            json!([{ "path": "/", "upstream": upstream.url(), "websocket": { "inspect": true } }]);
+        let gateway = Gateway::start(json!({ "routes": routes }));
+
+        let answer = gateway.connect().exchange(
+            "GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+             Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n",
+        );
+
+        assert_eq!(answer.status(), 502, "{fields:?}: {answer:?}");
+    }
+}
+
+/// Nothing goes past those who look: not by another name either.
+#[test]
+fn upgrades_to_other_protocols_are_not_made_where_messages_are_seen() {
+    let upstream = Upstream::answering("plain");
+    let routes =
+        json!([{ "path": "/", "upstream": upstream.url(), "websocket": { "inspect": true } }]);
+    let gateway = Gateway::start(json!({ "routes": routes }));
+
+    let answer = gateway.ask("GET", "/", "Connection: Upgrade\r\nUpgrade: tunnel\r\n");
+
+    assert_eq!((answer.status(), answer.text()), (200, "plain"));
+    assert_eq!(upstream.last_request().field("upgrade"), None);
+}
+
+/// RFC 6455 §11.3, with TLS on the client's side.
+#[test]
+fn messages_are_seen_over_tls() {
+    let server = Server::start();
+    let (authority, dir) = (Authority::new("root"), tempfile::TempDir::new().unwrap());
+    let files = authority.issue(dir.path(), "s", &["gateway.test"]);
+    let listener = json!({ "address": "127.0.0.1:0", "tls": { "certificates": [files.entry()] } });
+    let gateway = server.gateway(inspect(), json!({ "listeners": [listener] }));
+    let config = authority.client().alpn(&["http/1.1"]).config();
+    let mut wire = Wire::tls(shake(gateway.address(), &config, "gateway.test").unwrap());
+    upgrade(&mut wire);
+
+    let large = vec![3; 300_000];
+    wire.send(frame(0x82, &large));
+    let mut back = Vec::new();
+    loop {
+        let (first, part) = next_frame(&mut wire);
+        back.extend(part);
+        if first & 0x80 != 0 {
+            break;
+        }
+    }
+
+    assert!(back == large);
+    wire.send(frame(0x88, &[3, 232]));
+    assert_eq!(close_code(&mut wire), Some(1000));
+    assert_eq!(server.sees(), Seen::Closed(Some((1000, String::new()))));
+}
+
+/// RFC 8441 §5: the same frames, in a stream.
+#[test]
+fn messages_are_seen_over_http2() {
+    let server = Server::start();
+    let gateway = server.gateway(inspect(), json!({}));
+    let mut client = Http2::connect(gateway.address());
+    // Settings are known with the first answer.
+    client.get("/");
+    let request = Request::builder().method(Method::CONNECT).uri("http://a/");
+    let request = request.header("sec-websocket-version", "13");
+    let request = request.header("sec-websocket-extensions", "permessage-deflate");
+    let request = request.extension(h2::ext::Protocol::from_static("websocket"));
+
+    let (response, mut stream) = client.open(request.body(()).unwrap(), false);
+    let response = client.run(response).unwrap();
+    assert_eq!(response.status(), 200);
+    let fields = server.request();
+    assert!(fields.iter().all(|(name, _)| name != "sec-websocket-extensions"), "{fields:?}");
+    let mut received = response.into_body();
+    stream.send_data(frame(0x81, b"hello").into(), false).unwrap();
+    let mut bytes = Vec::new();
+    while bytes.len() < 7 {
+        bytes.extend_from_slice(&client.run(received.data()).unwrap().unwrap());
+    }
+    assert_eq!(bytes, [&[0x81, 5][..], b"hello"].concat());
+    stream.send_data(frame(0x88, &[0x0f, 0xa0]).into(), false).unwrap();
+
+    let mut bytes = Vec::new();
+    while let Some(data) = client.run(received.data()) {
+        bytes.extend_from_slice(&data.unwrap());
+    }
+    assert_eq!(bytes, [0x88, 2, 0x0f, 0xa0]);
+    assert_eq!(server.sees(), Seen::Closed(Some((4000, String::new()))));
+}
+
+#[test]
+fn messages_and_closes_are_counted_and_logged() {
+    let server = Server::start();
+    let gateway =
+        server.gateway(inspect(), json!({ "access_log": { "path": "log", "format": "json" } }));
+    let mut socket = open(&gateway);
+    say(&mut socket, "four");
+    assert_eq!(socket.read().unwrap(), Message::text("four"));
+    say(&mut socket, "quiet");
+    gateway.counts("zproxy_websockets", &[("route", "/")], 1.0);
+    gateway.counts("zproxy_websocket_messages_total", &[("from", "client")], 2.0);
+    gateway.counts("zproxy_websocket_message_bytes_total", &[("from", "client")], 9.0);
+    gateway.counts("zproxy_websocket_messages_total", &[("from", "server")], 1.0);
+    let frame = CloseFrame { code: 4321.into(), reason: "".into() };
+    socket.close(Some(frame)).unwrap();
+    assert_eq!(closed(&mut socket), Some((4321, String::new())));
+
+    gateway.counts("zproxy_websocket_closes_total", &[("by", "client"), ("code", "4xxx")], 1.0);
+    gateway.counts("zproxy_websockets", &[("route", "/")], 0.0);
+    let line = crate::harness::eventually("a line", || {
+        let log = std::fs::read_to_string(gateway.dir.path().join("log")).ok()?;
+        serde_json::from_str::<Value>(log.lines().next()?).ok()
+    });
+    assert_eq!(line["status"], 101);
+    let expected =
+        json!({ "closed_by": "client", "code": 4321, "messages_in": 2, "messages_out": 1 });
+    assert_eq!(line["websocket"], expected);
+}
+
+/// A server that reads no more holds one message here; the rest stays with the client.
+#[test]
+fn a_receiver_that_has_stopped_stops_the_sender() {
+    let server = Server::start();
+    let gateway = server.gateway(inspect(), json!({}));
+    let mut socket = open(&gateway);
+    say(&mut socket, "hold");
+    let before = gateway.memory_kib();
+    let stream = socket.get_mut();
+    stream.set_write_timeout(Some(Duration::from_secs(3))).unwrap();
+
+    let mut sent = 0;
+    while socket.send(Message::binary(vec![1; 500_000])).is_ok() {
+        sent += 1;
+        assert!(sent < 1000, "somebody takes it all");
+    }
+
+    let grown = gateway.memory_kib().saturating_sub(before);
+    assert!(grown < 16 * 1024, "{grown} KiB");
+}
