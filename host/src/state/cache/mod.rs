@@ -291,3 +291,6 @@ pub struct Label<'a> {
     /// When who fetched it had begun: of what was removed since, nothing is kept.
     pub since: u64,
 }
+
+#[cfg(test)]
+mod tests;
