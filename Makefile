@@ -1,6 +1,6 @@
 # Each target is one thing that a developer does; CI does the same (.ci/run).
 
-.PHONY: setup run test plugins guests bench soak soak-swap check fuzz loom numa cache-suite deny
+.PHONY: setup run test plugins guests bench soak soak-swap check fuzz loom numa cache-suite autobahn deny
 
 APT = apt-get -o DPkg::Lock::Timeout=120
 SUDO = $(if $(filter 0,$(shell id -u)),,sudo)
@@ -112,6 +112,11 @@ numa: setup
 # npm is missing or cannot get it.
 cache-suite: setup
 	tests/cache-suite/run
+
+# The Autobahn test suite of WebSocket, through the gateway: minutes; skipped, with the reason, where there is no
+# Python 2.7, for which it is written.
+autobahn: setup
+	tests/autobahn/run
 
 # Licences, sources and advisories of what is depended on. Needs cargo-deny; advisories need the
 # network, DENY="bans licenses sources" leaves them out.

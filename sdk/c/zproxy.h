@@ -65,6 +65,22 @@ typedef enum {
     ZPROXY_ABORT,
 } zproxy_chunk_action;
 
+/* Who has sent a WebSocket message, and what it is; text is UTF-8. */
+typedef enum { ZPROXY_CLIENT, ZPROXY_SERVER } zproxy_peer;
+typedef enum { ZPROXY_TEXT_MESSAGE, ZPROXY_BINARY_MESSAGE } zproxy_message_kind;
+
+/* What a hook says of a WebSocket message. */
+typedef enum {
+    /* It goes on as it is. */
+    ZPROXY_MESSAGE_PASS,
+    /* What zproxy_websocket_replace was given during this call goes on in its place. */
+    ZPROXY_MESSAGE_REPLACED,
+    /* Nothing goes on in its place. */
+    ZPROXY_MESSAGE_DROP,
+    /* Both ends are closed, with what zproxy_websocket_close was given during this call. */
+    ZPROXY_MESSAGE_CLOSE,
+} zproxy_message_action;
+
 /* An exchange that is over; bytes with their framing, times in microseconds. */
 typedef struct {
     uint16_t status;
@@ -146,6 +162,21 @@ static void zproxy_response_fields(const zproxy_text *names, size_t count);
     }                                                                                          \
     static zproxy_chunk_action zproxy_on_response_body(zproxy_text chunk, bool end)
 
+/* Called for each message of a WebSocket: `ZPROXY_ON_MESSAGE(sender, kind, data) { … return ZPROXY_MESSAGE_PASS; }`.
+ * Messages take turns: what belongs to one WebSocket goes into zproxy_context_set. */
+#define ZPROXY_ON_MESSAGE(sender, kind, data)                                                  \
+    static zproxy_message_action zproxy_on_message(zproxy_peer sender, zproxy_message_kind kind, \
+                                                   zproxy_text data);                          \
+    ZPROXY_EXPORT("zproxy:gateway/websocket-filter@0.1.0#on-message")                          \
+    int32_t zproxy_export_on_message(int32_t from, int32_t is, const char *bytes, size_t length) { \
+        int32_t action = zproxy_on_message((zproxy_peer)from, (zproxy_message_kind)is,         \
+                                           (zproxy_text){bytes, length});                      \
+        zproxy_forget();                                                                       \
+        return action;                                                                         \
+    }                                                                                          \
+    static zproxy_message_action zproxy_on_message(zproxy_peer sender, zproxy_message_kind kind, \
+                                                   zproxy_text data)
+
 /* Called after each exchange, when nobody waits: `ZPROXY_ON_LOG(summary) { … summary->status … }`. */
 #define ZPROXY_ON_LOG(summary)                                                                 \
     static void zproxy_on_log(const zproxy_summary *summary);                                  \
@@ -184,6 +215,8 @@ ZPROXY_IMPORT("body", "skip") void zproxy_import_body_skip(void);
 ZPROXY_IMPORT("body", "observe") void zproxy_import_body_observe(void);
 ZPROXY_IMPORT("body", "hold") void zproxy_import_body_hold(int32_t);
 ZPROXY_IMPORT("body", "replace") void zproxy_import_body_replace(const char *, size_t);
+ZPROXY_IMPORT("websocket", "replace") void zproxy_import_websocket_replace(int32_t, const char *, size_t);
+ZPROXY_IMPORT("websocket", "close") void zproxy_import_websocket_close(int32_t, const char *, size_t);
 ZPROXY_IMPORT("counters", "add") int64_t zproxy_import_counters_add(const char *, size_t, int64_t, int32_t);
 ZPROXY_IMPORT("response", "get") void zproxy_import_response_get(const char *, size_t, zproxy_option *);
 ZPROXY_IMPORT("response", "get-all") void zproxy_import_response_get_all(const char *, size_t, zproxy_list *);
@@ -247,6 +280,14 @@ static inline void zproxy_body_hold(uint32_t bytes_max) { zproxy_import_body_hol
 /* In a body hook, in place of the chunk; in a head hook, in place of the whole body. */
 static inline void zproxy_body_replace(zproxy_text bytes) {
     zproxy_import_body_replace(bytes.data, bytes.length);
+}
+
+static inline void zproxy_websocket_replace(zproxy_message_kind kind, zproxy_text data) {
+    zproxy_import_websocket_replace(kind, data.data, data.length);
+}
+
+static inline void zproxy_websocket_close(uint16_t code, zproxy_text reason) {
+    zproxy_import_websocket_close(code, reason.data, reason.length);
 }
 /* Adds to a count over all workers, which begins anew with each window; 0: never. Needs `allow.counters`. */
 static inline int64_t zproxy_count(zproxy_text key, int64_t delta, uint32_t window_ms) {

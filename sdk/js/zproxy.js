@@ -15,6 +15,7 @@ const decoder = new TextDecoder();
 const encoder = new TextEncoder();
 
 const CHUNK_ACTIONS = ['replaced', 'drop', 'detach', 'abort'];
+const MESSAGE_ACTIONS = ['replaced', 'drop', 'close'];
 
 /** Bytes as text. Bytes that are not UTF-8 become U+FFFD. `undefined` stays what it is. */
 export const text = (bytes) => (bytes === undefined ? undefined : decoder.decode(bytes));
@@ -61,16 +62,20 @@ export function onlyKeys(config, known) {
  *   for what is not there. `'respond'` after a call of `reply.send`; anything else goes on.
  * - `onRequestBody(chunk, end, state)`, `onResponseBody(chunk, end, state)`: `'replaced'` after a call of
  *   `body.replace`, `'drop'`, `'detach'` or `'abort'`; anything else passes the chunk.
+ * - `onMessage(sender, kind, data, state)`: a message of a WebSocket; `'client'` or `'server'`, `'text'` or `'binary'`.
+ *   `'replaced'` after a call of `websocket.replace`, `'close'` after one of `websocket.close`, or `'drop'`; anything
+ *   else passes it.
  * - `onLog(summary, state)`, `onTick(state)`, `shutdown(state)`.
  *
  * Export what the world exports: `export const { lifecycle, requestFilter, requestBodyFilter } = plugin(…)`;
- * the others are `responseFilter`, `responseBodyFilter`, `completion`, `ticker` and `retirement`.
+ * the others are `responseFilter`, `responseBodyFilter`, `websocketFilter`, `completion`, `ticker` and `retirement`.
  */
 export function plugin({ requestFields = [], responseFields = [], init, ...hooks }) {
-  const { onRequest, onResponse, onRequestBody, onResponseBody, onLog, onTick, shutdown } = hooks;
+  const { onRequest, onResponse, onRequestBody, onResponseBody, onMessage, onLog, onTick, shutdown } = hooks;
   let state;
   const action = (answer) => (answer === 'respond' ? 'respond' : 'next');
   const chunkAction = (answer) => (CHUNK_ACTIONS.includes(answer) ? answer : 'pass');
+  const messageAction = (answer) => (MESSAGE_ACTIONS.includes(answer) ? answer : 'pass');
   const names = (given) => (typeof given === 'function' ? given(state) : given);
   const lifecycle = {
     init(config) {
@@ -100,6 +105,11 @@ export function plugin({ requestFields = [], responseFields = [], init, ...hooks
   if (onResponseBody) {
     interfaces.responseBodyFilter = {
       onResponseBody: (chunk, end) => chunkAction(onResponseBody(chunk, end, state)),
+    };
+  }
+  if (onMessage) {
+    interfaces.websocketFilter = {
+      onMessage: (sender, kind, data) => messageAction(onMessage(sender, kind, data, state)),
     };
   }
   if (onLog) interfaces.completion = { onLog: (summary) => void onLog(summary, state) };

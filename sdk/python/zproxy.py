@@ -148,6 +148,17 @@ def export_bodies(plugin: type) -> Tuple[type, type]:
     return RequestBodyFilter, ResponseBodyFilter
 
 
+def export_messages(plugin: type) -> type:
+    """`WebsocketFilter = export_messages(Mine)`: calls `on_message(self, sender, kind, data)`, with the enums of
+    `wit_world.imports.types`."""
+
+    class WebsocketFilter:
+        def on_message(self, sender, kind, data: bytes):
+            return _Running.plugin.on_message(sender, kind, data)
+
+    return WebsocketFilter
+
+
 def export_others(plugin: type) -> Tuple[type, type, type]:
     """`Completion, Ticker, Retirement = export_others(Mine)`; leave out what the world does not export."""
 

@@ -86,6 +86,18 @@ pub mod on_response_body {
     });
 }
 
+pub mod on_message {
+    wit_bindgen::generate!({
+        path: "wit",
+        inline: "package zproxy:sdk-on-message; world on-message { export zproxy:gateway/websocket-filter@0.1.0; }",
+        world: "zproxy:sdk-on-message/on-message",
+        with: { "zproxy:gateway/types@0.1.0": crate::bindings::imports::zproxy::gateway::types },
+        pub_export_macro: true,
+        export_macro_name: "__export_on_message",
+        default_bindings_module: "zproxy_sdk::bindings::on_message",
+    });
+}
+
 pub mod on_log {
     wit_bindgen::generate!({
         path: "wit",

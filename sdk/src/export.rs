@@ -5,19 +5,20 @@ use std::marker::PhantomData;
 use std::rc::Rc;
 use std::thread::LocalKey;
 
+use crate::bindings::imports::zproxy::gateway::types::{self, MessageAction, MessageKind};
 use crate::bindings::lifecycle::zproxy::gateway::types::{Action, ChunkAction, Registration};
 use crate::bindings::{
-    lifecycle, on_log, on_request, on_request_body, on_response, on_response_body, on_tick,
-    shutdown, validate,
+    lifecycle, on_log, on_message, on_request, on_request_body, on_response, on_response_body,
+    on_tick, shutdown, validate,
 };
 use crate::fields::Pushed;
-use crate::{Flow, Middleware, Problem, Request, Response, Summary, config, log};
+use crate::{Flow, Message, Middleware, Peer, Problem, Request, Response, Summary, config, log};
 
 /// Makes a component of a [`Middleware`].
 ///
 /// `export!(Type: on_request, on_log)` exports the hooks that it names, which are methods of
 /// [`Middleware`]: `on_request`, `on_response`, `on_request_body`,
-/// `on_response_body`, `on_log`, `on_tick`, `shutdown` and `validate`. The gateway never calls
+/// `on_response_body`, `on_message`, `on_log`, `on_tick`, `shutdown` and `validate`. The gateway never calls
 /// the others, which then cost nothing. `export!(Type)` is short for `on_request` and
 /// `on_response`. Once in a crate of type `cdylib`; outside of wasm it does nothing but check that
 /// the type is a `Middleware`.
@@ -75,6 +76,9 @@ macro_rules! __hook {
     (on_response_body) => {
         $crate::Hook::ResponseBody
     };
+    (on_message) => {
+        $crate::Hook::Message
+    };
     (on_log) => {
         $crate::Hook::Log
     };
@@ -118,6 +122,11 @@ macro_rules! __export_interface {
             $exported with_types_in $crate::bindings::on_response_body
         );
     };
+    (on_message, $exported:ident) => {
+        $crate::bindings::on_message::__export_on_message!(
+            $exported with_types_in $crate::bindings::on_message
+        );
+    };
     (on_log, $exported:ident) => {
         $crate::bindings::on_log::__export_on_log!(
             $exported with_types_in $crate::bindings::on_log
@@ -152,6 +161,8 @@ pub enum Hook {
     RequestBody,
     /// `on_response_body`.
     ResponseBody,
+    /// `on_message`.
+    Message,
     /// `on_log`.
     Log,
     /// `on_tick`.
@@ -237,6 +248,11 @@ impl<M: Middleware> Running<M> {
     pub(crate) fn on_response_body(&self, chunk: &[u8], end: bool) -> ChunkAction {
         let mut response = Response::unseen();
         self.middleware.on_response_body(&mut response, chunk, end).action()
+    }
+
+    pub(crate) fn on_message(&self, from: Peer, message: &Message) -> MessageAction {
+        let request = Request::new(Pushed::default());
+        self.middleware.on_message(&request, from, message).action()
     }
 
     pub(crate) fn on_log(&self, summary: &Summary) {
@@ -334,6 +350,20 @@ impl<M: Slot> on_response_body::exports::zproxy::gateway::response_body_filter::
         M::slot().with(|slot| match slot.get() {
             Some(running) => running.on_response_body(&chunk, end),
             None => ChunkAction::Replaced,
+        })
+    }
+}
+
+impl<M: Slot> on_message::exports::zproxy::gateway::websocket_filter::Guest for Plugin<M> {
+    fn on_message(sender: types::Peer, kind: MessageKind, data: Vec<u8>) -> MessageAction {
+        let from = match sender {
+            types::Peer::Client => Peer::Client,
+            types::Peer::Server => Peer::Server,
+        };
+        let message = Message::received(kind, data);
+        M::slot().with(|slot| match slot.get() {
+            Some(running) => running.on_message(from, &message),
+            None => MessageAction::Replaced,
         })
     }
 }

@@ -3,11 +3,13 @@
 #[cfg(target_family = "wasm")]
 pub(crate) use crate::bindings::imports::zproxy::gateway::{
     body, cache, clock, context, counters, crypto, environment, kv, log, metrics, random, reply,
-    request, response,
+    request, response, websocket,
 };
 
 #[cfg(not(target_family = "wasm"))]
-pub(crate) use crate::testing::host::{body, clock, context, log, reply, request, response};
+pub(crate) use crate::testing::host::{
+    body, clock, context, log, reply, request, response, websocket,
+};
 #[cfg(not(target_family = "wasm"))]
 pub(crate) use crate::testing::state::{counters, environment, kv, metrics, random};
 #[cfg(not(target_family = "wasm"))]

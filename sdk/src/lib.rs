@@ -34,6 +34,7 @@ mod config;
 mod request;
 mod response;
 mod body;
+mod websocket;
 mod fields;
 pub mod callout;
 pub mod context;
@@ -56,6 +57,7 @@ pub use export::{Hook, Plugin, Running, Slot};
 pub use fields::Fields;
 pub use request::Request;
 pub use response::{Reply, Response};
+pub use websocket::{Message, MessageFlow, Peer};
 
 /// What a plugin does with a request.
 #[derive(Debug)]
@@ -146,6 +148,16 @@ pub trait Middleware: serde::de::DeserializeOwned + 'static {
     fn on_response_body(&self, response: &mut Response, chunk: &[u8], end: bool) -> Chunk {
         let _ = (response, chunk, end);
         Chunk::Pass
+    }
+
+    /// Called with each message of a WebSocket, whole, before it goes on; `request` is the one that has opened
+    /// it. A route whose chain has this hook sees messages (`websocket.inspect`). One that fails closes both
+    /// ends with 1011, unless its `on_error` is open.
+    ///
+    /// Messages of many clients take turns here: what belongs to one WebSocket goes into [`context`].
+    fn on_message(&self, request: &Request, from: Peer, message: &Message) -> MessageFlow {
+        let _ = (request, from, message);
+        MessageFlow::Pass
     }
 
     /// Called after an exchange, when its answer has been sent and nobody waits: request, response and

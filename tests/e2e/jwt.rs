@@ -172,6 +172,26 @@ fn claims_become_fields_that_clients_cannot_forge() {
     assert_eq!(request.field("authorization"), None);
 }
 
+/// Whoever switches the check off for a while does not mean that clients may say who they are.
+#[test]
+fn switched_off_in_a_route_it_still_guards_its_fields() {
+    let upstream = Upstream::answering("ok");
+    let gateway = Gateway::start(json!({
+        "middleware": { "jwt": { "jwt_secret": SECRET, "claims_to_headers": { "sub": "x-user" } } },
+        "routes": [{
+            "path": "/", "upstream": upstream.url(),
+            "middleware": [{ "plugin": "jwt", "enabled": false }],
+        }],
+    }));
+
+    let answer = gateway.ask("GET", "/", "X-User: root\r\nX_User: root\r\nX-Other: 1\r\n");
+
+    assert_eq!(answer.status(), 200);
+    let request = upstream.last_request();
+    assert_eq!((request.field("x-user"), request.field("x_user")), (None, None));
+    assert_eq!(request.field("x-other"), Some("1"));
+}
+
 /// A claim with a line end would be a field of its own.
 #[test]
 fn a_claim_cannot_become_another_field() {

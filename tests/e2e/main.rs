@@ -63,5 +63,8 @@ mod tls_identity;
 mod tls_upstream;
 mod upstream;
 mod websocket;
+mod websocket_abuse;
+mod websocket_clients;
+mod websocket_hooks;
 mod websocket_inspect;
 mod workers;

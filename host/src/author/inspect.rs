@@ -15,7 +15,7 @@ use super::subject;
 use super::{Answer, Error, project};
 
 /// The hooks by the interfaces that export them.
-const HOOKS: [(&str, &str); 9] = [
+const HOOKS: [(&str, &str); 10] = [
     ("lifecycle", "init"),
     ("validation", "validate-config"),
     ("retirement", "shutdown"),
@@ -23,16 +23,18 @@ const HOOKS: [(&str, &str); 9] = [
     ("response-filter", "on-response"),
     ("request-body-filter", "on-request-body"),
     ("response-body-filter", "on-response-body"),
+    ("websocket-filter", "on-message"),
     ("completion", "on-log"),
     ("ticker", "on-tick"),
 ];
 
 /// What each interface lets a plugin do, and the key of `allow` that grants it, if one must.
-const CAPABILITIES: [(&str, Option<&str>, &str); 16] = [
+const CAPABILITIES: [(&str, Option<&str>, &str); 17] = [
     ("types", None, "nothing: types of the hooks"),
     ("request", None, "read and edit the request"),
     ("response", None, "read and edit the response"),
     ("body", None, "read, replace and hold back bodies"),
+    ("websocket", None, "replace WebSocket messages and close WebSockets"),
     ("reply", None, "answer requests itself"),
     ("context", None, "leave notes for later plugins and the access log"),
     ("log", None, "write to the gateway's log, with a bound"),

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use super::StartError;
 use crate::config::{self, Problem, Problems, Settings, System, Target, below};
 use crate::plugin::make_native;
-use crate::plugin::{ChainPlan, Complaint, LinkPlan, NativeFactory, PlanSource, Plugin};
+use crate::plugin::{ChainPlan, Complaint, Hook, LinkPlan, NativeFactory, PlanSource, Plugin};
 use crate::proxy::{RoutePlan, Snapshot};
 use crate::route::rewrite::{Redirect, Rewrite};
 use crate::route::{PatternError, Router};
@@ -97,7 +97,7 @@ pub fn build(
     probed: &mut Probed,
     bad: Bad,
 ) -> Result<Snapshot, StartError> {
-    let mut plans = Vec::new();
+    let mut plans: Vec<(Vec<LinkPlan>, _, _)> = Vec::new();
     for route in &mut settings.routes {
         let mut links = Vec::new();
         for item in &route.chain {
@@ -151,6 +151,15 @@ pub fn build(
     if !problems.is_empty() {
         return Err(StartError::Plugin(Problems(problems)));
     }
+    let mut inspects = Vec::new();
+    for (route, (links, ..)) in settings.routes.iter().zip(&plans) {
+        let seer = links.iter().find(|link| sees_messages(link));
+        inspects.push(route.websocket.inspect.unwrap_or(seer.is_some()));
+        problems.extend(blind(&route.websocket, seer));
+    }
+    if !problems.is_empty() {
+        return Err(StartError::Config(Problems(problems)));
+    }
     let router = Router::new(&settings.routes)
         .map_err(|error| refused(error.index, &error.problem.to_string()))?;
     let plans = plans
@@ -172,11 +181,39 @@ pub fn build(
                 body_bytes_max: body_bytes_max
                     .or(settings.limits.body_bytes_max)
                     .unwrap_or(u64::MAX),
-                inspects: route.websocket.inspect == Some(true),
+                inspects: inspects[index],
             })
         })
         .collect::<Result<Vec<_>, StartError>>()?;
     Ok(Snapshot { settings, router, plans, tls })
+}
+
+/// Whether a link wants to see WebSocket messages. Native middleware says so itself.
+fn sees_messages(link: &LinkPlan) -> bool {
+    match &link.plugin {
+        PlanSource::Wasm(plugin) => plugin.hooks().has(Hook::Message),
+        PlanSource::Native(factory) => serde_json::from_str(&link.config)
+            .ok()
+            .and_then(|config| make_native(&**factory, &config).ok())
+            .is_some_and(|made| made.hooks().has(Hook::Message)),
+    }
+}
+
+/// What is wrong where messages are to be seen and are not, or not to be seen and somebody wants to.
+fn blind(websocket: &config::WebSocket, seer: Option<&LinkPlan>) -> Option<Problem> {
+    let at = format!("{}.websocket", websocket.at);
+    match (websocket.inspect, seer) {
+        (Some(false), Some(link)) => {
+            let message = format!("plugin `{}` of this route wants to see messages", link.name);
+            let cure = "leave `inspect` out, or take the plugin from the route";
+            Some(Problem::at(&format!("{at}.inspect"), message, cure))
+        }
+        (None, None) if websocket.inspection != config::Inspection::default() => {
+            let message = "limits messages, which no plugin of this route wants to see";
+            Some(Problem::at(&at, message, "write `\"inspect\": true` beside them, or remove them"))
+        }
+        _ => None,
+    }
 }
 
 /// The wasm plugins that a snapshot's chains call, with their configurations; each once.

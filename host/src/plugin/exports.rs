@@ -23,6 +23,7 @@ use super::host::bindings::exports::zproxy::gateway::response_filter;
 use super::host::bindings::exports::zproxy::gateway::retirement;
 use super::host::bindings::exports::zproxy::gateway::ticker;
 use super::host::bindings::exports::zproxy::gateway::validation;
+use super::host::bindings::exports::zproxy::gateway::websocket_filter;
 use super::host::clean;
 use super::instance::Hook;
 use super::load::COMPATIBLE;
@@ -39,7 +40,7 @@ struct Interface {
     hook: Option<Hook>,
 }
 
-const INTERFACES: [Interface; 9] = [
+const INTERFACES: [Interface; 10] = [
     Interface {
         name: "lifecycle",
         function: "init",
@@ -76,6 +77,13 @@ const INTERFACES: [Interface; 9] = [
         function: "on-response-body",
         signature: "func(list<u8>, bool) -> enum { pass, replaced, drop, detach, abort }",
         hook: Some(Hook::ResponseBody),
+    },
+    Interface {
+        name: "websocket-filter",
+        function: "on-message",
+        signature: "func(enum { client, server }, enum { text, binary }, list<u8>) -> \
+                    enum { pass, replaced, drop, close }",
+        hook: Some(Hook::Message),
     },
     Interface {
         name: "completion",
@@ -250,6 +258,7 @@ hooks! {
     Response: response_filter,
     RequestBody: request_body_filter,
     ResponseBody: response_body_filter,
+    Message: websocket_filter,
     Log: completion,
     Tick: ticker,
     Shutdown: retirement,

@@ -13,7 +13,7 @@ use super::load::listed;
 use crate::config::Allow;
 
 /// The interfaces of the package that plugins may import.
-const INTERFACES: [&str; 16] = [
+const INTERFACES: [&str; 17] = [
     "body",
     "cache",
     "callout",
@@ -30,6 +30,7 @@ const INTERFACES: [&str; 16] = [
     "request",
     "response",
     "types",
+    "websocket",
 ];
 
 /// An interface that only some plugins may import.

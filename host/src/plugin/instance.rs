@@ -110,6 +110,8 @@ pub enum Hook {
     RequestBody,
     /// `on-response-body`.
     ResponseBody,
+    /// `on-message`.
+    Message,
     /// `on-log`.
     Log,
     /// `on-tick`.
@@ -120,11 +122,12 @@ pub enum Hook {
 
 impl Hook {
     /// All there are.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Request,
         Self::Response,
         Self::RequestBody,
         Self::ResponseBody,
+        Self::Message,
         Self::Log,
         Self::Tick,
         Self::Shutdown,
@@ -137,6 +140,7 @@ impl Hook {
             Self::Response => "on-response",
             Self::RequestBody => "on-request-body",
             Self::ResponseBody => "on-response-body",
+            Self::Message => "on-message",
             Self::Log => "on-log",
             Self::Tick => "on-tick",
             Self::Shutdown => "shutdown",

@@ -33,14 +33,11 @@ use super::declared::Values;
 use super::engine::ticks;
 use super::exchange::Exchange;
 use super::exchange::Flow;
-use super::exchange::Later;
-use super::exchange::Refetch;
 use super::exchange::Summary;
 use super::exports::Guests;
 use super::host::Phase;
 use super::host::State;
 use super::host::bindings::zproxy::gateway::types;
-use super::host::bindings::zproxy::gateway::types::Action;
 use super::host::bindings::zproxy::gateway::types::ChunkAction;
 use super::host::clean;
 use super::instance::Failure;
@@ -48,7 +45,13 @@ use super::instance::FailureKind;
 use super::instance::Hook;
 use super::load::Complaint;
 use super::load::Plugin;
+use super::message::MessageFlow;
+use super::message::Peer;
+use super::message::SocketMessage;
 use super::remote::Handle;
+use super::settle::settle_chunk;
+use super::settle::settle_head;
+use super::settle::settle_message;
 
 /// What one call of the host may carry: the largest body that can be put in place of another, or the
 /// largest reply with its fields.
@@ -365,6 +368,29 @@ impl Live {
         })
     }
 
+    /// Calls `on-message`.
+    pub(super) fn on_message(
+        &mut self,
+        place: &mut Option<Box<Exchange>>,
+        began: Instant,
+        from: Peer,
+        message: &SocketMessage,
+    ) -> Result<MessageFlow, Box<Failure>> {
+        let Some(guest) = &self.guests.websocket_filter else { return Ok(MessageFlow::Pass) };
+        begin(&mut self.store, self.bounds, Phase::Message, place);
+        let from = match from {
+            Peer::Client => types::Peer::Client,
+            Peer::Server => types::Peer::Server,
+        };
+        let kind = match message.is_text {
+            true => types::MessageKind::Text,
+            false => types::MessageKind::Binary,
+        };
+        let arguments = (from, kind, &message.data[..]);
+        let answer = invoke!(self.waits, guest.func_on_message(), &mut self.store, arguments);
+        self.end(answer.map(|(action,)| action), place, began, settle_message)
+    }
+
     /// Calls `on-log`.
     pub(super) fn on_log(
         &mut self,
@@ -453,65 +479,6 @@ impl Live {
     }
 }
 
-/// Does what a head hook has asked for.
-fn settle_head(
-    action: Action,
-    state: &mut State,
-    exchange: Option<&mut Exchange>,
-) -> Result<Flow, &'static str> {
-    match action {
-        Action::Next => {
-            if let Some(exchange) = exchange {
-                exchange.wish = state.body.wish.take().or(exchange.wish.take());
-                exchange.captures.append(&mut state.captures);
-                exchange.fetches.append(&mut state.fetches);
-                exchange.waiting = state.waiting.take();
-                let later = state.later.drain(..);
-                exchange.later.extend(later.map(|packed| Later { link: None, packed }));
-            }
-            Ok(Flow::Next)
-        }
-        Action::Respond => {
-            let Some(exchange) = exchange.filter(|_| state.reply.is_made()) else {
-                return Err("it answered `respond` without a call of `reply.send`");
-            };
-            state.reply.put_into(exchange);
-            exchange.refetch = state.refetch.take().map(|fetch| Refetch { fetch, link: 0 });
-            Ok(Flow::Respond)
-        }
-    }
-}
-
-/// Does what a body hook has asked for.
-fn settle_chunk(
-    action: ChunkAction,
-    state: &mut State,
-    exchange: Option<&mut Exchange>,
-    showing: Showing,
-) -> Result<ChunkFlow, &'static str> {
-    let replacement = state.body.replacement.take();
-    if let Some(exchange) = exchange {
-        // Only what is shown as a whole still has its head, and the turn to edit it.
-        if let (Some(mark), false) = (&state.mark, showing == Showing::Whole) {
-            exchange.roll_back(mark);
-        }
-        if action == ChunkAction::Abort && !exchange.sent {
-            state.reply.put_into(exchange);
-        }
-    }
-    match (action, replacement) {
-        (ChunkAction::Pass, _) => Ok(ChunkFlow::Pass),
-        (ChunkAction::Detach, _) => Ok(ChunkFlow::Detach),
-        (ChunkAction::Abort, _) => Ok(ChunkFlow::Abort),
-        _ if showing == Showing::Glance => Err("it changed a body that it had asked to observe"),
-        (ChunkAction::Drop, _) => Ok(ChunkFlow::Drop),
-        (ChunkAction::Replaced, Some(bytes)) => Ok(ChunkFlow::Replace(bytes)),
-        (ChunkAction::Replaced, None) => {
-            Err("it answered `replaced` without a call of `body.replace`")
-        }
-    }
-}
-
 /// Hands the exchange over and starts the clock.
 fn begin(
     store: &mut Store<State>,
@@ -526,6 +493,7 @@ fn begin(
     state.limiter.forget_refused();
     state.later.clear();
     state.body.begin(phase);
+    state.websocket.begin();
     store.set_epoch_deadline(bounds.ticks);
     if let Some(fuel) = bounds.fuel {
         // It cannot fail: the engine counts.

@@ -119,14 +119,14 @@ pub enum LoadError {
     #[error(
         "exports `{0}`, which this gateway would never call; it calls completion, lifecycle, \
          request-body-filter, request-filter, response-body-filter, response-filter, retirement, \
-         ticker and validation"
+         ticker, validation and websocket-filter"
     )]
     UnknownExport(String),
     /// Nothing to call.
     #[error(
         "exports no hook, so that it would never be called; export \
          `zproxy:gateway/request-filter@0.1.0`, `response-filter`, one of their body filters, \
-         `completion` or `ticker`"
+         `websocket-filter`, `completion` or `ticker`"
     )]
     NoHook,
     /// A hook that cannot be called.

@@ -10,6 +10,7 @@ use super::body::ChunkFlow;
 use super::exchange::{Exchange, Flow, Summary};
 use super::exports::Hooks;
 use super::instance::Hook;
+use super::message::{MessageFlow, Peer, SocketMessage};
 
 /// A step of a route's chain.
 ///
@@ -40,6 +41,13 @@ pub trait Middleware {
         ChunkFlow::Pass
     }
 
+    /// Called with each message of a WebSocket; `exchange` is the one that has opened it. A route whose chain
+    /// has this hook sees messages.
+    fn on_message(&self, exchange: &Exchange, from: Peer, message: &SocketMessage) -> MessageFlow {
+        let _ = (exchange, from, message);
+        MessageFlow::Pass
+    }
+
     /// Called after an exchange, when its answer has been sent.
     fn on_log(&self, exchange: &Exchange, summary: &Summary) {
         let _ = (exchange, summary);
@@ -59,7 +67,7 @@ macro_rules! static_chain {
     ($first:ident $($rest:ident)*) => {
         #[allow(non_snake_case, reason = "type names double as binding names")]
         impl<$first: Middleware, $($rest: Middleware),*> Middleware for ($first, $($rest,)*) {
-            /// All of them, but for bodies, which are shown to one at a time.
+            /// All of them, but for bodies and messages, which are shown to one at a time.
             fn hooks(&self) -> Hooks {
                 let ($first, $($rest,)*) = self;
                 let log = $first.hooks()$(.and($rest.hooks()))*.has(Hook::Log);

@@ -15,6 +15,10 @@ use super::exchange::Summary;
 use super::instance::Failure;
 use super::instance::FailureKind;
 use super::instance::Hook;
+use super::message::MessageFlow;
+use super::message::Peer;
+use super::message::SocketMessage;
+use super::message::check_close;
 use super::middleware::Middleware;
 
 /// Makes native middleware. A panic is a refusal.
@@ -80,6 +84,25 @@ pub(super) fn on_chunk(
     };
     failure.undone = exchange.roll_back(&mark);
     Err(failure)
+}
+
+/// Shows native middleware a WebSocket message.
+pub(super) fn on_message(
+    middleware: &dyn Middleware,
+    place: &mut Option<Box<Exchange>>,
+    from: Peer,
+    message: &SocketMessage,
+) -> Result<MessageFlow, Box<Failure>> {
+    let Some(exchange) = place.as_deref() else { return Ok(MessageFlow::Pass) };
+    let flow = catch_unwind(AssertUnwindSafe(|| middleware.on_message(exchange, from, message)))
+        .map_err(|panic| Failure::new(FailureKind::Trap, panicked(&*panic)))?;
+    let sound = match &flow {
+        MessageFlow::Replace(message) => message.check(),
+        MessageFlow::Close(code, reason) => check_close(*code, reason),
+        MessageFlow::Pass | MessageFlow::Drop => Ok(()),
+    };
+    sound.map_err(|why| Failure::new(FailureKind::Violation, why))?;
+    Ok(flow)
 }
 
 /// Tells native middleware of the end of an exchange.

@@ -12,6 +12,7 @@ use super::exchange::Flow;
 use super::instance::Failure;
 use super::instance::FailureKind;
 use super::instance::Hook;
+use super::message::MessageFlow;
 
 /// Upper bounds of the duration buckets, in nanoseconds; a last bucket takes what is longer. Finer
 /// where good plugins are (0.2 to 5 µs), ending above the usual time limit (10 ms).
@@ -107,6 +108,15 @@ impl From<&ChunkFlow> for Outcome {
     fn from(flow: &ChunkFlow) -> Self {
         match flow {
             ChunkFlow::Abort => Self::Abort,
+            _ => Self::Next,
+        }
+    }
+}
+
+impl From<&MessageFlow> for Outcome {
+    fn from(flow: &MessageFlow) -> Self {
+        match flow {
+            MessageFlow::Close(..) => Self::Abort,
             _ => Self::Next,
         }
     }

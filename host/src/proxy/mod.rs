@@ -191,11 +191,10 @@ pub async fn handle(
     } else if let Some((answered, times)) = &mut progress.remote {
         if switches {
             let protocol = protocol.as_deref().unwrap_or_default();
-            let exchange = place.get_or_insert_default();
             let route = progress.route.unwrap_or_default();
             // Apart: it is large, and what most requests come to is not this.
             let switched =
-                websocket::switch(context, client, exchange, answered, protocol, *times, route);
+                websocket::switch(context, client, &mut place, answered, protocol, *times, route);
             Ok(Box::pin(switched).await)
         } else {
             deliver::upstream(context, client, &mut place, facts, answered, *times, filter)

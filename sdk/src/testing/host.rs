@@ -8,6 +8,7 @@ use super::cache::Responses;
 use super::crypto::{Key, Signatures};
 use super::message::{Head, Request, Response};
 use super::state::State;
+use crate::Message;
 use crate::log::Level;
 
 /// The limits of `wit/`.
@@ -54,6 +55,8 @@ pub(crate) struct Host {
     pub(crate) log: Vec<(Level, String)>,
     pub(crate) wish: Option<Wish>,
     pub(crate) replacement: Option<Vec<u8>>,
+    /// What a message hook has asked for; `None`: none runs.
+    pub(crate) message: Option<MessageCalls>,
     /// Whether a body hook runs.
     pub(crate) in_body: bool,
     pub(crate) upstreams: Vec<String>,
@@ -69,6 +72,13 @@ pub(crate) struct Host {
     pub(super) next_key: u32,
     pub(crate) state: State,
     pub(crate) cache: Responses,
+}
+
+/// What a message hook asks for.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct MessageCalls {
+    pub(crate) replacement: Option<Message>,
+    pub(crate) close: Option<(u16, String)>,
 }
 
 /// What a head hook asks for the body.
@@ -96,6 +106,7 @@ impl Host {
             log: Vec::new(),
             wish: None,
             replacement: None,
+            message: None,
             in_body: false,
             upstreams: Vec::new(),
             callouts: None,
@@ -344,6 +355,37 @@ pub(crate) mod body {
         } else {
             wish(Wish::Replace(bytes.to_vec()));
         }
+    }
+}
+
+/// `websocket`.
+pub(crate) mod websocket {
+    use super::{BODY_BYTES_MAX, Host, MessageCalls};
+    use crate::Message;
+    use crate::bindings::imports::zproxy::gateway::types::MessageKind;
+
+    fn ask(ask: impl FnOnce(&mut MessageCalls)) {
+        Host::with(|host| match &mut host.message {
+            Some(calls) => ask(calls),
+            None => host.fail("a call of `websocket` outside of `on_message`"),
+        });
+    }
+
+    pub(crate) fn replace(kind: MessageKind, data: &[u8]) {
+        if data.len() > BODY_BYTES_MAX {
+            Host::with(|host| host.fail("a message of more than 4 MiB"));
+        }
+        ask(|calls| calls.replacement = Some(Message::received(kind, data.to_vec())));
+    }
+
+    pub(crate) fn close(code: u16, reason: &str) {
+        if !matches!(code, 1000..=1003 | 1007..=1013 | 3000..=4999) {
+            Host::with(|host| host.fail(format!("{code} is no code that an end may be told")));
+        }
+        if reason.len() > 123 {
+            Host::with(|host| host.fail("a reason of more than 123 bytes"));
+        }
+        ask(|calls| calls.close = Some((code, reason.to_owned())));
     }
 }
 

@@ -31,10 +31,11 @@ use std::fmt;
 
 pub use message::{Request, Response};
 
-use host::{Host, Wish};
+use host::{Host, MessageCalls, Wish};
 
+use crate::bindings::imports::zproxy::gateway::types::MessageAction;
 use crate::bindings::lifecycle::zproxy::gateway::types::{Action, ChunkAction};
-use crate::{Hook, Problem, Running, Slot, Summary, callout, log};
+use crate::{Hook, Message, MessageFlow, Peer, Problem, Running, Slot, Summary, callout, log};
 
 /// A plugin that has accepted its configuration.
 pub struct Loaded<M> {
@@ -157,6 +158,31 @@ impl<M: Slot> Loaded<M> {
             });
         }
         answer
+    }
+
+    /// Shows the plugin a WebSocket message, of the exchange that was last; what becomes of it.
+    ///
+    /// # Errors
+    ///
+    /// The rule that the hook broke.
+    pub fn message(&self, from: Peer, message: &Message) -> Result<MessageFlow, String> {
+        if !M::HOOKS.contains(&Hook::Message) {
+            return Ok(MessageFlow::Pass);
+        }
+        Host::with(|host| host.message = Some(MessageCalls::default()));
+        let action = self.running.on_message(from, message);
+        let (calls, failure) =
+            Host::with(|host| (host.message.take().unwrap_or_default(), host.failure.take()));
+        match (failure, action, calls.replacement, calls.close) {
+            (Some(failure), ..) => Err(failure),
+            (_, MessageAction::Pass, ..) => Ok(MessageFlow::Pass),
+            (_, MessageAction::Drop, ..) => Ok(MessageFlow::Drop),
+            (_, MessageAction::Replaced, Some(message), _) => Ok(MessageFlow::Replace(message)),
+            (_, MessageAction::Close, _, Some((code, reason))) => {
+                Ok(MessageFlow::Close { code, reason })
+            }
+            _ => Err("an answer without its call of `websocket`".to_owned()),
+        }
     }
 
     /// What the gateway does about once a second.

@@ -314,3 +314,39 @@ fn keys_sign_and_are_forgotten_with_their_owner() {
     }
     assert_eq!(crypto::sha256(b"abc")[..4], [0xba, 0x78, 0x16, 0xbf]);
 }
+
+/// Says of a message what it says itself.
+#[derive(serde::Deserialize)]
+struct Chat {}
+
+impl Middleware for Chat {
+    fn on_message(&self, _: &crate::Request, from: Peer, message: &Message) -> MessageFlow {
+        match message.text() {
+            Some("close") => MessageFlow::close(4000, "as told"),
+            Some("never") => MessageFlow::close(1006, ""),
+            Some("drop") => MessageFlow::Drop,
+            Some(text) if from == Peer::Client => {
+                MessageFlow::Replace(Message::Text(text.to_uppercase()))
+            }
+            _ => MessageFlow::Pass,
+        }
+    }
+}
+
+mod chat {
+    crate::export!(super::Chat: on_message);
+}
+
+#[test]
+fn messages_are_shown_and_judged() {
+    let plugin = load::<Chat>("{}").unwrap();
+    let told = |from, text: &str| plugin.message(from, &Message::Text(text.into()));
+
+    let upper = Message::Text("HELLO".into());
+    assert_eq!(told(Peer::Client, "hello"), Ok(MessageFlow::Replace(upper)));
+    assert_eq!(told(Peer::Server, "hello"), Ok(MessageFlow::Pass));
+    assert_eq!(told(Peer::Server, "drop"), Ok(MessageFlow::Drop));
+    assert_eq!(told(Peer::Client, "close"), Ok(MessageFlow::close(4000, "as told")));
+    assert!(told(Peer::Client, "never").unwrap_err().contains("1006"));
+    assert_eq!(plugin.message(Peer::Client, &Message::Binary(vec![1])), Ok(MessageFlow::Pass));
+}

@@ -15,7 +15,7 @@ pub const JWT_SAMPLE: &str = "eyJhbGciOiJIUzI1NiIsInR5cCI6IkpXVCJ9.\
     SflKxwRJSMeKKF2QT4fwpMeJf36POk6yJV_adQssw5c";
 
 /// Guests of `tests/guests`, by the names of their files.
-const GUESTS: [&str; 21] = [
+const GUESTS: [&str; 22] = [
     "ask",
     "bad_header",
     "body",
@@ -27,6 +27,7 @@ const GUESTS: [&str; 21] = [
     "keeper",
     "loop_forever",
     "memory_bomb",
+    "messages",
     "noop",
     "order",
     "panic",

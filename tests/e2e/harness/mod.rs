@@ -19,6 +19,7 @@ mod message;
 pub mod redis;
 pub mod tls;
 pub mod tools;
+pub mod websocket;
 mod upstream;
 mod wire;
 

@@ -3,7 +3,7 @@
 use super::*;
 
 /// Checks routes: each text is the inside of `{"path": "/api", …}` at 1:13.
-fn refused_routes(cases: &[(&str, &[&str])]) {
+pub(super) fn refused_routes(cases: &[(&str, &[&str])]) {
     for (route, lines) in cases {
         let text = format!("{{\"routes\":\n[{{\"path\": \"/api/{{id}}\",\n{route}}}]}}");
         assert_eq!(Fake::default().lines(&text), *lines, "{text}");
@@ -128,47 +128,6 @@ fn addresses_of_servers_are_cured() {
         (
             r#"{"upstreams": {"a": {"servers": []}}}"#,
             &["1:33: upstreams.a.servers: the list is empty; write [\"127.0.0.1:3000\"]"],
-        ),
-    ]);
-}
-
-#[test]
-fn websockets_of_routes_are_cured() {
-    refused_routes(&[
-        (
-            r#""respond": {}, "websocket": {"inspect": true}"#,
-            &[
-                "3:29: routes[0].websocket: is about an upstream, and this route has none; remove it, or \
-               give the route an `upstream`",
-            ],
-        ),
-        (
-            r#""upstream": "echo", "websocket": {"message_bytes_max": 5, "inspect": false}"#,
-            &[
-                "3:56: routes[0].websocket.message_bytes_max: is about messages, which nobody looks at \
-               here; write `\"inspect\": true` beside it, or remove it",
-            ],
-        ),
-        (
-            r#""upstream": "echo", "websocket": {"messages_per_second": 5}"#,
-            &[
-                "3:58: routes[0].websocket.messages_per_second: is about messages, which nobody looks at \
-               here; write `\"inspect\": true` beside it, or remove it",
-            ],
-        ),
-        (
-            r#""upstream": "echo", "websocket": {"inspect": true, "frame_bytes_max": 1048577}"#,
-            &[
-                "3:70: routes[0].websocket.frame_bytes_max: is more than a message may have, which is \
-               1048576; remove it, or raise `message_bytes_max`",
-            ],
-        ),
-        (
-            r#""upstream": "echo", "websocket": {"inspect": true, "ping_interval_ms": 0, "pong_timeout_ms": 9}"#,
-            &[
-                "3:93: routes[0].websocket.pong_timeout_ms: no pings are sent that could be answered; \
-               remove it, or raise `ping_interval_ms` above 0",
-            ],
         ),
     ]);
 }

@@ -16,6 +16,7 @@ mod meaning;
 mod random;
 mod shape;
 mod state;
+mod websocket;
 mod tls;
 
 /// An environment that is only what a test says.

@@ -8,6 +8,7 @@ use std::time::Instant;
 use super::super::body::{BodyStop, ChunkFlow, Halt, Showing, Stage, Wish};
 use super::super::exchange::{Exchange, Flow, Summary};
 use super::super::instance::{Failure, Hook};
+use super::super::message::{MessageFlow, Peer, SocketMessage};
 use super::super::native;
 use super::super::stats::Outcome;
 use super::{HookFailure, Link, Runner, clock};
@@ -94,6 +95,28 @@ impl Link {
         }
     }
 
+    /// Shows a WebSocket message. Where a failure is overlooked, it passes.
+    pub(super) fn on_message(
+        &self,
+        place: &mut Option<Box<Exchange>>,
+        from: Peer,
+        message: &SocketMessage,
+    ) -> Result<MessageFlow, Box<HookFailure>> {
+        let shown = self.timed(Hook::Message, place, |link, place| match &link.runner {
+            Runner::Wasm(instance) => {
+                instance.call(clock(), |live, now| live.on_message(place, now, from, message))
+            }
+            Runner::Native(middleware) => native::on_message(&**middleware, place, from, message),
+        });
+        match shown {
+            Ok(flow) => {
+                self.meter.record(Hook::Message, Outcome::from(&flow));
+                Ok(flow)
+            }
+            Err(failure) => self.failed(Hook::Message, place, *failure).map(|()| MessageFlow::Pass),
+        }
+    }
+
     pub(super) fn on_log(&self, place: &mut Option<Box<Exchange>>, summary: &Summary) {
         let called = self.timed(Hook::Log, place, |link, place| match &link.runner {
             Runner::Wasm(instance) => {
@@ -166,7 +189,10 @@ impl Link {
         self.meter.fail(hook, &failure);
         if let Some(exchange) = place {
             exchange.wish = None;
-            exchange.failed.push((Arc::clone(&self.meter.plugin), failure.kind));
+            // One entry a plugin: a WebSocket may have any number of messages.
+            if !exchange.failed.iter().any(|(plugin, _)| *plugin == self.meter.plugin) {
+                exchange.failed.push((Arc::clone(&self.meter.plugin), failure.kind));
+            }
         }
         // Native middleware that replaced the response and then panicked has left nothing to go on
         // with.

@@ -39,6 +39,7 @@ use super::instance::Hook;
 use super::instance::Instance;
 use super::instance::Warm;
 use super::load::Plugin;
+use super::message::{MessageFlow, MessagePassed, Peer, SocketMessage};
 use super::middleware::Middleware;
 use super::native::make_native;
 use super::remote::Remote;
@@ -517,6 +518,37 @@ impl Chain {
             ChunkFlow::Drop => Ok(Vec::new()),
             ChunkFlow::Abort => Err(BodyStop::Aborted),
         }
+    }
+
+    /// Whether some link wants to see WebSocket messages.
+    pub fn sees_messages(&self) -> bool {
+        self.links.iter().any(|link| link.hooks.has(Hook::Message))
+    }
+
+    /// Shows a WebSocket message to those who want to see it: a client's down the chain, a server's back up.
+    /// An error: both ends are to be closed.
+    pub fn on_message(
+        &self,
+        place: &mut Option<Box<Exchange>>,
+        from: Peer,
+        mut message: SocketMessage,
+    ) -> Result<MessagePassed, Box<HookFailure>> {
+        let last = self.links.len().saturating_sub(1);
+        for step in 0..self.links.len() {
+            let link = &self.links[if from == Peer::Client { step } else { last - step }];
+            if !link.hooks.has(Hook::Message) {
+                continue;
+            }
+            match link.on_message(place, from, &message)? {
+                MessageFlow::Pass => {}
+                MessageFlow::Replace(other) => message = other,
+                MessageFlow::Drop => return Ok(MessagePassed::Dropped),
+                MessageFlow::Close(code, reason) => {
+                    return Ok(MessagePassed::Closed(code, reason));
+                }
+            }
+        }
+        Ok(MessagePassed::On(message))
     }
 
     /// Shows the first `reached` links what became of an exchange.

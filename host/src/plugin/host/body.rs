@@ -16,6 +16,8 @@ pub(in crate::plugin) enum Phase {
     Head,
     /// One that is shown a body.
     Chunk,
+    /// One that is shown a WebSocket message.
+    Message,
 }
 
 /// What was asked for during a call.
@@ -32,6 +34,11 @@ pub(in crate::plugin) struct BodyCalls {
 impl BodyCalls {
     pub(super) fn new(bytes_max: usize) -> Self {
         Self { bytes_max, ..Self::default() }
+    }
+
+    /// Whether such a hook runs.
+    pub(super) fn is_in(&self, phase: Phase) -> bool {
+        self.phase == phase
     }
 
     /// Forgets the call before.
@@ -51,11 +58,11 @@ impl State {
         }
     }
 
-    fn too_large(&mut self, what: &str, bytes: usize) -> bool {
+    pub(super) fn too_large(&mut self, what: &str, bytes: usize) -> bool {
         let max = self.body.bytes_max;
         if bytes > max {
             let why = format!("{bytes} bytes are more than the {max} that it may hold");
-            self.violate(format_args!("body.{what}"), why);
+            self.violate(format_args!("{what}"), why);
         }
         bytes > max
     }
@@ -72,19 +79,19 @@ impl Host for State {
 
     fn hold(&mut self, bytes_max: u32) {
         let bytes_max = usize::try_from(bytes_max).unwrap_or(usize::MAX);
-        if !self.too_large("hold", bytes_max) {
+        if !self.too_large("body.hold", bytes_max) {
             self.wish("hold", Wish::Hold(bytes_max));
         }
     }
 
     fn replace(&mut self, bytes: Vec<u8>) {
-        if self.too_large("replace", bytes.len()) {
+        if self.too_large("body.replace", bytes.len()) {
             return;
         }
         match self.body.phase {
             Phase::Head => self.body.wish = Some(Wish::Replace(bytes)),
             Phase::Chunk => self.body.replacement = Some(bytes),
-            Phase::Other => {
+            Phase::Other | Phase::Message => {
                 self.violate(format_args!("body.replace"), "this hook is shown no message");
             }
         }

@@ -26,6 +26,7 @@ mod reply;
 mod request;
 mod response;
 mod wasi;
+mod websocket;
 
 use std::sync::Arc;
 use std::sync::Mutex;
@@ -74,6 +75,7 @@ pub(super) mod bindings {
                 export zproxy:gateway/retirement@0.1.0;
                 export zproxy:gateway/request-body-filter@0.1.0;
                 export zproxy:gateway/response-body-filter@0.1.0;
+                export zproxy:gateway/websocket-filter@0.1.0;
                 export zproxy:gateway/completion@0.1.0;
                 export zproxy:gateway/ticker@0.1.0;
             }",
@@ -95,6 +97,8 @@ pub(super) struct State {
     pub(super) reply: reply::Reply,
     /// What `body` was asked for during this call.
     pub(super) body: body::BodyCalls,
+    /// What `websocket` was asked for during this call.
+    pub(super) websocket: websocket::MessageCalls,
     /// How this call may wait.
     pub(super) waits: callout::Waits,
     /// CPU time of the thread when this call had used up its time by the clock.
@@ -144,6 +148,7 @@ impl State {
             mark: None,
             reply: reply::Reply::default(),
             body: body::BodyCalls::new(limits.body_bytes_max),
+            websocket: websocket::MessageCalls::default(),
             waits: callout::Waits::default(),
             overran_at: None,
             violation: None,

@@ -21,7 +21,7 @@ use crate::upstream::connect::{Dialer, Secure};
 const PENDING_MAX: usize = 1024;
 
 /// Read at once.
-const READ_BYTES: usize = 16 * 1024;
+const READ_BYTES: usize = 4 * 1024;
 
 /// What is kept of the buffers between two rounds.
 const KEPT_BYTES_MAX: usize = 64 * 1024;

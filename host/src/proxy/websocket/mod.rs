@@ -31,22 +31,23 @@ use std::time::Duration;
 use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role};
 
 use self::pace::Pace;
-use self::side::{Heard, Note, Side};
+use self::side::{Heard, Side};
 use super::context::Context;
 use super::deliver::{self, Delivered};
 use super::forward::{Answered, Times};
+use super::relay::Place;
 use super::{After, Client};
 use crate::config::Inspection;
 use crate::http::websocket::code;
 use crate::io::{Buffer, TICK, Timer};
-use crate::plugin::Exchange;
+use crate::plugin::{Chain, MessagePassed, Peer, SocketMessage};
 use crate::telemetry::{CloseKind, ClosedBy, Conversation};
 
 /// How long answers to closes are waited for.
 const CLOSE_TIME: Duration = Duration::from_secs(5);
 
 /// Messages of one side before others get their turn.
-const ROUNDS_MAX: usize = 64;
+const ROUNDS_MAX: usize = 16;
 
 /// The sides, as indexes.
 const CLIENT: usize = 0;
@@ -68,12 +69,13 @@ struct Rules<'a> {
 pub(super) async fn switch(
     context: &Context,
     client: &mut Client,
-    exchange: &mut Exchange,
+    place: &mut Place,
     answered: &mut Answered,
     protocol: &[u8],
     times: Times,
     route: usize,
 ) -> Delivered {
+    let exchange = place.get_or_insert_default();
     if !protocol.eq_ignore_ascii_case(b"websocket") {
         return deliver::tunnel(context, client, exchange, answered, protocol, times, None).await;
     }
@@ -83,7 +85,7 @@ pub(super) async fn switch(
     let lifetime = settings.lifetime;
     if context.snapshot.plans[route].inspects {
         let rules = Rules { route, inspection: &settings.inspection, idle, lifetime };
-        return inspect(context, client, exchange, answered, rules).await;
+        return inspect(context, client, place, answered, rules).await;
     }
     let times = Times { idle, ..times };
     deliver::tunnel(context, client, exchange, answered, protocol, times, lifetime).await
@@ -94,7 +96,7 @@ pub(super) async fn switch(
 async fn inspect(
     context: &Context,
     client: &mut Client,
-    exchange: &mut Exchange,
+    place: &mut Place,
     answered: &mut Answered,
     rules: Rules<'_>,
 ) -> Delivered {
@@ -103,7 +105,8 @@ async fn inspect(
     timer.limit(None);
     timer.arm(rules.idle);
     let mut head = Vec::new();
-    let opening = connection.prepare_tunnel(&mut head, &mut exchange.response, b"websocket");
+    let response = &mut place.get_or_insert_default().response;
+    let opening = connection.prepare_tunnel(&mut head, response, b"websocket");
     let head_bytes = opening.bytes;
     if connection.open_response(opening, false).is_err()
         || connection.write_all(&head, timer, rules.idle).await.is_err()
@@ -118,9 +121,12 @@ async fn inspect(
     let client_side = Side::new(stream, from_client, Role::Server, inspection, now).await;
     let stream = &mut lease.connection.stream;
     let server_side = Side::new(stream, from_server, Role::Client, inspection, now).await;
+    let chain = &context.chains[rules.route];
     let mut relay = Relay {
         context,
         timer,
+        place,
+        chain: chain.sees_messages().then_some(chain),
         sides: [client_side, server_side],
         pace: Pace::new(inspection.messages_per_second),
         active: now,
@@ -186,6 +192,10 @@ struct End {
 struct Relay<'a, 'b> {
     context: &'a Context,
     timer: &'a Timer,
+    /// The exchange that has opened it.
+    place: &'a mut Place,
+    /// The plugins, if one of them wants to see messages.
+    chain: Option<&'a Chain>,
     rules: Rules<'a>,
     sides: [Side<'b>; 2],
     pace: Pace,
@@ -272,7 +282,7 @@ impl Relay<'_, '_> {
     }
 
     /// A message has come.
-    fn pass(&mut self, from: usize, note: Note, now: Duration) {
+    fn pass(&mut self, from: usize, note: SocketMessage, now: Duration) {
         let bytes = note.data.len() as u64;
         self.messages[from] += 1;
         self.context.tallies.websocket(self.rules.route, |counts| {
@@ -282,7 +292,16 @@ impl Relay<'_, '_> {
         if from == CLIENT && !self.pace.allows(now) {
             return self.hurried();
         }
-        self.sides[1 - from].send(note);
+        let Some(chain) = self.chain else { return self.sides[1 - from].send(note) };
+        let peer = if from == CLIENT { Peer::Client } else { Peer::Server };
+        match chain.on_message(self.place, peer, note) {
+            Ok(MessagePassed::On(note)) => self.sides[1 - from].send(note),
+            Ok(MessagePassed::Dropped) => {}
+            Ok(MessagePassed::Closed(code, reason)) => {
+                self.finish(ClosedBy::Plugin, code, &reason);
+            }
+            Err(_) => self.finish(ClosedBy::Plugin, code::ERROR, ""),
+        }
     }
 
     /// The client sends more than it may.
@@ -370,7 +389,7 @@ impl Relay<'_, '_> {
     }
 
     /// What a server that was closed still says, for as long as the client takes it.
-    fn poll_last(&mut self, cx: &mut TaskContext<'_>) -> Poll<Option<Note>> {
+    fn poll_last(&mut self, cx: &mut TaskContext<'_>) -> Poll<Option<SocketMessage>> {
         let [client, server] = &mut self.sides;
         loop {
             if ready!(client.poll_sent(cx)).is_err() || ready!(server.poll_sent(cx)).is_err() {
@@ -393,6 +412,7 @@ impl Relay<'_, '_> {
 
     /// Closes both sides.
     fn finish(&mut self, by: ClosedBy, code: u16, reason: &str) {
+        self.late = None;
         self.sides.iter_mut().for_each(|side| side.close(Some(frame(code, reason))));
         self.begin_end(by, CloseKind::Code(code));
     }

@@ -22,6 +22,7 @@ use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Message, Role, WebSoc
 use crate::config::Inspection;
 use crate::http::websocket::code_of;
 use crate::io::Stream;
+use crate::plugin::SocketMessage;
 
 /// Bytes of a message that are written as one frame.
 const FRAGMENT_BYTES_MAX: usize = 64 * 1024;
@@ -36,18 +37,10 @@ const READ_BYTES: usize = 8 * 1024;
 /// Reads in one poll before others get their turn.
 const READS_MAX: usize = 32;
 
-/// A message, on its way from one side to the other.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Note {
-    /// Text, and then it is UTF-8.
-    pub(super) is_text: bool,
-    pub(super) data: Bytes,
-}
-
 /// What came from a side.
 #[derive(Debug)]
 pub(super) enum Heard {
-    Note(Note),
+    Note(SocketMessage),
     /// A ping, which is answered, or a pong.
     Ping,
     Pong,
@@ -74,7 +67,7 @@ enum Parting {
 pub(super) struct Side<'a> {
     socket: WebSocketStream<Metered<'a>>,
     /// The rest of a message, and whether its first fragment is still to be written.
-    unsent: Option<(Note, bool)>,
+    unsent: Option<(SocketMessage, bool)>,
     parting: Parting,
     /// It takes nothing at the moment.
     stalled: bool,
@@ -147,8 +140,10 @@ impl<'a> Side<'a> {
     /// What comes from it next.
     pub(super) fn poll_heard(&mut self, cx: &mut Context<'_>) -> Poll<Heard> {
         Poll::Ready(match ready!(Pin::new(&mut self.socket).poll_next(cx)) {
-            Some(Ok(Message::Text(text))) => Heard::Note(Note { is_text: true, data: text.into() }),
-            Some(Ok(Message::Binary(data))) => Heard::Note(Note { is_text: false, data }),
+            Some(Ok(Message::Text(text))) => {
+                Heard::Note(SocketMessage { is_text: true, data: text.into() })
+            }
+            Some(Ok(Message::Binary(data))) => Heard::Note(SocketMessage { is_text: false, data }),
             Some(Ok(Message::Ping(_))) => Heard::Ping,
             // A frame as such is only ever sent.
             Some(Ok(Message::Pong(_) | Message::Frame(_))) => Heard::Pong,
@@ -162,7 +157,7 @@ impl<'a> Side<'a> {
     }
 
     /// Takes a message on. Only when [`poll_sent`](Self::poll_sent) was ready.
-    pub(super) fn send(&mut self, note: Note) {
+    pub(super) fn send(&mut self, note: SocketMessage) {
         debug_assert!(self.unsent.is_none(), "one at a time");
         self.unsent = Some((note, true));
     }
