@@ -113,7 +113,7 @@ numa: setup
 cache-suite: setup
 	tests/cache-suite/run
 
-# The Autobahn test suite of WebSocket, through the gateway: minutes; skipped, with the reason, where there is no
+# The Autobahn test suite of WebSocket, through the gateway: a quarter of an hour; skipped, with the reason, where there is no
 # Python 2.7, for which it is written.
 autobahn: setup
 	tests/autobahn/run

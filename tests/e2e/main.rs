@@ -21,6 +21,7 @@ mod body_hooks;
 mod built_in;
 mod callouts;
 mod cache;
+mod cache_shared;
 mod cached;
 mod chaos;
 mod cli;

@@ -50,9 +50,18 @@ impl<V> Slot<'_, V> {
 }
 
 impl<V> Default for Store<V> {
+    /// For entries that all take about the same: the one that was not used for longest goes.
     fn default() -> Self {
+        Self::new(1)
+    }
+}
+
+impl<V> Store<V> {
+    /// For entries of any size: of so many that were not used for longest the largest goes.
+    pub(super) fn new(candidates: usize) -> Self {
+        let table = || CachePadded::new(Mutex::new(Table::new(candidates)));
         Self {
-            shards: (0..SHARDS).map(|_| CachePadded::new(Mutex::new(Table::new()))).collect(),
+            shards: (0..SHARDS).map(|_| table()).collect(),
             hasher: RandomState::new(),
             bytes_max: AtomicUsize::new(0),
             bytes: CachePadded::default(),
@@ -60,9 +69,7 @@ impl<V> Default for Store<V> {
             hand: AtomicUsize::new(0),
         }
     }
-}
 
-impl<V> Store<V> {
     /// How much there may be from now on.
     pub(super) fn limit(&self, bytes_max: usize) {
         self.bytes_max.store(bytes_max, Ordering::Relaxed);

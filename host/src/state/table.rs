@@ -6,7 +6,7 @@
 //!
 //! Our own, and not a kept library (quick_cache, moka): a count has to be read and written as one
 //! step, an entry's memory has to be charged to a budget that can change, and those libraries give
-//! neither without a second lock or an allocation per entry.
+//! neither without a second lock or an allocation per entry. `benches/stores` compares what they keep.
 //!
 //! Not here: locks and budgets (`store`).
 
@@ -26,6 +26,8 @@ pub(super) struct Table<V> {
     free: u32,
     once: List,
     often: List,
+    /// So many entries are looked at to find one that may go.
+    candidates: usize,
 }
 
 struct Entry<V> {
@@ -43,10 +45,11 @@ struct List {
     newest: u32,
     oldest: u32,
     bytes: usize,
+    len: usize,
 }
 
 impl List {
-    const EMPTY: Self = Self { newest: NONE, oldest: NONE, bytes: 0 };
+    const EMPTY: Self = Self { newest: NONE, oldest: NONE, bytes: 0, len: 0 };
 }
 
 /// What an allocation of so many bytes takes.
@@ -59,13 +62,15 @@ fn place(index: u32) -> usize {
 }
 
 impl<V> Table<V> {
-    pub(super) fn new() -> Self {
+    /// `candidates`: one, where all entries take about the same.
+    pub(super) fn new(candidates: usize) -> Self {
         Self {
             index: HashTable::new(),
             entries: Vec::new(),
             free: NONE,
             once: List::EMPTY,
             often: List::EMPTY,
+            candidates,
         }
     }
 
@@ -151,16 +156,24 @@ impl<V> Table<V> {
         found.into_iter().filter_map(|at| self.take(at)).collect()
     }
 
-    /// Removes the entry that is missed least.
+    /// Removes the entry that is missed least: of the candidates, which were not used for longest, the one that
+    /// takes most, in whose place several others have room.
     pub(super) fn evict(&mut self) -> Option<V> {
         // A fifth is kept for new keys, so that they have a chance to be used again.
         let new = self.once.bytes >= self.bytes() / 5;
-        let (first, second) = if new {
-            (self.once.oldest, self.often.oldest)
-        } else {
-            (self.often.oldest, self.once.oldest)
-        };
-        self.take(if first == NONE { second } else { first })
+        let (first, second) =
+            if new { (&self.once, &self.often) } else { (&self.often, &self.once) };
+        let list = if first.oldest == NONE { second } else { first };
+        // Not those that have just come: they have not had their chance.
+        let candidates = self.candidates.min(list.len / 2);
+        let (mut largest, mut at) = (list.oldest, list.oldest);
+        for _ in 1..candidates {
+            at = self.entries[place(at)].newer;
+            if self.entries[place(at)].bytes > self.entries[place(largest)].bytes {
+                largest = at;
+            }
+        }
+        self.take(largest)
     }
 
     fn take(&mut self, at: u32) -> Option<V> {
@@ -209,7 +222,9 @@ impl<V> Table<V> {
             NONE => self.list(is_often).oldest = newer,
             older => self.entries[place(older)].newer = newer,
         }
-        self.list(is_often).bytes -= bytes;
+        let list = self.list(is_often);
+        list.bytes -= bytes;
+        list.len -= 1;
     }
 
     /// Makes an entry the newest of a list.
@@ -218,6 +233,7 @@ impl<V> Table<V> {
         let bytes = entry.bytes;
         let list = self.list(is_often);
         list.bytes += bytes;
+        list.len += 1;
         let older = std::mem::replace(&mut list.newest, at);
         if older == NONE {
             list.oldest = at;
@@ -233,17 +249,26 @@ impl<V> Table<V> {
 mod tests {
     use super::*;
 
+    /// One with neighbours.
+    fn hash(key: u32) -> u64 {
+        (u64::from(key).wrapping_mul(0x9e37_79b9_7f4a_7c15) << 3) | u64::from(key % 7)
+    }
+
+    fn insert_large(table: &mut Table<u32>, key: u32, bytes: usize) {
+        assert_eq!(table.insert(hash(key), &key.to_le_bytes(), key, bytes), None);
+    }
+
     fn insert(table: &mut Table<u32>, key: u32) {
-        assert_eq!(table.insert(u64::from(key % 7), &key.to_le_bytes(), key, 0), None);
+        insert_large(table, key, 0);
     }
 
     fn get(table: &mut Table<u32>, key: u32) -> Option<u32> {
-        table.get(u64::from(key % 7), &key.to_le_bytes()).copied()
+        table.get(hash(key), &key.to_le_bytes()).copied()
     }
 
     #[test]
     fn what_was_not_used_for_longest_goes_first() {
-        let mut table = Table::new();
+        let mut table = Table::new(1);
         (0..20).for_each(|key| insert(&mut table, key));
         assert_eq!(get(&mut table, 0), Some(0));
         assert_eq!(get(&mut table, 99), None);
@@ -259,7 +284,7 @@ mod tests {
     /// Who sends many keys must not make the gateway forget those that others use.
     #[test]
     fn a_flood_of_new_keys_spares_those_in_use() {
-        let mut table = Table::new();
+        let mut table = Table::new(1);
         for key in 0..50 {
             insert(&mut table, key);
             assert_eq!(get(&mut table, key), Some(key));
@@ -279,16 +304,30 @@ mod tests {
     }
 
     #[test]
+    fn of_those_that_may_go_the_largest_goes() {
+        let mut table = Table::new(8);
+        for key in 0..20 {
+            insert_large(&mut table, key, if key % 5 == 3 { 1000 } else { 10 });
+        }
+
+        let gone: Vec<_> = std::iter::from_fn(|| table.evict()).take(5).collect();
+
+        assert_eq!(gone, [3, 8, 0, 1, 2], "and never one of the newer half");
+        assert!(std::iter::from_fn(|| table.evict()).count() == 15);
+        assert_eq!((table.len(), table.bytes()), (0, 0));
+    }
+
+    #[test]
     fn entries_are_replaced_and_removed() {
-        let mut table = Table::new();
+        let mut table = Table::new(1);
         insert(&mut table, 1);
         let small = table.bytes();
 
-        assert_eq!(table.insert(1, &1_u32.to_le_bytes(), 5, 1000), Some(1));
+        assert_eq!(table.insert(hash(1), &1_u32.to_le_bytes(), 5, 1000), Some(1));
 
         assert_eq!((table.len(), table.bytes()), (1, small + 1000));
-        assert_eq!(table.remove(1, &1_u32.to_le_bytes()), Some(5));
-        assert_eq!(table.remove(1, &1_u32.to_le_bytes()), None);
+        assert_eq!(table.remove(hash(1), &1_u32.to_le_bytes()), Some(5));
+        assert_eq!(table.remove(hash(1), &1_u32.to_le_bytes()), None);
         assert_eq!((table.len(), table.bytes()), (0, 0));
     }
 }

@@ -59,8 +59,10 @@ pub const TAGS_MAX: usize = 32;
 /// and bytes of each.
 pub const TAG_BYTES_MAX: usize = 256;
 
+/// Of so many that were not used for longest the largest goes: `benches/stores` says what that is worth.
+const CANDIDATES: usize = 32;
+
 /// The responses of one plugin.
-#[derive(Default)]
 pub struct Cache {
     store: Store<Kept>,
     arriving: Arriving,
@@ -116,6 +118,22 @@ impl Arriving {
         });
         self.count.store(entries.len(), Ordering::Release);
         before - entries.len()
+    }
+}
+
+impl Default for Cache {
+    fn default() -> Self {
+        Self {
+            store: Store::new(CANDIDATES),
+            arriving: Arriving::default(),
+            flights: Arc::default(),
+            groups: Arc::default(),
+            removals: Removals::default(),
+            charges: Arc::default(),
+            tally: Tally::default(),
+            bytes_max: AtomicUsize::new(0),
+            object_bytes_max: AtomicUsize::new(0),
+        }
     }
 }
 
@@ -273,3 +291,6 @@ pub struct Label<'a> {
     /// When who fetched it had begun: of what was removed since, nothing is kept.
     pub since: u64,
 }
+
+#[cfg(test)]
+mod tests;
