@@ -3,9 +3,11 @@
 //! `make browsers`: fetching the browser takes as long as the network does. What is checked is in
 //! `page.html`, and what becomes of it is told by the page itself.
 
+use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
+use rustix::process::{Pid, Signal, kill_process_group};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -17,8 +19,8 @@ struct Browser(Child);
 
 impl Drop for Browser {
     fn drop(&mut self) {
-        // They end with the pipe or socket to it.
-        let _ = self.0.kill();
+        // Debian starts it by a script, which is not all that has to end.
+        let _ = kill_process_group(Pid::from_child(&self.0), Signal::KILL);
         let _ = self.0.wait();
     }
 }
@@ -34,7 +36,12 @@ fn open(mut browser: Command, dir: &Path, url: &str) -> Browser {
     // It trusts no authority of a test; all else of TLS is as ever.
     browser.args(["--ignore-certificate-errors", "--remote-debugging-port=0"]);
     browser.arg(format!("--user-data-dir={}", dir.display())).arg(url);
-    browser.env("HOME", dir).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    browser
+        .process_group(0)
+        .env("HOME", dir)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null());
     Browser(browser.spawn().unwrap())
 }
 
