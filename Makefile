@@ -1,6 +1,6 @@
 # Each target is one thing that a developer does; CI does the same (.ci/run).
 
-.PHONY: setup run test plugins guests bench soak soak-swap check fuzz loom numa cache-suite autobahn deny
+.PHONY: setup run test plugins guests bench soak soak-swap check fuzz loom sanitize numa idle cache-suite autobahn browsers tls-scan deny
 
 APT = apt-get -o DPkg::Lock::Timeout=120
 SUDO = $(if $(filter 0,$(shell id -u)),,sudo)
@@ -70,11 +70,11 @@ bench: setup guests
 	cargo bench --bench micro
 	cargo bench --bench built_in
 
-# Ten minutes of saturation, or SOAK_SECONDS, with clients and upstreams that misbehave: every byte is
-# checked, and nothing may be left behind.
+# Ten minutes of saturation, or SOAK_SECONDS, with clients and upstreams that misbehave, reloads and restarts: every
+# byte is checked, and nothing may be left behind.
 SOAK_SECONDS = 600
 SOAK_IO = auto
-soak: setup
+soak: setup guests
 	cargo build --release --workspace --bins
 	$${CARGO_TARGET_DIR:-target}/release/zproxy-benches soak --zproxy "$${CARGO_TARGET_DIR:-target}/release/zproxy" --seconds $(SOAK_SECONDS) --io $(SOAK_IO)
 
@@ -103,6 +103,11 @@ fuzz:
 loom:
 	cd tests/loom && RUSTFLAGS="--cfg loom" cargo test --release
 
+# Tests of what is unsafe, and of what stands on it, under AddressSanitizer. Needs nightly Rust.
+sanitize:
+	cd tests/sanitize && RUSTFLAGS="-Zsanitizer=address" \
+		cargo +nightly test --lib --target $$(rustc -vV | sed -n 's/^host: //p') -- io:: sys:: http:: tls::
+
 # Workers and their memory on two NUMA nodes, in an emulated machine; skipped, with the reason, where
 # there is no emulator.
 numa: setup
@@ -113,10 +118,24 @@ numa: setup
 cache-suite: setup
 	tests/cache-suite/run
 
-# The Autobahn test suite of WebSocket, through the gateway: minutes; skipped, with the reason, where there is no
+# The Autobahn test suite of WebSocket, through the gateway: a quarter of an hour; skipped, with the reason, where there is no
 # Python 2.7, for which it is written.
 autobahn: setup
 	tests/autobahn/run
+
+# A hundred thousand idle connections and ten thousand quiet event streams, in an emulated machine that allows as
+# many descriptors; skipped, with the reason, where there is no emulator.
+idle: setup
+	tests/idle/run
+
+# A page in Chromium, over HTTP/2 and HTTP/1.1. The browser is Debian's, fetched into target/tools where it is
+# not installed; skipped, with the reason, where it cannot be had.
+browsers: setup guests
+	cargo test --workspace --test e2e -- --ignored --nocapture clients::browser
+
+# What testssl.sh and sslyze say of TLS as it is by default; skipped, with the reason, where they are not.
+tls-scan: setup
+	tests/tls/scan
 
 # Licences, sources and advisories of what is depended on. Needs cargo-deny; advisories need the
 # network, DENY="bans licenses sources" leaves them out.

@@ -38,7 +38,8 @@ zproxy-benches run    [--only NAME,…] [--scenario NAME,…] [--rounds N] [--se
                       [--zproxy PATH] [--noop PATH] [--plugins DIR] [--envoy PATH] [--peers DIR]
                       [--cpus A,B[,C]] [--no-fifo] [--out DIR] [--list]
 zproxy-benches syscalls [--only NAME,…] [--scenario NAME,…] [--requests N] and the paths of `run`
-zproxy-benches idle   [--connections N,…] [--silent] [--only NAME,…]
+zproxy-benches idle   [--connections N,…] [--silent | --events] [--only NAME,…]
+                      [--bytes-each-max N] [--left-percent-max N]
                       [--zproxy PATH] [--peers DIR] [--out DIR]
 zproxy-benches origin [--port N]
 zproxy-benches relay  --origin ADDR:PORT [--port N] [--splice]
@@ -47,7 +48,7 @@ zproxy-benches load   --target ADDR:PORT [--path PATH] [--body-bytes N] [--post-
                       [--tls kept|full|resumed]
                       [--seconds N] [--requests N] [--warmup-ms N] [--watch NAME=PID,PID]…
 zproxy-benches soak   --zproxy PATH [--seconds N] [--clients N] [--workers N] [--io epoll|uring]
-                      [--seed N] [--reload]
+                      [--seed N] [--guest PATH] [--reload-every SECONDS] [--restart-every SECONDS]
 zproxy-benches swap   --zproxy PATH [--guest PATH] [--swaps N] [--clients N] [--workers N]
 zproxy-benches launch [--cpu N]… [--fifo] -- COMMAND [ARGUMENT]…
 

@@ -2,7 +2,8 @@
 //!
 //! `/` and all unknown targets give 100 bytes; `/<n>k` and `/<n>m` give that many KiB or MiB, in
 //! a response made once and sent from the same memory ever after. A request body of known length
-//! is drained, then answered. `Upgrade: websocket` turns a connection into one that echoes frames.
+//! is drained, then answered. `/events` begins a stream of events that never ends: one comes at once, and another on
+//! every stream whenever somebody asks for `/turn`. `Upgrade: websocket` turns a connection into one that echoes frames.
 //! One receive and one send a request: far cheaper than any proxy, so that it never sets the pace.
 //!
 //! Not here: chunked requests (501), HEAD, and whatever else no scenario sends.
@@ -69,6 +70,8 @@ struct Connection {
     close: bool,
     /// Carries WebSocket frames from now on.
     in_tunnel: bool,
+    /// Carries events from now on.
+    in_stream: bool,
 }
 
 /// Says that a connection is over.
@@ -108,6 +111,13 @@ impl Origin {
                     key => self.turn(usize::try_from(key)?, event.flags),
                 }
             }
+            if std::mem::take(&mut self.responses.turn) {
+                for connection in self.connections.iter_mut().flatten().filter(|one| one.in_stream)
+                {
+                    // One that has gone says so by itself.
+                    let _ = connection.answer(self.responses.event.clone());
+                }
+            }
         }
     }
 
@@ -126,6 +136,7 @@ impl Origin {
                 sent: 0,
                 close: false,
                 in_tunnel: false,
+                in_stream: false,
             });
         }
         Ok(())
@@ -209,6 +220,7 @@ impl Connection {
             self.close |= head.close;
             let response = responses.find(&head);
             self.in_tunnel = is_upgrade(&bytes[..head.bytes]);
+            self.in_stream |= Rc::ptr_eq(&response, &responses.events);
             let response = if self.in_tunnel { websocket::accepted().into() } else { response };
             bytes = &bytes[head.bytes..];
             self.draining = Some((head.content_length.unwrap_or(0), response));
@@ -242,7 +254,16 @@ struct Responses {
     small: Rc<[u8]>,
     unsupported: Rc<[u8]>,
     sized: HashMap<Vec<u8>, Rc<[u8]>>,
+    /// The head of an event stream and its first event.
+    events: Rc<[u8]>,
+    /// Another one.
+    event: Rc<[u8]>,
+    /// Somebody has asked for that.
+    turn: bool,
 }
+
+/// An event, as a chunk.
+pub(crate) const EVENT: &str = "9\r\ndata: 0\n\n\r\n";
 
 impl Responses {
     fn new() -> Self {
@@ -250,6 +271,13 @@ impl Responses {
             small: response("200 OK", "no-store", SMALL_BODY_BYTES),
             unsupported: response("501 Not Implemented", "no-store", 0),
             sized: HashMap::new(),
+            events: format!(
+                "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n{EVENT}"
+            )
+            .into_bytes()
+            .into(),
+            event: EVENT.as_bytes().into(),
+            turn: false,
         }
     }
 
@@ -263,6 +291,10 @@ impl Responses {
         if target.len() < 3 {
             return self.small.clone();
         }
+        if target == b"/events" {
+            return self.events.clone();
+        }
+        self.turn |= target == b"/turn";
         if let Some(found) = self.sized.get(target) {
             return found.clone();
         }
@@ -369,6 +401,27 @@ mod tests {
 
         assert_eq!(answer.matches("HTTP/1.1 200 OK").count(), 3);
         assert!(answer.find("Content-Length: 1024") < answer.find("Content-Length: 100\r"));
+    }
+
+    #[test]
+    fn event_streams_go_on_when_somebody_asks() {
+        let address = in_background().unwrap();
+        let mut stream = TcpStream::connect(address).unwrap();
+        stream.write_all(b"GET /events HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
+        let mut until = |events: usize| {
+            let mut seen = String::new();
+            let mut part = [0; 1000];
+            while seen.matches(EVENT).count() < events {
+                let count = stream.read(&mut part).unwrap();
+                seen.push_str(std::str::from_utf8(&part[..count]).unwrap());
+            }
+        };
+        until(1);
+
+        let mut other = TcpStream::connect(address).unwrap();
+        other.write_all(b"GET /turn HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
+
+        until(1);
     }
 
     #[test]

@@ -95,7 +95,8 @@ pub(crate) fn answers(target: SocketAddr) -> bool {
     ask().unwrap_or(false)
 }
 
-fn config(sessions: Sessions) -> Result<Arc<ClientConfig>> {
+/// What a client runs on that verifies nothing.
+pub(crate) fn config(sessions: Sessions) -> Result<Arc<ClientConfig>> {
     let mut config = ClientConfig::builder_with_provider(default_provider().into())
         .with_safe_default_protocol_versions()?
         .dangerous()

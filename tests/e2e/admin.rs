@@ -3,11 +3,12 @@
 //! Not here: plugins' numbers (`plugins`, `hostile`), readiness under drain (`drain`).
 
 use std::io::{Read as _, Write as _};
+use std::sync::{Arc, Mutex};
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::harness::{Gateway, Upstream, eventually, guest, try_connect};
+use crate::harness::{Gateway, Upstream, connect, eventually, guest, try_connect};
 
 fn answering() -> (Upstream, Gateway) {
     let upstream = Upstream::answering("hello");
@@ -393,4 +394,52 @@ fn events_are_told_as_they_happen() {
         stream.read_exact(&mut head).unwrap();
         (&head == b"HTTP/1.1 200").then_some(())
     });
+}
+
+/// A plugin that fails too much is broken, and whole again when it has stopped failing for a while.
+#[test]
+fn a_plugin_that_breaks_and_recovers_is_told() {
+    let upstream = Upstream::answering("ok");
+    let gateway = Gateway::start(json!({
+        "workers": { "count": 1, "pin": false },
+        "plugins": { "panic": { "path": guest("panic"), "config": {} } },
+        "routes": [{ "path": "/", "upstream": upstream.url(), "middleware": ["panic"] }],
+    }));
+    let mut events = connect(gateway.admin_address());
+    events.send("GET /events HTTP/1.1\r\nHost: localhost\r\n\r\n");
+    let state = || {
+        let plugins = gateway.admin_json("/plugins");
+        plugins["plugins"][0]["state"].as_str().unwrap().to_owned()
+    };
+    assert_eq!(state(), "ready");
+
+    let heard = Arc::new(Mutex::new(String::new()));
+    let listener = Arc::clone(&heard);
+    std::thread::spawn(move || {
+        while let Ok(some) = events.take_some() {
+            if some.is_empty() {
+                break;
+            }
+            listener.lock().unwrap().push_str(&String::from_utf8_lossy(&some));
+        }
+    });
+    let has_heard = |what: &str| heard.lock().unwrap().contains(what);
+    let mut client = gateway.connect();
+    eventually("a broken plugin", || {
+        for _ in 0..100 {
+            client.exchange("GET /panic HTTP/1.1\r\nHost: a\r\n\r\n");
+        }
+        has_heard("event: broken\ndata: {\"generation\"").then_some(())
+    });
+    assert!(has_heard("asked to panic"), "{}", heard.lock().unwrap());
+    assert_eq!(state(), "broken");
+    gateway.counts("zproxy_plugin_broken", &[("plugin", "panic")], 1.0);
+
+    eventually("a plugin that answers", || {
+        let answer = client.exchange("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+        (answer.status() == 200 && has_heard("event: recovered\ndata: {")).then_some(())
+    });
+    assert_eq!(state(), "ready");
+    gateway.logs("plugin `panic` is broken");
+    gateway.logs("plugin `panic` has recovered");
 }

@@ -2,11 +2,16 @@
 //!
 //! Not here: TLS itself (`tls`, `tls_upstream`), HTTP/2 itself (`http2`, `http2_upstream`).
 
+use std::net::TcpListener;
+use std::sync::Arc;
+
+use rustls::{ServerConfig, ServerConnection, StreamOwned};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
+use crate::harness::http2::{await_frame, frame, next_frame};
 use crate::harness::tls::{Authority, Files};
-use crate::harness::{Gateway, Launch, Upstream};
+use crate::harness::{Gateway, Launch, Upstream, Wire};
 
 struct Site {
     files: Files,
@@ -104,4 +109,45 @@ fn a_stream_knows_the_tls_of_its_connection() {
     let request = upstream.request();
     // The nearer gateway is not trusted by the farther one, so it is told what that one saw.
     assert_eq!(request.field("x-forwarded-proto"), Some("https"));
+}
+
+/// It may have been restarted as another program; what it chose once is no reason never to ask it again.
+#[test]
+fn a_server_may_choose_another_protocol_later() {
+    let site = Site::new();
+    let (h1, mut h2) = (site.files.server(), Arc::unwrap_or_clone(site.files.server()));
+    h2.alpn_protocols = vec![b"h2".to_vec()];
+    let h2 = Arc::new(h2);
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let accept = move |config: &Arc<ServerConfig>| {
+        let session = ServerConnection::new(Arc::clone(config)).unwrap();
+        Wire::tls(StreamOwned::new(session, listener.accept().unwrap().0))
+    };
+    let server = std::thread::spawn(move || {
+        let mut first = accept(&h1);
+        first.try_request().unwrap();
+        first.send("HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 5\r\n\r\nfirst");
+        first.finish();
+        let mut second = accept(&h2);
+        second.take(24).unwrap();
+        second.send(frame(4, 0, 0, &[]));
+        await_frame(&mut second, |frame| frame.kind == 1);
+        second.send([frame(1, 4, 1, &[0x88]), frame(0, 1, 1, b"second")].concat());
+        while next_frame(&mut second).is_some() {}
+    });
+    let gateway = Gateway::start(json!({
+        "workers": { "count": 1, "pin": false },
+        "upstreams": { "test": {
+            "servers": [address.to_string()],
+            "tls": { "ca_path": site.dir.path().join("ca.pem") },
+        } },
+        "routes": [{ "path": "/", "upstream": "test" }],
+    }));
+
+    let answers = [gateway.get("/"), gateway.get("/")];
+
+    assert_eq!(answers.each_ref().map(|answer| answer.text()), ["first", "second"]);
+    drop(gateway);
+    server.join().unwrap();
 }

@@ -110,6 +110,37 @@ fn openssl_resumes_sessions_and_gets_no_renegotiation() {
     assert_eq!(site.gateway.admin("/readyz").status(), 200);
 }
 
+/// What scanners look for first, without one (`make tls-scan` has two).
+#[test]
+fn openssl_finds_nothing_old() {
+    let upstream = Upstream::answering("hello");
+    let site = site(&upstream);
+    let address = format!("127.0.0.1:{}", site.port);
+    let base = ["s_client", "-connect", &address, "-CAfile", &site.ca];
+    let ask = |more: &[&str]| run("openssl", &[&base, more].concat(), "");
+
+    // All that there is of TLS 1.2 but what has both forward secrecy and authenticated encryption.
+    let old = ["-tls1_2", "-cipher", "ALL:COMPLEMENTOFALL:!AESGCM:!CHACHA20:@SECLEVEL=0"];
+    let Some((ok, said)) = ask(&old) else { return };
+    assert!(!ok && said.contains("handshake failure"), "{said}");
+    let (ok, said) = ask(&["-tls1_2", "-cipher", "kRSA:kDHE:kPSK:@SECLEVEL=0"]).unwrap();
+    assert!(!ok && said.contains("handshake failure"), "{said}");
+    let (ok, said) = ask(&["-groups", "P-521:ffdhe2048"]).unwrap();
+    assert!(!ok && said.contains("handshake failure"), "{said}");
+    // RFC 7301 §3.2: nothing in common is an error, and not a guess.
+    let (ok, said) = ask(&["-alpn", "nonsense"]).unwrap();
+    assert!(!ok && said.contains("no application protocol"), "{said}");
+
+    let (ok, said) = ask(&["-tls1_2", "-comp", "-status"]).unwrap();
+    assert!(ok && said.contains("Secure Renegotiation IS supported"), "{said}");
+    assert!(said.contains("Compression: NONE") && said.contains("Extended master secret: yes"));
+    let hello = "GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
+    let new = [&base[..], &["-tls1_3", "-ign_eof"]].concat();
+    let (ok, said) = run("openssl", &new, hello).unwrap();
+    // What can be replayed is not taken.
+    assert!(ok && said.contains("Max Early Data: 0"), "{said}");
+}
+
 #[test]
 fn python_sees_an_orderly_end() {
     let upstream = Upstream::answering("hello");

@@ -1,11 +1,17 @@
 //! The clients of a soak: some behave, most do not.
 
 use std::io::{self, BufReader, Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpStream};
-use std::time::Duration;
+use std::net::Shutdown;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rustls::ClientConfig;
 
 use super::content::{Broken, Content};
+use super::link::Link;
+use super::streams;
 use super::wire::{self, Head};
+use super::{Site, Targets};
 
 /// What a client does, once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -42,10 +48,12 @@ pub(super) enum Deed {
     ResetTunnel,
     /// Connects, and that is all.
     Nothing,
+    /// Many streams of one connection of HTTP/2, of which some are given up or die.
+    Streams,
 }
 
 impl Deed {
-    const ALL: [Self; 16] = [
+    const ALL: [Self; 17] = [
         Self::Ask,
         Self::Pipeline,
         Self::Upload,
@@ -62,6 +70,7 @@ impl Deed {
         Self::Tunnel,
         Self::ResetTunnel,
         Self::Nothing,
+        Self::Streams,
     ];
 }
 
@@ -70,6 +79,8 @@ impl Deed {
 pub(super) enum Outcome {
     /// What should happen.
     Fine,
+    /// No connection, or none that reached anybody, between two processes.
+    Refused,
     /// No connection, or it was lost where it should not have been.
     Lost(String),
     /// Another byte, another answer, an end that looks whole and is not.
@@ -78,25 +89,28 @@ pub(super) enum Outcome {
 
 /// A client that does one thing after another.
 pub(super) struct Client {
-    target: SocketAddr,
+    targets: Arc<Targets>,
+    secure: Arc<ClientConfig>,
     random: fastrand::Rng,
+    /// When it began to connect, the last time.
+    connected: Instant,
 }
 
-type Done = Result<(), Outcome>;
+pub(super) type Done = Result<(), Outcome>;
 
 fn lost(what: &'static str) -> impl Fn(io::Error) -> Outcome {
     move |error| Outcome::Lost(format!("{what}: {error}"))
 }
 
 impl Client {
-    pub(super) fn new(target: SocketAddr, seed: u64) -> Self {
-        Self { target, random: fastrand::Rng::with_seed(seed) }
+    pub(super) fn new(targets: Arc<Targets>, secure: Arc<ClientConfig>, seed: u64) -> Self {
+        Self { targets, secure, random: fastrand::Rng::with_seed(seed), connected: Instant::now() }
     }
 
     /// One deed, and what became of it.
     pub(super) fn act(&mut self) -> (Deed, Outcome) {
         // Every second time an honest one: the load that all others are to disturb.
-        let deed = if self.random.bool() { Deed::Ask } else { Deed::ALL[self.random.usize(..16)] };
+        let deed = if self.random.bool() { Deed::Ask } else { Deed::ALL[self.random.usize(..17)] };
         let done = match deed {
             Deed::Ask => self.ask(),
             Deed::Pipeline => self.pipeline(),
@@ -114,18 +128,41 @@ impl Client {
             Deed::Tunnel => self.tunnel(true),
             Deed::ResetTunnel => self.tunnel(false),
             Deed::Nothing => self.connect().map(drop),
+            Deed::Streams => {
+                self.connected = Instant::now();
+                streams::run(self.targets.plain, &mut self.random)
+            }
         };
-        (deed, done.err().unwrap_or(Outcome::Fine))
+        let outcome = match done {
+            Ok(()) => Outcome::Fine,
+            Err(Outcome::Lost(_)) if self.targets.may_refuse(self.connected) => {
+                std::thread::sleep(Duration::from_millis(20));
+                Outcome::Refused
+            }
+            Err(outcome) => outcome,
+        };
+        (deed, outcome)
     }
 
-    fn connect(&self) -> Result<BufReader<TcpStream>, Outcome> {
-        let stream = TcpStream::connect_timeout(&self.target, Duration::from_secs(10))
-            .map_err(lost("connect"))?;
-        let second = Duration::from_secs(1);
-        stream.set_read_timeout(Some(second * 30)).map_err(lost("socket"))?;
-        stream.set_write_timeout(Some(second * 30)).map_err(lost("socket"))?;
-        stream.set_nodelay(true).map_err(lost("socket"))?;
-        Ok(BufReader::with_capacity(16 * 1024, stream))
+    /// Over TLS every third time.
+    fn connect(&mut self) -> Result<BufReader<Link>, Outcome> {
+        self.connected = Instant::now();
+        let link = if self.random.u8(..3) == 0 {
+            Link::secure(self.targets.secure, &self.secure)
+        } else {
+            Link::plain(self.targets.plain)
+        };
+        Ok(BufReader::with_capacity(16 * 1024, link.map_err(lost("connect"))?))
+    }
+
+    /// A site, and what is asked for there: what a cache is to have kept is asked for again and again.
+    fn wish(&mut self) -> (Site, u64, u64, &'static str) {
+        let site = self.targets.sites[self.random.usize(..self.targets.sites.len())];
+        if site != Site::Cached {
+            return (site, self.random.u64(..), self.length(), self.manner());
+        }
+        let seed = self.random.u64(..500);
+        (site, seed, seed * seed * 7 % 300_000, if seed % 2 == 0 { "length" } else { "chunked" })
     }
 
     /// Small ones mostly, some large enough for every way through the gateway.
@@ -145,24 +182,32 @@ impl Client {
     fn ask(&mut self) -> Done {
         let mut stream = self.connect()?;
         for _ in 0..self.random.usize(1..8) {
-            let (seed, length, manner) = (self.random.u64(..), self.length(), self.manner());
-            self.send(&mut stream, "GET", seed, length, manner, "")?;
-            expect_content(&mut stream, seed, length)?;
+            let (site, seed, length, manner) = self.wish();
+            self.send(&mut stream, site, "GET", seed, length, manner, "")?;
+            if !expect_content(&mut stream, seed, length)? {
+                stream = self.connect()?;
+            }
         }
         let (seed, length) = (self.random.u64(..), self.length());
-        self.send(&mut stream, "GET", seed, length, "close", "")?;
-        expect_content(&mut stream, seed, length)
+        self.send(&mut stream, Site::Plain, "GET", seed, length, "close", "")?;
+        expect_content(&mut stream, seed, length).map(drop)
     }
 
     fn pipeline(&mut self) -> Done {
         let mut stream = self.connect()?;
         let mut asked = Vec::new();
         for _ in 0..self.random.usize(2..8) {
-            let (seed, length, manner) = (self.random.u64(..), self.length(), self.manner());
-            self.send(&mut stream, "GET", seed, length, manner, "")?;
+            let (site, seed, length, manner) = self.wish();
+            self.send(&mut stream, site, "GET", seed, length, manner, "")?;
             asked.push((seed, length));
         }
-        asked.into_iter().try_for_each(|(seed, length)| expect_content(&mut stream, seed, length))
+        for (seed, length) in asked {
+            if !expect_content(&mut stream, seed, length)? {
+                // A gateway that drains answers what it has begun with, and no more.
+                break;
+            }
+        }
+        Ok(())
     }
 
     fn upload(&mut self, chunks: bool, expects: bool) -> Done {
@@ -178,7 +223,8 @@ impl Client {
             if expects {
                 fields.push_str("Expect: 100-continue\r\n");
             }
-            self.send(&mut stream, "POST", seed, length, "upload", &fields)?;
+            let site = self.targets.sites[self.random.usize(..self.targets.sites.len())];
+            self.send(&mut stream, site, "POST", seed, length, "upload", &fields)?;
             if expects && length > 0 {
                 let head = read_head(&mut stream)?;
                 if head.status() != 100 {
@@ -196,6 +242,9 @@ impl Client {
                 head = read_head(&mut stream)?;
             }
             check_head(&head, seed)?;
+            if head.says_close() {
+                stream = self.connect()?;
+            }
         }
         Ok(())
     }
@@ -203,7 +252,7 @@ impl Client {
     fn read_slowly(&mut self) -> Done {
         let mut stream = self.connect()?;
         let (seed, length) = (self.random.u64(..), self.random.u64(500_000..3_000_000));
-        self.send(&mut stream, "GET", seed, length, "length", "")?;
+        self.send(&mut stream, Site::Plain, "GET", seed, length, "length", "")?;
         let head = read_head(&mut stream)?;
         check_head(&head, seed)?;
         let mut content = Content::new(seed, length);
@@ -220,16 +269,16 @@ impl Client {
     fn half_close(&mut self) -> Done {
         let mut stream = self.connect()?;
         let (seed, length, manner) = (self.random.u64(..), self.length(), self.manner());
-        self.send(&mut stream, "GET", seed, length, manner, "")?;
-        stream.get_ref().shutdown(Shutdown::Write).map_err(lost("shutdown"))?;
-        expect_content(&mut stream, seed, length)
+        self.send(&mut stream, Site::Plain, "GET", seed, length, manner, "")?;
+        stream.get_mut().finish().map_err(lost("shutdown"))?;
+        expect_content(&mut stream, seed, length).map(drop)
     }
 
     fn reset_download(&mut self) -> Done {
         let mut stream = self.connect()?;
         let (seed, length, manner) =
             (self.random.u64(..), self.random.u64(200_000..4_000_000), self.manner());
-        self.send(&mut stream, "GET", seed, length, manner, "")?;
+        self.send(&mut stream, Site::Plain, "GET", seed, length, manner, "")?;
         let mut block = vec![0; self.random.usize(1..100_000)];
         let _ = stream.read(&mut block).map_err(lost("read"))?;
         reset(&stream)
@@ -239,7 +288,7 @@ impl Client {
         let mut stream = self.connect()?;
         let (seed, length) = (self.random.u64(..), self.random.u64(200_000..4_000_000));
         let fields = format!("Content-Length: {length}\r\n");
-        self.send(&mut stream, "POST", seed, length, "upload", &fields)?;
+        self.send(&mut stream, Site::Plain, "POST", seed, length, "upload", &fields)?;
         let mut part = Content::new(seed, self.random.u64(..length));
         // The gateway may have had enough of it.
         let _ = part.send(stream.get_mut());
@@ -271,7 +320,7 @@ impl Client {
         let mut stream = self.connect()?;
         let manner = if self.random.bool() { "dies" } else { "dies-chunked" };
         let (seed, length) = (self.random.u64(..), self.random.u64(100..3_000_000));
-        self.send(&mut stream, "GET", seed, length, manner, "")?;
+        self.send(&mut stream, Site::Plain, "GET", seed, length, manner, "")?;
         let head = read_head(&mut stream)?;
         if head.status() == 502 {
             return Ok(());
@@ -287,7 +336,7 @@ impl Client {
     fn dead(&mut self) -> Done {
         let mut stream = self.connect()?;
         let seed = self.random.u64(..);
-        self.send(&mut stream, "GET", seed, 10, "dead", "")?;
+        self.send(&mut stream, Site::Plain, "GET", seed, 10, "dead", "")?;
         match read_head(&mut stream)?.status() {
             502 => Ok(()),
             status => {
@@ -297,15 +346,18 @@ impl Client {
     }
 
     fn tunnel(&mut self, whole: bool) -> Done {
-        let mut stream = self.connect()?;
+        // Both ways at once, which two threads do on a socket and not on a session.
+        self.connected = Instant::now();
+        let link = Link::plain(self.targets.plain).map_err(lost("connect"))?;
+        let mut stream = BufReader::with_capacity(16 * 1024, link);
         let (seed, length) = (self.random.u64(..), self.random.u64(1..2_000_000));
         let fields = "Connection: upgrade\r\nUpgrade: soak\r\n";
-        self.send(&mut stream, "GET", seed, length, "tunnel", fields)?;
+        self.send(&mut stream, Site::Plain, "GET", seed, length, "tunnel", fields)?;
         let head = read_head(&mut stream)?;
         if head.status() != 101 || head.field("x-soak") != Some(&seed.to_string()) {
             return Err(Outcome::Wrong(format!("no tunnel: {head:?}")));
         }
-        let mut to = stream.get_ref().try_clone().map_err(lost("socket"))?;
+        let mut to = stream.get_ref().socket().try_clone().map_err(lost("socket"))?;
         let mut there = Content::new(seed, length);
         let mut back = Content::new(seed, if whole { length } else { length / 2 });
         let sender = std::thread::spawn(move || {
@@ -336,7 +388,8 @@ impl Client {
 
     fn send(
         &self,
-        stream: &mut BufReader<TcpStream>,
+        stream: &mut BufReader<Link>,
+        site: Site,
         method: &str,
         seed: u64,
         length: u64,
@@ -344,19 +397,21 @@ impl Client {
         fields: &str,
     ) -> Done {
         let head = format!(
-            "{method} /{seed}/{length}/{manner} HTTP/1.1\r\nHost: soak\r\nX-Soak: {seed}\r\n{fields}\r\n"
+            "{method} /{seed}/{length}/{manner} HTTP/1.1\r\nHost: {}\r\nX-Soak: {seed}\r\n{fields}\r\n",
+            site.host()
         );
         stream.get_mut().write_all(head.as_bytes()).map_err(lost("request"))
     }
 }
 
 /// Makes the end of the connection a reset.
-fn reset(stream: &BufReader<TcpStream>) -> Done {
-    let linger = rustix::net::sockopt::set_socket_linger(stream.get_ref(), Some(Duration::ZERO));
+fn reset(stream: &BufReader<Link>) -> Done {
+    let linger =
+        rustix::net::sockopt::set_socket_linger(stream.get_ref().socket(), Some(Duration::ZERO));
     linger.map_err(|error| lost("linger")(error.into()))
 }
 
-fn read_head(stream: &mut BufReader<TcpStream>) -> Result<Head, Outcome> {
+fn read_head(stream: &mut BufReader<Link>) -> Result<Head, Outcome> {
     match Head::read(stream) {
         Ok(Some(head)) => Ok(head),
         Ok(None) => Err(Outcome::Lost("closed without an answer".into())),
@@ -374,13 +429,15 @@ fn check_head(head: &Head, seed: u64) -> Done {
     }
 }
 
-fn expect_content(stream: &mut BufReader<TcpStream>, seed: u64, length: u64) -> Done {
+/// The whole answer to this request; whether another one may follow on this connection.
+fn expect_content(stream: &mut BufReader<Link>, seed: u64, length: u64) -> Result<bool, Outcome> {
     let head = read_head(stream)?;
     check_head(&head, seed)?;
-    wire::receive(&head, stream, &mut Content::new(seed, length)).map_err(broken)
+    wire::receive(&head, stream, &mut Content::new(seed, length)).map_err(broken)?;
+    Ok(!head.says_close())
 }
 
-fn broken(how: Broken) -> Outcome {
+pub(super) fn broken(how: Broken) -> Outcome {
     match how {
         Broken::Wrong { left } => Outcome::Wrong(format!("wrong bytes, {left} before the end")),
         Broken::Short(error) => lost("body")(error),

@@ -48,7 +48,11 @@ fn serve(stream: TcpStream, verdict: &Verdict) -> std::io::Result<()> {
         let mut number = || words.next().and_then(|word| word.parse::<u64>().ok()).unwrap_or(0);
         let (seed, length) = (number(), number());
         let manner = words.next().unwrap_or_default().to_owned();
-        let mark = format!("X-Soak: {}\r\n", head.field("x-soak").unwrap_or("none"));
+        // The same for the same path, so a cache may answer with it.
+        let mark = format!(
+            "X-Soak: {}\r\nCache-Control: max-age=5\r\n",
+            head.field("x-soak").unwrap_or("none")
+        );
         if manner == "tunnel" {
             let switch =
                 "HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: soak\r\n";

@@ -1,7 +1,6 @@
 //! As much of HTTP/1 as the two ends of a soak need, over blocking sockets.
 
-use std::io::{self, BufRead, BufReader, Read};
-use std::net::TcpStream;
+use std::io::{self, BufRead};
 
 use super::content::{Broken, Content};
 
@@ -14,7 +13,7 @@ pub(super) struct Head {
 
 impl Head {
     /// Reads one; `None` when the peer has finished before it began.
-    pub(super) fn read(from: &mut BufReader<TcpStream>) -> io::Result<Option<Self>> {
+    pub(super) fn read(from: &mut impl BufRead) -> io::Result<Option<Self>> {
         let mut head = Self::default();
         loop {
             let mut line = String::new();
@@ -45,6 +44,11 @@ impl Head {
         self.field("transfer-encoding").is_some_and(|coding| coding.eq_ignore_ascii_case("chunked"))
     }
 
+    /// Whether the connection ends with this message.
+    pub(super) fn says_close(&self) -> bool {
+        self.field("connection").is_some_and(|value| value.eq_ignore_ascii_case("close"))
+    }
+
     /// The status of a response; 0 when it is none.
     pub(super) fn status(&self) -> u16 {
         self.start.split(' ').nth(1).and_then(|code| code.parse().ok()).unwrap_or(0)
@@ -54,7 +58,7 @@ impl Head {
 /// Receives a body in whichever framing its head announces, and checks it.
 pub(super) fn receive(
     head: &Head,
-    from: &mut BufReader<TcpStream>,
+    from: &mut impl BufRead,
     content: &mut Content,
 ) -> Result<(), Broken> {
     if head.is_chunked() {
@@ -75,7 +79,7 @@ pub(super) fn receive(
     }
 }
 
-fn receive_chunks(from: &mut BufReader<TcpStream>, content: &mut Content) -> Result<(), Broken> {
+fn receive_chunks(from: &mut impl BufRead, content: &mut Content) -> Result<(), Broken> {
     loop {
         let mut line = String::new();
         from.read_line(&mut line).map_err(Broken::Short)?;

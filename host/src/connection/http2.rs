@@ -7,7 +7,7 @@
 //! ```
 //!
 //! The connection's own task drives crate `h2`, watches time and what the client does besides asking
-//! (`http::h2::Watch`), and begins a task for every request; that has a timer and takes the current
+//! (`http::h2::Watch`), and gives every request to a task; that has a timer and takes the current
 //! generation of the configuration as a request of HTTP/1 does.
 //!
 //! Limits: streams at a time and sizes of heads are told to the client and enforced by crate `h2`, which
@@ -135,11 +135,12 @@ pub(super) async fn serve(home: &Rc<Home>, client: &mut Client) {
 async fn run(shared: &Rc<Shared>, client: &mut Client) -> bool {
     let Client { connection: Connection { stream, inbox }, timer, .. } = client;
     let wire = Wire::new(stream, inbox.take(), Rc::clone(&shared.account));
+    let outlet = wire.outlet();
     let handshake_timeout = shared.home.current().limits().header_timeout;
     timer.limit(None);
     timer.arm(handshake_timeout);
     let mut handshake = pin!(builder(&shared.home.current()).handshake::<_, Bytes>(wire));
-    let connection = poll_fn(|cx| match handshake.as_mut().poll(cx) {
+    let connection = poll_fn(|cx| match outlet.poll(cx, |cx| handshake.as_mut().poll(cx)) {
         Poll::Pending if timer.is_due() => Poll::Ready(None),
         polled => polled.map(Result::ok),
     })
@@ -153,7 +154,7 @@ async fn run(shared: &Rc<Shared>, client: &mut Client) -> bool {
     loop {
         let accepted = poll_fn(|cx| {
             // As many as there are, before the clock is looked at.
-            if let Poll::Ready(accepted) = connection.poll_accept(cx) {
+            if let Poll::Ready(accepted) = outlet.poll(cx, |cx| connection.poll_accept(cx)) {
                 return Poll::Ready(Some(accepted));
             }
             phase.follow(shared, timer);
@@ -285,15 +286,66 @@ fn builder(context: &Context) -> Builder {
     builder
 }
 
+/// A request that waits for somebody to answer it.
+struct Job {
+    open: Open,
+    request: ::http::Request<RecvStream>,
+    respond: SendResponse<Bytes>,
+}
+
+/// A task that answers one request after the other: it is large, and making one for each request costs as much
+/// as all of its parsing.
+#[derive(Default)]
+struct Runner {
+    job: Cell<Option<Job>>,
+    waker: RefCell<Option<Waker>>,
+}
+
+/// Tasks without a request are kept up to this number.
+const IDLE_RUNNERS_MAX: usize = 128;
+
+thread_local! {
+    /// A worker's tasks without a request, the one used last first.
+    static IDLE: RefCell<Vec<Rc<Runner>>> = const { RefCell::new(Vec::new()) };
+}
+
 fn begin(shared: &Rc<Shared>, request: ::http::Request<RecvStream>, respond: SendResponse<Bytes>) {
-    let open = Open::new(shared);
-    let shared = Rc::clone(shared);
-    tokio::task::spawn_local(async move {
-        // A request that is given up earns nothing: asking and giving up would pay for itself.
-        if answer(&shared, request, respond).await {
-            shared.account.work().set(shared.account.work().get() + 1);
+    let job = Some(Job { open: Open::new(shared), request, respond });
+    if let Some(runner) = IDLE.with_borrow_mut(Vec::pop) {
+        runner.job.set(job);
+        if let Some(waker) = &*runner.waker.borrow() {
+            waker.wake_by_ref();
         }
-        drop(open);
+        return;
+    }
+    let runner = Rc::new(Runner { job: Cell::new(job), waker: RefCell::default() });
+    tokio::task::spawn_local(async move {
+        loop {
+            let Job { open, request, respond } = poll_fn(|cx| match runner.job.take() {
+                Some(job) => Poll::Ready(job),
+                None => {
+                    runner.waker.borrow_mut().get_or_insert_with(|| cx.waker().clone());
+                    Poll::Pending
+                }
+            })
+            .await;
+            // A request that is given up earns nothing: asking and giving up would pay for itself.
+            if answer(&open.0, request, respond).await {
+                let work = open.0.account.work();
+                work.set(work.get() + 1);
+            }
+            drop(open);
+            let kept = IDLE.with_borrow_mut(|idle| {
+                let kept = idle.len() < IDLE_RUNNERS_MAX;
+                if kept {
+                    idle.push(Rc::clone(&runner));
+                }
+                kept
+            });
+            if !kept {
+                return;
+            }
+        }
     });
 }
 

@@ -382,6 +382,7 @@ fn upstreams(text: &mut Text, reports: &[Report]) {
 struct Sum {
     hooks: [HookStats; Hook::ALL.len()],
     traps: u64,
+    broken: u64,
     memory_bytes: u64,
     generation: u64,
 }
@@ -394,6 +395,7 @@ fn plugins(text: &mut Text, reports: &[Report]) {
             add(hook, more);
         }
         sum.traps += stats.traps;
+        sum.broken += u64::from(stats.broken.is_some());
         sum.memory_bytes += stats.memory_bytes;
         let newest = stats.generations.last().map_or(0, |(generation, _)| *generation);
         sum.generation = sum.generation.max(newest);
@@ -434,6 +436,8 @@ fn plugins(text: &mut Text, reports: &[Report]) {
     };
     let help = "Instances thrown away after a trap, a time-out or the memory cap.";
     each("zproxy_plugin_traps_total", "counter", help, |sum| sum.traps);
+    let help = "Workers on which it fails so much that it has to wait.";
+    each("zproxy_plugin_broken", "gauge", help, |sum| sum.broken);
     let help = "Linear memory of all instances.";
     each("zproxy_plugin_memory_bytes", "gauge", help, |sum| sum.memory_bytes);
     let help = "Newest generation that serves; 0: native.";

@@ -421,6 +421,12 @@ fn start(
     let doors = Doors { acceptors, files };
     let running = Running::new(snapshot, machine, &addresses, workers, doors, shared, access_log);
     let running = Arc::new(running);
+    let teller = Arc::downgrade(&running);
+    engine.on_change(Box::new(move |change| {
+        if let Some(running) = teller.upgrade() {
+            running.say_changed(change);
+        }
+    }));
     let beginning = Beginning { engine, natives, origin, bad, settings, shelf, probed };
     let orders = Control::start(beginning, Arc::clone(&running))
         .map_err(|error| StartError::Other(error.into()))?;

@@ -21,7 +21,7 @@ use super::shelf::Held;
 use crate::config::{Address, HostPattern, Matching, Settings, Target};
 use crate::http::HeadLimits;
 use crate::plugin::callout::Callouts;
-use crate::plugin::{Target as RedisTarget, Warm};
+use crate::plugin::{Change, Target as RedisTarget, Warm};
 use crate::proxy::{Clock, Context, Own, Snapshot};
 use crate::state::PluginState;
 use crate::telemetry::{self, AccessLog, Tallies, WorkerTelemetry};
@@ -159,6 +159,19 @@ impl Running {
     /// Who listens to what happens.
     pub fn events(&self) -> &Events {
         &self.events
+    }
+
+    /// Says that a plugin is broken, or is not any more.
+    pub fn say_changed(&self, change: &Change) {
+        let (plugin, generation) = (&*change.plugin, change.generation);
+        let mut told = json!({ "generation": generation, "plugin": plugin });
+        let Some(problem) = &change.problem else {
+            log::info!(target: "plugin", "plugin `{plugin}` has recovered (generation {generation})");
+            return self.events.tell("recovered", &told);
+        };
+        told["problem"] = json!(**problem);
+        log::warn!(target: "plugin", "plugin `{plugin}` is broken (generation {generation}): {problem}");
+        self.events.tell("broken", &told);
     }
 
     /// Waits for the beginning of a drain; for one who waits at a time.
@@ -499,6 +512,7 @@ fn clear_gauges(report: &mut Report) {
     report.connections.iter_mut().flatten().for_each(|server| *server = (0, 0));
     for plugin in &mut report.plugins {
         (plugin.instances, plugin.memory_bytes) = (0, 0);
+        plugin.broken = None;
     }
 }
 

@@ -154,6 +154,10 @@ impl Held {
             instances += stats.instances;
             traps += stats.traps;
             memory += stats.memory_bytes;
+            if let Some(failure) = &stats.broken {
+                value["state"] = json!("broken");
+                value["failure"] = json!(**failure);
+            }
         }
         value["instances"] = json!(instances);
         let generations = generations.iter().map(

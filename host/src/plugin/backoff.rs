@@ -47,6 +47,11 @@ impl Debt {
         self.owed(now) > free(failure)
     }
 
+    /// Whether so little is left that a failure or two change nothing.
+    pub(super) fn is_small(&self, failure: Duration, now: Instant) -> bool {
+        self.owed(now) <= free(failure) / 2
+    }
+
     fn owed(&self, now: Instant) -> Duration {
         let paid = self.at.map_or(Duration::ZERO, |at| now.saturating_duration_since(at) / SHARE);
         self.owed.saturating_sub(paid)
@@ -116,6 +121,8 @@ mod tests {
 
         assert!(debt.is_due(TICK, now + TICK * 999));
         assert!(!debt.is_due(TICK, now + TICK * 1000));
+        assert!(!debt.is_small(TICK, now + TICK * 1999));
+        assert!(debt.is_small(TICK, now + TICK * 2000));
         debt.add(TICK * 150, now + secs(60));
         assert!(!debt.is_due(TICK, now + secs(60)), "all of it");
     }

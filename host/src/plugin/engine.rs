@@ -21,6 +21,7 @@ use wasmtime::InstanceAllocationStrategy;
 use wasmtime::WasmBacktraceDetails;
 use wasmtime::component::Linker;
 
+use super::broken::Listener;
 use super::cache::CodeCache;
 use super::host;
 use super::host::State;
@@ -54,6 +55,8 @@ pub struct PluginEngine {
     started: Instant,
     /// What plugins keep, whatever their generation.
     pub(super) states: States,
+    /// Hears what becomes of them.
+    pub(super) listener: OnceLock<Listener>,
 }
 
 /// wasmtime's engine, and everything that plugins may import, but for what [`host::deny`] adds.
@@ -106,6 +109,7 @@ impl PluginEngine {
             cache: Mutex::default(),
             started: Instant::now(),
             states: States::default(),
+            listener: OnceLock::new(),
         }))
     }
 

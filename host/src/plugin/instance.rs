@@ -34,6 +34,7 @@ use std::time::Instant;
 use tokio::sync::Notify;
 
 use super::backoff::Debt;
+use super::broken::Outage;
 use super::callout::Asks;
 use super::callout::CalloutError;
 use super::callout::Scope;
@@ -175,6 +176,8 @@ struct Slot {
     init_took: Duration,
     /// Why there is no instance.
     unavailable: Option<Arc<str>>,
+    /// That there was none when one was wanted.
+    broken: Option<Outage>,
     lines_dropped: u64,
     /// Where instances find counters that other gateways share.
     remote: Option<Handle>,
@@ -256,6 +259,11 @@ impl Instance {
     pub(super) fn memory_bytes(&self) -> usize {
         let (slot, idle) = (self.slot.borrow(), self.idle.borrow());
         slot.live.iter().chain(&*idle).map(Live::memory_bytes).sum()
+    }
+
+    /// Why it is broken, if it is.
+    pub(super) fn problem(&self) -> Option<Arc<str>> {
+        self.slot.borrow().broken.as_ref().map(|outage| Arc::clone(outage.problem()))
     }
 
     /// Fuel that the last call has used, where it is counted.
@@ -396,12 +404,26 @@ impl Instance {
         if let Some(live) = surplus {
             self.part(live);
         }
+        self.recover(now);
         if !self.plugin.hooks().has(Hook::Tick) || self.plugin.waits {
             return self.plugin.hooks().has(Hook::Tick);
         }
         let ticked = self.call(now, |live, now| live.on_time(Hook::Tick, now));
         self.report(Hook::Tick, ticked);
         false
+    }
+
+    /// Says that it is whole again, when it is: there is an instance, and hardly a debt.
+    fn recover(&self, now: Instant) {
+        let mut slot = self.slot.borrow_mut();
+        let has_one = slot.live.is_some() || self.out.get() > 0 || !self.idle.borrow().is_empty();
+        let failure = self.plugin.limits().time_max + slot.init_took;
+        if has_one
+            && slot.debt.is_small(failure, now)
+            && let Some(outage) = slot.broken.take()
+        {
+            self.plugin.recovers(outage);
+        }
     }
 
     /// Calls `on-tick` of a plugin that waits, in each instance that nobody waits in, one after the other;
@@ -535,7 +557,9 @@ impl Slot {
         if let Some(message) = &self.unavailable
             && self.debt.is_due(failure, now)
         {
-            return Err(Failure::new(FailureKind::Unavailable, Arc::clone(message)));
+            let message = Arc::clone(message);
+            self.breaks(plugin, &message);
+            return Err(Failure::new(FailureKind::Unavailable, message));
         }
         let began = Instant::now();
         let made = Live::new(plugin, config);
@@ -555,9 +579,14 @@ impl Slot {
                 self.debt.add_init(took, failure, ended);
                 let message: Arc<str> = format!("no new instance: {}", failed.message).into();
                 self.unavailable = Some(Arc::clone(&message));
+                self.breaks(plugin, &message);
                 Err(Failure::new(FailureKind::Unavailable, message))
             }
         }
+    }
+
+    fn breaks(&mut self, plugin: &Plugin, problem: &Arc<str>) {
+        self.broken.get_or_insert_with(|| plugin.breaks(problem));
     }
 
     /// Throws the instance away after a call that began at `began` and failed.

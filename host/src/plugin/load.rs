@@ -198,6 +198,8 @@ pub struct Plugin {
     pub(super) bodies: bool,
     /// It may wait, and is called on fibers.
     pub(super) waits: bool,
+    /// Its instances that are broken.
+    pub(super) broken: Arc<AtomicUsize>,
 }
 
 impl Plugin {
@@ -282,14 +284,16 @@ impl Plugin {
     pub(crate) fn with_new_state(&self) -> Arc<Self> {
         let state = States::default().of(&self.name);
         state.apply(&self.allow);
-        Arc::new(Self { generation: self.engine.next_generation(), state, ..self.clone() })
+        let generation = self.engine.next_generation();
+        Arc::new(Self { generation, state, broken: Arc::default(), ..self.clone() })
     }
 
     /// The same component as a new generation: compiled code is shared, instances are not.
     fn renewed(&self, limits: &PluginLimits, allow: &Arc<Allow>) -> Arc<Self> {
         let generation = self.engine.next_generation();
         let (limits, allow) = (*limits, Arc::clone(allow));
-        let plugin = Arc::new(Self { generation, limits, allow, ..self.clone() });
+        let plugin =
+            Arc::new(Self { generation, limits, allow, broken: Arc::default(), ..self.clone() });
         self.engine.remember(&plugin);
         plugin
     }
@@ -408,6 +412,7 @@ impl PluginEngine {
             engine: Arc::clone(self),
             exports: Arc::new(exports),
             waits,
+            broken: Arc::default(),
             bodies: bodies
                 || found.hooks.has(Hook::RequestBody)
                 || found.hooks.has(Hook::ResponseBody),

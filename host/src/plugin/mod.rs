@@ -32,6 +32,7 @@ pub mod middleware;
 mod remote;
 pub mod stats;
 mod backoff;
+mod broken;
 pub mod built_in;
 mod declared;
 mod exports;
@@ -43,6 +44,7 @@ mod settle;
 mod shape;
 
 pub use body::{BodyFilter, BodyStop, ChunkFlow, Halt, Wish};
+pub use broken::{Change, Listener};
 pub use cache::CodeCache;
 pub use chain::{
     Broken, Chain, ChainError, ChainPlan, HookFailure, Instances, LinkPlan, NativeFactory, Passed,

@@ -147,6 +147,8 @@ pub struct PluginStats {
     pub memory_bytes: u64,
     /// Instances thrown away after a trap, a time-out or the memory cap.
     pub traps: u64,
+    /// Why an instance of the newest generation is broken, if one is.
+    pub broken: Option<Arc<str>>,
     /// Log lines that were not written because there were too many.
     pub lines_dropped: u64,
     /// In the order of [`Hook::ALL`].
@@ -268,6 +270,7 @@ impl Meter {
             instances: 0,
             memory_bytes: 0,
             traps: hooks.iter().map(traps).sum(),
+            broken: None,
             lines_dropped: self.lines_dropped.get(),
             hooks,
         }

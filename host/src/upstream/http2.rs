@@ -28,7 +28,7 @@ use h2::client::{Builder, SendRequest};
 use super::connect::DialError;
 use crate::config::Pings;
 use crate::error::RequestError;
-use crate::http::h2::{Account, Alive, Watch, Wire};
+use crate::http::h2::{Account, Alive, Outlet, Watch, Wire};
 use crate::io::{Multiplexed, Stream, Timer, TlsFacts};
 
 /// What a server may send of one response before it is read: as much as a buffer holds. Of all responses
@@ -237,6 +237,7 @@ impl Sessions {
         let account = Account::new(Watch::server, timer.deadlines());
         let tls = stream.tls().cloned();
         let wire = Wire::new(stream, None, Rc::clone(&account));
+        let outlet = wire.outlet();
         let mut builder = Builder::new();
         builder
             .enable_push(false)
@@ -251,14 +252,14 @@ impl Sessions {
                 return Poll::Ready(Err(RequestError::ConnectTimeout));
             }
             if made.is_none() {
-                match handshake.as_mut().poll(cx) {
+                match outlet.poll(cx, |cx| handshake.as_mut().poll(cx)) {
                     Poll::Ready(Ok(both)) => made = Some(both),
                     Poll::Ready(Err(_)) => return Poll::Ready(Err(RequestError::Closed)),
                     Poll::Pending => return Poll::Pending,
                 }
             }
             let Some((_, connection)) = &mut made else { return Poll::Pending };
-            match Pin::new(connection).poll(cx) {
+            match outlet.poll(cx, |cx| Pin::new(&mut *connection).poll(cx)) {
                 Poll::Ready(_) => {
                     Poll::Ready(Err(RequestError::BadResponse("no HTTP/2 from this server")))
                 }
@@ -279,7 +280,7 @@ impl Sessions {
             known: Rc::clone(&self.known),
         });
         self.known.list.borrow_mut().push(Rc::clone(&session));
-        tokio::task::spawn_local(drive(connection, Rc::clone(&session), alive));
+        tokio::task::spawn_local(drive(connection, outlet, Rc::clone(&session), alive));
         Ok(session)
     }
 
@@ -313,9 +314,14 @@ impl Sessions {
 const HEADER_LIST_BYTES_MAX: u32 = 256 * 1024;
 
 /// Drives a connection to its end.
-async fn drive(mut connection: Connection, session: Rc<Session>, mut alive: Option<Alive>) {
+async fn drive(
+    mut connection: Connection,
+    outlet: Outlet<Stream>,
+    session: Rc<Session>,
+    mut alive: Option<Alive>,
+) {
     poll_fn(|cx| {
-        let polled = Pin::new(&mut connection).poll(cx);
+        let polled = outlet.poll(cx, |cx| Pin::new(&mut connection).poll(cx));
         if session.account.is_going_away() {
             session.retire();
         }

@@ -91,7 +91,9 @@ impl Middleware for RateLimit {
             if !decision.allowed {
                 return self.refuse(request, limit, &decision);
             }
-            limit.write_left(&decision, &mut left);
+            if self.policy.is_some() {
+                limit.write_left(&decision, &mut left);
+            }
         } else {
             let wanted = self.limits.iter().map(|limit| {
                 let mut key = Vec::new();

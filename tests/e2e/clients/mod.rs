@@ -17,13 +17,15 @@ use std::process::{Command, Stdio};
 use serde_json::json;
 use tempfile::TempDir;
 
-use crate::harness::tls::Authority;
-use crate::harness::{Gateway, Launch, Upstream, tools};
+use crate::harness::http2::{Http2, get, post};
+use crate::harness::tls::{Authority, shake};
+use crate::harness::{Gateway, Launch, Upstream, Wire, tools};
 
 /// The site behind a gateway that speaks everything.
 struct Served {
     gateway: Gateway,
     site: Upstream,
+    authority: Authority,
     ca: PathBuf,
 }
 
@@ -47,7 +49,7 @@ fn serve_page(websockets: &str, page: &'static str) -> Served {
             { "path": "/", "upstream": site.url() },
         ],
     }));
-    Served { gateway: gateway.within(dir).start(), site, ca }
+    Served { gateway: gateway.within(dir).start(), site, authority, ca }
 }
 
 impl Served {
@@ -66,6 +68,40 @@ fn has_passed(said: &str, checks: &[&str]) {
     for check in checks {
         assert!(said.lines().any(|line| line == *check), "not passed: {check}\n{said}");
     }
+}
+
+/// An event waits for nothing: no other event, no full buffer, no end. The next one is sent when this one has
+/// been seen.
+#[test]
+fn events_arrive_one_by_one() {
+    let served = serve("echo");
+    let session =
+        shake(served.gateway.address_of(1), &served.authority.client().config(), "localhost");
+    for (of, mut stream) in
+        [("plain", served.gateway.connect()), ("secure", Wire::tls(session.unwrap()))]
+    {
+        stream.send(format!("GET /events?of={of} HTTP/1.1\r\nHost: a\r\n\r\n"));
+        assert_eq!(stream.try_response_head("GET").unwrap().status(), 200);
+        let mut seen = String::new();
+        for event in 1..=site::EVENTS {
+            while !seen.ends_with(&format!("data: event {event}\n\n\r\n")) {
+                let some = stream.take_some().unwrap();
+                assert!(!some.is_empty(), "{seen}");
+                seen.push_str(&String::from_utf8_lossy(&some));
+            }
+            served.gateway.ask("POST", &format!("/turn?of={of}"), "Content-Length: 0\r\n");
+        }
+    }
+    let mut client = Http2::connect(served.gateway.address());
+    let (response, _) = client.open(get("/events?of=streams"), true);
+    let mut body = client.run(response).unwrap().into_body();
+    for event in 1..=site::EVENTS {
+        let data = client.run(body.data()).unwrap().unwrap();
+        assert!(data.ends_with(format!("data: event {event}\n\n").as_bytes()), "{data:?}");
+        body.flow_control().release_capacity(data.len()).unwrap();
+        assert_eq!(client.ask(post("/turn?of=streams"), Some(b"")).status, 200);
+    }
+    assert!(client.run(body.data()).is_none());
 }
 
 #[test]

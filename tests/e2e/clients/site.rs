@@ -13,7 +13,7 @@ use serde_json::json;
 use crate::harness::{Body, Connection, DEADLINE, Message, Upstream, WireError};
 
 /// Events of a stream.
-const EVENTS: usize = 5;
+pub const EVENTS: usize = 5;
 /// Bytes of `/large`.
 pub const LARGE_BYTES: usize = 8 << 20;
 

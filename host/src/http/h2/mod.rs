@@ -18,7 +18,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, request, response};
 
 pub use alive::Alive;
 pub use watch::{Offence, PREFACE, Watch};
-pub use wire::{Account, Wire};
+pub use wire::{Account, Outlet, Wire};
 
 use super::fields::{Fields, Name, is_token, is_value};
 use super::head::{Method, RequestHead, ResponseHead, Version};
@@ -208,7 +208,8 @@ pub fn write_request(
 fn write_fields(fields: &Fields, map: &mut HeaderMap) {
     map.reserve(fields.len());
     for (name, value) in fields.iter() {
-        // Cannot fail: fields are checked where they come from.
+        // Cannot fail: fields are checked where they come from. Each value has memory of its own: crate `h2`
+        // remembers some of them with the connection.
         let (Ok(name), Ok(value)) = (HeaderName::from_bytes(name), HeaderValue::from_bytes(value))
         else {
             continue;

@@ -90,11 +90,13 @@ impl Session {
                 Ok(Step::PeerClosed) => closed = true,
                 Ok(Step::Wait(wait)) => return (used, Ok((wait, closed))),
                 Err(error) => {
-                    // Its alert is there for the taking.
-                    with!(self, connection => {
-                        let status = connection.process_tls_records(&mut []);
-                        step_alert(status, outgoing);
-                    });
+                    // Its alert is there for the taking, after what was to be sent before it.
+                    while self.common().wants_write()
+                        && with!(self, connection => {
+                            let status = connection.process_tls_records(&mut []);
+                            step_alert(status, outgoing)
+                        })
+                    {}
                     return (used, Err(error));
                 }
             }
@@ -244,11 +246,11 @@ fn step<D>(
     (discard, step)
 }
 
-/// Takes the alert that an error has left behind.
-fn step_alert<D>(status: UnbufferedStatus<'_, '_, D>, outgoing: &mut Vec<u8>) {
-    if let Ok(ConnectionState::EncodeTlsData(mut data)) = status.state {
-        encode(outgoing, |place| data.encode(place));
-    }
+/// Takes a record that an error has left behind; whether there was one.
+fn step_alert<D>(status: UnbufferedStatus<'_, '_, D>, outgoing: &mut Vec<u8>) -> bool {
+    let Ok(ConnectionState::EncodeTlsData(mut data)) = status.state else { return false };
+    encode(outgoing, |place| data.encode(place));
+    true
 }
 
 /// Appends a record of the session itself.

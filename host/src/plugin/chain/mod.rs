@@ -236,7 +236,10 @@ impl Instances {
             *generations.entry(instance.plugin().generation()).or_default() += 1;
         }
         let memory_bytes: usize = instances.iter().map(|instance| instance.memory_bytes()).sum();
+        let newest = generations.keys().next_back().copied();
+        let mut serving = instances.iter().filter(|one| Some(one.plugin().generation()) == newest);
         PluginStats {
+            broken: serving.find_map(|instance| instance.problem()),
             generations: generations.into_iter().collect(),
             instances: instances.len(),
             memory_bytes: u64::try_from(memory_bytes).unwrap_or(u64::MAX),

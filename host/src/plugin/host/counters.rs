@@ -84,7 +84,7 @@ impl Host for State {
         if !self.takes_key("counters.take", &key) {
             return Decision { allowed: false, remaining: 0, retry_after_ms: 0, reset_after_ms: 0 };
         }
-        self.kept.counters().take(&key, quota.into(), cost, self.now()).into()
+        self.kept.counters().take(&key, quota.into(), cost, self.passed()).into()
     }
 
     fn take_all(&mut self, wanted: Vec<Wanted>) -> Result<Vec<Decision>, Shortage> {
@@ -93,7 +93,7 @@ impl Host for State {
             .map(|Wanted { key, quota, cost }| Take { key, quota: quota.into(), cost })
             .collect();
         self.takes_all(&wanted)?;
-        let taken = self.kept.counters().take_all(&wanted, self.now());
+        let taken = self.kept.counters().take_all(&wanted, self.passed());
         Ok(taken?.into_iter().map(Decision::from).collect())
     }
 }

@@ -178,6 +178,12 @@ impl State {
         Now { unix_ms: whole(unix.as_millis()), monotonic_us }
     }
 
+    /// The same for what only asks how much time has passed: a clock less to be read.
+    fn passed(&self) -> Now {
+        let micros = self.started.elapsed().as_micros();
+        Now { unix_ms: 0, monotonic_us: u64::try_from(micros).unwrap_or(u64::MAX) }
+    }
+
     /// Forgets what the hook wanted of the cache.
     pub(super) fn forget_cached(&mut self) {
         self.captures.clear();

@@ -219,12 +219,7 @@ impl<'a> Side<'a> {
         }
         let written = ready!(Pin::new(&mut self.socket).poll_flush(cx));
         if self.parting == Parting::Asking && written.is_ok() && !self.cut {
-            loop {
-                match ready!(self.poll_heard(cx)) {
-                    Heard::Note(_) | Heard::Ping | Heard::Pong => {}
-                    Heard::Close(_) | Heard::Broken(..) | Heard::Lost => break,
-                }
-            }
+            while let Heard::Note(_) | Heard::Ping | Heard::Pong = ready!(self.poll_heard(cx)) {}
         }
         self.parting = Parting::Done;
         Poll::Ready(())
