@@ -13,6 +13,8 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
+use super::redis::{Redis, StateError};
+
 use super::{Destination, WebSocket};
 
 /// A whole checked configuration.
@@ -46,38 +48,6 @@ pub struct Settings {
     pub state: Option<Arc<Redis>>,
     /// How long a drain may take.
     pub drain_timeout: Duration,
-}
-
-/// Where counters are kept that several gateways share.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Redis {
-    /// Where it is.
-    pub address: ServerAddress,
-    /// TLS to it.
-    pub tls: Option<UpstreamTls>,
-    /// Who asks,
-    pub user: Option<Secret>,
-    /// and what proves it.
-    pub password: Option<Secret>,
-    /// The number of the database.
-    pub database: u32,
-    /// What keys begin with.
-    pub prefix: Box<str>,
-    /// How long a request waits for an answer.
-    pub timeout: Duration,
-    /// What happens when there is none.
-    pub on_error: StateError,
-}
-
-/// What happens to counting while Redis is away.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum StateError {
-    /// Each gateway counts for itself.
-    Local,
-    /// Everything is allowed.
-    Open,
-    /// Hooks that count fail.
-    Closed,
 }
 
 /// An address to listen on or to connect to without a name lookup.

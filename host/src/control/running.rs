@@ -506,9 +506,7 @@ fn clear_gauges(report: &mut Report) {
     for listener in &mut report.counts.listeners {
         (listener.active, listener.idle) = (0, 0);
     }
-    if let Some(redis) = &mut report.redis {
-        redis.connected = false;
-    }
+    report.redis.iter_mut().for_each(|redis| redis.connected = false);
     report.connections.iter_mut().flatten().for_each(|server| *server = (0, 0));
     for plugin in &mut report.plugins {
         (plugin.instances, plugin.memory_bytes) = (0, 0);
@@ -547,10 +545,7 @@ pub(super) fn make_context(
 ) -> anyhow::Result<Context> {
     let settings = &snapshot.settings;
     let mut instances = own.instances.borrow_mut();
-    instances.reach(settings.state.as_ref().map(|redis| RedisTarget {
-        settings: Arc::clone(redis),
-        tls: snapshot.tls.state.as_ref().map(|tls| Arc::clone(&tls.config)),
-    }));
+    instances.reach(RedisTarget::of(settings.state.as_ref(), snapshot.tls.state.as_ref()));
     instances.take_in(warm);
     let chains = snapshot
         .plans

@@ -4,7 +4,7 @@
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::process::CommandExt as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -150,7 +150,7 @@ impl Drop for Redis {
     }
 }
 
-fn launch(program: &PathBuf, arguments: &[String]) -> Child {
+fn launch(program: &Path, arguments: &[String]) -> Child {
     let mut command = Command::new(program);
     command.arg0("redis-server").args(arguments).stdin(Stdio::null());
     command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()

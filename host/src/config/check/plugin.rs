@@ -18,9 +18,8 @@ use super::upstream::Upstreams;
 use crate::config::environment::{Environment, reason};
 use crate::config::file::{ChainItemConfig, Config, OnErrorConfig, PluginConfig};
 use crate::config::problem::{At, Report, quote};
-use crate::config::settings::{
-    Allow, ChainItem, OnError, Plugin, PluginLimits, PluginSource, StateError,
-};
+use crate::config::redis::StateError;
+use crate::config::settings::{Allow, ChainItem, OnError, Plugin, PluginLimits, PluginSource};
 
 /// Everything that chains can name, growing while chains are checked.
 pub(super) struct Plugins<'a> {

@@ -9,7 +9,8 @@ use super::address;
 use super::tls;
 use crate::config::file::{BackendConfig, StateConfig, StateErrorConfig};
 use crate::config::problem::{At, Refusal, Report, quote};
-use crate::config::settings::{Redis, Secret, Server, ServerAddress, StateError, UpstreamTls};
+use crate::config::redis::{Redis, StateError};
+use crate::config::settings::{Secret, Server, ServerAddress, UpstreamTls};
 
 const CURE: &str = "write one like \"redis://:PASSWORD@redis.internal:6379/0\"";
 

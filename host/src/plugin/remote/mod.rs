@@ -34,6 +34,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use crate::config::Redis;
 use crate::state::redis::{Ask, RemoteCounts, Scripts, Told};
+use crate::tls::UpstreamTls;
 use session::Session;
 
 /// Requests that may wait for Redis on one worker. More would only wait for their time to be up.
@@ -62,12 +63,18 @@ struct Job {
 #[derive(Clone)]
 pub struct Target {
     /// What is written about it.
-    pub settings: Arc<Redis>,
+    settings: Arc<Redis>,
     /// How TLS is spoken there.
-    pub tls: Option<Arc<ClientConfig>>,
+    tls: Option<Arc<ClientConfig>>,
 }
 
 impl Target {
+    /// What is written, with what was made of it for TLS.
+    pub fn of(settings: Option<&Arc<Redis>>, tls: Option<&Arc<UpstreamTls>>) -> Option<Self> {
+        let tls = tls.map(|tls| Arc::clone(&tls.config));
+        Some(Self { settings: Arc::clone(settings?), tls })
+    }
+
     fn is(&self, other: &Self) -> bool {
         let same_tls = match (&self.tls, &other.tls) {
             (Some(one), Some(other)) => Arc::ptr_eq(one, other),
