@@ -280,3 +280,6 @@ impl AsyncWrite for Metered<'_> {
         self.stream.poll_shutdown(cx)
     }
 }
+
+#[cfg(test)]
+mod tests;
