@@ -219,12 +219,8 @@ impl<'a> Side<'a> {
         }
         let written = ready!(Pin::new(&mut self.socket).poll_flush(cx));
         if self.parting == Parting::Asking && written.is_ok() && !self.cut {
-            loop {
-                match ready!(self.poll_heard(cx)) {
-                    Heard::Note(_) | Heard::Ping | Heard::Pong => {}
-                    Heard::Close(_) | Heard::Broken(..) | Heard::Lost => break,
-                }
-            }
+            // Until it closes, breaks a rule or goes.
+            while let Heard::Note(_) | Heard::Ping | Heard::Pong = ready!(self.poll_heard(cx)) {}
         }
         self.parting = Parting::Done;
         Poll::Ready(())
