@@ -3,37 +3,20 @@
 //! Not here: what they do (`websocket_calls.py`).
 
 use std::io::{BufRead, BufReader, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 use serde_json::{Value, json};
 
-use crate::harness::Gateway;
-
-/// The package, kept from run to run; `None` where it cannot be had.
-fn python() -> Option<PathBuf> {
-    let kept = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/tools/websockets");
-    let python = kept.join("bin/python3");
-    let has = |python: &Path| {
-        let looked = Command::new(python).args(["-c", "import websockets.asyncio.server"]).output();
-        looked.is_ok_and(|output| output.status.success())
-    };
-    if !has(&python) {
-        let made = Command::new("python3").args(["-m", "venv"]).arg(&kept).output();
-        let made = made.is_ok_and(|output| output.status.success());
-        let install = ["-m", "pip", "install", "--quiet", "websockets>=14,<17"];
-        if !made || !Command::new(&python).args(install).status().is_ok_and(|it| it.success()) {
-            println!("skipped: websockets for Python cannot be installed");
-            return None;
-        }
-    }
-    Some(python)
-}
+use crate::harness::{Gateway, tools};
 
 /// Through a tunnel they agree on compression; where messages are seen they do not.
 #[test]
 fn pythons_websockets_behave_as_without_a_gateway() {
-    let Some(python) = python() else { return };
+    let package = "websockets>=14,<17";
+    let Some(python) = tools::python("websockets", "websockets.asyncio.server", &[package]) else {
+        return;
+    };
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/e2e/websocket_calls.py");
     let mut running = Command::new(python)
         .arg(script)

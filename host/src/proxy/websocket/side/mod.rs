@@ -219,6 +219,7 @@ impl<'a> Side<'a> {
         }
         let written = ready!(Pin::new(&mut self.socket).poll_flush(cx));
         if self.parting == Parting::Asking && written.is_ok() && !self.cut {
+            // Until it closes, breaks a rule or goes.
             while let Heard::Note(_) | Heard::Ping | Heard::Pong = ready!(self.poll_heard(cx)) {}
         }
         self.parting = Parting::Done;
@@ -275,3 +276,6 @@ impl AsyncWrite for Metered<'_> {
         self.stream.poll_shutdown(cx)
     }
 }
+
+#[cfg(test)]
+mod tests;
