@@ -133,7 +133,8 @@ fn wrong_kinds_say_what_to_write() {
             &["1:12: limits: must be an object, not a number; write { … } with the keys \
                  `connections_max`, `header_bytes_max`, `headers_max`, `uri_bytes_max`, \
                  `body_bytes_max`, `header_timeout_ms`, `handshake_timeout_ms`, `handshakes_max`, \
-                 `idle_timeout_ms`, `request_timeout_ms`, `h2_streams_max`"],
+                 `idle_timeout_ms`, `request_timeout_ms`, `h2_streams_max`, `h2_ping_interval_ms`, \
+                 `h2_ping_timeout_ms`"],
         ),
         (
             r#"{"upstreams": []}"#,
