@@ -162,7 +162,12 @@ impl Client {
             return (site, self.random.u64(..), self.length(), self.manner());
         }
         let seed = self.random.u64(..500);
-        (site, seed, seed * seed * 7 % 300_000, if seed % 2 == 0 { "length" } else { "chunked" })
+        (
+            site,
+            seed,
+            seed * seed * 7 % 300_000,
+            if seed.is_multiple_of(2) { "length" } else { "chunked" },
+        )
     }
 
     /// Small ones mostly, some large enough for every way through the gateway.
@@ -386,6 +391,7 @@ impl Client {
         ended
     }
 
+    #[expect(clippy::too_many_arguments, reason = "what a request consists of")]
     fn send(
         &self,
         stream: &mut BufReader<Link>,

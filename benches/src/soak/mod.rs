@@ -394,7 +394,8 @@ impl Gateway {
 
     /// Has it read another configuration: a plugin's and an upstream's change, there and back.
     fn reload(&mut self, turn: u64) -> Result<()> {
-        self.settings["routes"][1]["middleware"][0]["config"]["copy"] = (turn % 2 == 0).into();
+        self.settings["routes"][1]["middleware"][0]["config"]["copy"] =
+            turn.is_multiple_of(2).into();
         self.settings["upstreams"]["soak"]["keepalive"]["idle_ms"] = (1_000 + turn % 2).into();
         fs::write(self.folder.join("zproxy.json"), self.settings.to_string())?;
         self.signal(Signal::HUP);

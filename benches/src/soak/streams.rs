@@ -100,7 +100,7 @@ async fn exchange(
     let uploads = matches!(fate, Fate::Upload | Fate::ResetUpload);
     let manner = match fate {
         Fate::Dies => "dies",
-        _ if seed % 2 == 0 => "length",
+        _ if seed.is_multiple_of(2) => "length",
         _ => "chunked",
     };
     let method = if uploads { "POST" } else { "GET" };
