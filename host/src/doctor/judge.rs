@@ -189,6 +189,10 @@ fn ring(facts: &Facts) -> Option<Finding> {
             format!("kernel.io_uring_disabled is {value}"),
             warn_if(true, sysctl("kernel.io_uring_disabled=0")),
         ),
+        Ring::Untested(why) => (
+            format!("not taken: {why}"),
+            warn_if(true, "run a newer Linux, or test `workers.io`: `uring` on this one"),
+        ),
         Ring::Refused(error) => (
             format!("refused: {error}"),
             warn_if(
