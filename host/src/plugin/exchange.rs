@@ -9,7 +9,8 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::body::{Halt, Stage, Wish};
-use super::instance::{FailureKind, Hook};
+use super::failure::FailureKind;
+use super::instance::Hook;
 use crate::http::{EditError, PathAt, RequestHead, RequestMark, ResponseHead, ResponseMark};
 use crate::io::TlsFacts;
 use crate::route::Params;

@@ -38,6 +38,8 @@ use super::broken::Outage;
 use super::callout::Asks;
 use super::callout::CalloutError;
 use super::callout::Scope;
+use super::failure::Failure;
+use super::failure::FailureKind;
 use super::live::Live;
 use super::load::Plugin;
 use super::remote::Handle;
@@ -46,59 +48,6 @@ use super::stats::Outcome;
 
 /// Requests that may wait for an instance of a plugin that waits. More than these would only wait to fail.
 const QUEUED_MAX: usize = 1024;
-
-/// How a hook can fail.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum FailureKind {
-    /// It ended abnormally: a panic, a stack overflow, `exit`, an import that plugins do not get.
-    Trap,
-    /// It ran longer than it may.
-    Timeout,
-    /// It used more fuel than it may.
-    Fuel,
-    /// It trapped after it was refused memory.
-    Memory,
-    /// It broke a rule of an interface: a bad field name, a bad reply.
-    Violation,
-    /// There is no instance: `init` failed, or its failures have cost so much that it has to wait. Or what
-    /// it needs is away.
-    Unavailable,
-}
-
-impl FailureKind {
-    /// Whether an instance that failed so can be called again: it has come to the end of its call.
-    fn leaves_it_sound(self) -> bool {
-        matches!(self, Self::Violation | Self::Unavailable)
-    }
-
-    /// As metrics and logs name it.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Trap => "trap",
-            Self::Timeout => "timeout",
-            Self::Fuel => "fuel",
-            Self::Memory => "memory",
-            Self::Violation => "violation",
-            Self::Unavailable => "unavailable",
-        }
-    }
-}
-
-/// A hook that failed.
-#[derive(Clone, Debug)]
-pub(super) struct Failure {
-    pub(super) kind: FailureKind,
-    /// What an operator or author reads.
-    pub(super) message: Arc<str>,
-    /// Whether the exchange is as it was before the hook; notes aside, which nobody outside sees.
-    pub(super) undone: bool,
-}
-
-impl Failure {
-    pub(super) fn new(kind: FailureKind, message: impl Into<Arc<str>>) -> Box<Self> {
-        Box::new(Self { kind, message: message.into(), undone: true })
-    }
-}
 
 /// A hook of a plugin.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -25,6 +25,7 @@ pub mod callout;
 pub mod chain;
 pub mod engine;
 pub mod exchange;
+pub mod failure;
 pub mod instance;
 pub mod load;
 pub mod message;
@@ -53,7 +54,8 @@ pub use chain::{
 pub use engine::PluginEngine;
 pub use exchange::{Exchange, Flow, RouteParams, Summary};
 pub use exports::Hooks;
-pub use instance::{FailureKind, Hook, Warm};
+pub use failure::FailureKind;
+pub use instance::{Hook, Warm};
 pub use load::{Complaint, LoadError, Plugin, digest_of, joined};
 pub use message::{MessageFlow, MessagePassed, Peer, SocketMessage};
 pub use middleware::Middleware;

@@ -9,8 +9,8 @@ use std::time::Instant;
 
 use super::body::ChunkFlow;
 use super::exchange::Flow;
-use super::instance::Failure;
-use super::instance::FailureKind;
+use super::failure::Failure;
+use super::failure::FailureKind;
 use super::instance::Hook;
 use super::message::MessageFlow;
 

@@ -7,7 +7,8 @@ use std::time::Instant;
 
 use super::super::body::{BodyStop, ChunkFlow, Halt, Showing, Stage, Wish};
 use super::super::exchange::{Exchange, Flow, Summary};
-use super::super::instance::{Failure, Hook};
+use super::super::failure::Failure;
+use super::super::instance::Hook;
 use super::super::message::{MessageFlow, Peer, SocketMessage};
 use super::super::native;
 use super::super::stats::Outcome;

@@ -34,7 +34,7 @@ use super::exchange::Exchange;
 use super::exchange::Flow;
 use super::exchange::Summary;
 use super::exports::Hooks;
-use super::instance::FailureKind;
+use super::failure::FailureKind;
 use super::instance::Hook;
 use super::instance::Instance;
 use super::instance::Warm;
