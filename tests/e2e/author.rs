@@ -117,7 +117,9 @@ fn a_new_rust_project_builds_tests_and_runs_as_it_is() {
     assert!(imports.contains("zproxy:gateway/crypto@0.1.0"), "{imports}");
     assert!(inspected["producers"]["language"]["Rust"].is_string(), "{inspected}");
     for hook in measured["hooks"].as_array().unwrap() {
-        assert!(hook["ns"].as_f64().unwrap() > 0.0, "{measured}");
+        // What a call costs alone is a difference, and other processes may eat that up.
+        assert!(hook["ns"].as_f64().unwrap() >= 0.0, "{measured}");
+        assert!(hook["fuel"].as_u64().unwrap() > 0, "{measured}");
     }
     let gateway = serve(&project);
     assert_eq!(gateway.get("/").status(), 403);

@@ -88,7 +88,7 @@ fn what_comes_later_is_refused_by_name() {
         json!({ "routes": [{ "path": "/", "match": "regex", "respond": {} }] }),
         json!({ "routes": [{ "path": "/", "component": "x.wasm" }] }),
         json!({ "telemetry": { "otlp": {} } }),
-        json!({ "state": { "backend": "redis" } }),
+        json!({ "routes": [{ "path": "/", "respond": {}, "compression": {} }] }),
     ] {
         let run = check(&config.to_string());
         assert_eq!(run.code, Some(3), "{config}: {run:?}");

@@ -161,7 +161,7 @@ fn curl_by_every_protocol() {
     let served = serve("echo");
     let dir = TempDir::new().unwrap();
     let body = dir.path().join("body");
-    std::fs::write(&body, &site::large()).unwrap();
+    std::fs::write(&body, site::large()).unwrap();
     let ca = served.ca.to_str().unwrap();
     let ways = [
         ("1.1", served.plain(), vec!["--http1.1"]),

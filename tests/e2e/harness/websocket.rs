@@ -110,13 +110,12 @@ fn serve(stream: TcpStream, tell: &Sender<Seen>) {
             (Some("leave"), ..) => return,
             (Some("hold"), ..) => std::thread::sleep(2 * DEADLINE),
             (Some("quiet"), ..) => {}
-            _ if message.is_text() || message.is_binary() => {
-                if socket.send(message).is_err() {
-                    let _ = tell.send(Seen::Lost);
-                    return;
-                }
+            _ if !(message.is_text() || message.is_binary()) => {}
+            _ if socket.send(message).is_ok() => {}
+            _ => {
+                let _ = tell.send(Seen::Lost);
+                return;
             }
-            _ => {}
         }
     }
 }
