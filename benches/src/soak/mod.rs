@@ -196,7 +196,7 @@ pub(crate) fn command(arguments: Vec<String>) -> Result<()> {
         ] } },
     ]);
     gateway.replace()?;
-    let before = Held::by(gateway.child.id())?;
+    let before = steady(gateway.child.id())?;
     println!("before: {before:?}, {} KiB", process::resident_kib(&[gateway.child.id()]));
 
     let stop = Arc::new(AtomicBool::new(false));
@@ -286,6 +286,19 @@ impl Every {
         }
         due
     }
+}
+
+/// What is held once all of the gateway has started: it answers before its last thread has opened what it needs.
+fn steady(pid: u32) -> Result<Held> {
+    const SAME: usize = 10;
+    let (mut held, mut same) = (Held::by(pid)?, 0);
+    while same < SAME {
+        std::thread::sleep(Duration::from_millis(100));
+        let now = Held::by(pid)?;
+        same = if now == held { same + 1 } else { 0 };
+        held = now;
+    }
+    Ok(held)
 }
 
 /// What is held once the pools have emptied.
