@@ -92,11 +92,12 @@ fn absurd_arguments_fail_the_hook_and_nothing_else() {
 
     for (what, reason) in [
         ("long-key 257", "counters.add: a key has at most 256 bytes"),
-        ("long-key 1000000", "counters.add: a key has at most 256 bytes"),
         ("random 65537", "random.bytes(65537): at most 65,536"),
         ("random 4294967295", "random.bytes(4294967295): at most 65,536"),
         ("variable PATH", "environment.variable(\"PATH\"): not granted"),
         ("secret other", "environment.secret(\"other\"): not granted"),
+        // The log has five such lines a second, and this one's words already.
+        ("long-key 1000000", "counters.add: a key has at most 256 bytes"),
     ] {
         assert_eq!(order(&gateway, "/one", what).status(), 503, "{what}");
         gateway.logs(reason);
