@@ -116,11 +116,10 @@ fn a_new_rust_project_builds_tests_and_runs_as_it_is() {
     let imports = inspected["imports"].to_string();
     assert!(imports.contains("zproxy:gateway/crypto@0.1.0"), "{imports}");
     assert!(inspected["producers"]["language"]["Rust"].is_string(), "{inspected}");
-    for hook in measured["hooks"].as_array().unwrap() {
-        // What a call costs alone is a difference, and other processes may eat that up.
-        assert!(hook["ns"].as_f64().unwrap() >= 0.0, "{measured}");
-        assert!(hook["fuel"].as_u64().unwrap() > 0, "{measured}");
-    }
+    let hooks = measured["hooks"].as_array().unwrap();
+    // What a hook costs alone is a difference, which other processes may eat up; not that of all of them.
+    assert!(hooks.iter().map(|hook| hook["ns"].as_f64().unwrap()).sum::<f64>() > 0.0, "{measured}");
+    assert!(hooks.iter().all(|hook| hook["fuel"].as_u64().unwrap() > 0), "{measured}");
     let gateway = serve(&project);
     assert_eq!(gateway.get("/").status(), 403);
     let answer = gateway.ask("GET", "/", "x-api-key: secret\r\n");

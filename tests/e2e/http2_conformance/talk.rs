@@ -35,15 +35,18 @@ pub(super) type Told = Result<(), Vec<Frame>>;
 pub(super) type Case = (&'static str, fn(&mut Talk) -> Told);
 
 pub(super) struct Talk {
-    pub(super) wire: Wire,
+    wire: Wire,
+    /// Said, and not sent yet.
+    said: Vec<u8>,
 }
 
 impl Talk {
     /// With both sides' settings said and acknowledged.
     pub(super) fn begin(wire: Wire) -> Self {
-        let mut talk = Self { wire };
+        let mut talk = Self { wire, said: Vec::new() };
         talk.send(PREFACE);
         talk.send(frame(SETTINGS, 0, 0, &[]));
+        talk.flush();
         let (mut said, mut heard) = (false, false);
         while !said || !heard {
             let frame = next_frame(&mut talk.wire).expect("settings and their acknowledgement");
@@ -56,9 +59,15 @@ impl Talk {
         talk
     }
 
-    /// The other end may have had enough already.
+    /// Goes out with all that is said before something is waited for: a fault must not come so much later than its
+    /// request that this has been answered, and the stream forgotten.
     pub(super) fn send(&mut self, bytes: impl AsRef<[u8]>) {
-        let _ = self.wire.try_send(bytes);
+        self.said.extend_from_slice(bytes.as_ref());
+    }
+
+    /// The other end may have had enough already.
+    fn flush(&mut self) {
+        let _ = self.wire.try_send(std::mem::take(&mut self.said));
     }
 
     pub(super) fn setting(&mut self, name: u8, value: u32) {
@@ -67,6 +76,7 @@ impl Talk {
 
     /// Reads until `wanted` says yes or no. Whether the connection's end is what is wanted is `ends`.
     pub(super) fn until(&mut self, ends: bool, wanted: impl Fn(&Frame) -> Option<bool>) -> Told {
+        self.flush();
         let mut seen = Vec::new();
         loop {
             let frame = match try_next_frame(&mut self.wire) {
