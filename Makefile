@@ -1,6 +1,6 @@
 # Each target is one thing that a developer does; CI does the same (.ci/run).
 
-.PHONY: setup run test plugins guests bench soak soak-swap check fuzz loom numa idle cache-suite autobahn browsers tls-scan deny
+.PHONY: setup run test plugins guests bench soak soak-swap check fuzz loom counters numa idle cache-suite autobahn browsers tls-scan deny
 
 APT = apt-get -o DPkg::Lock::Timeout=120
 SUDO = $(if $(filter 0,$(shell id -u)),,sudo)
@@ -102,6 +102,10 @@ fuzz:
 # Every order in which threads can meet at what they share. Seconds, once loom is built.
 loom:
 	cd tests/loom && RUSTFLAGS="--cfg loom" cargo test --release
+
+# What ten million keys of one plugin hold, within what it may and with room for all. Minutes.
+counters: setup
+	cargo test --workspace --lib -- --ignored --nocapture state::counters
 
 # Workers and their memory on two NUMA nodes, in an emulated machine; skipped, with the reason, where
 # there is no emulator.

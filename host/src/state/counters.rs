@@ -257,10 +257,9 @@ pub(super) fn decide(quota: Quota, cost: u32, arrival: u128, now_us: u64) -> (De
 mod tests {
     use super::*;
 
-    /// What `plugins/rate-limit/README.md` says of memory: `cargo test --workspace --lib -- --ignored
-    /// --nocapture ten_million`.
+    /// What `plugins/rate-limit/README.md` says of memory.
     #[test]
-    #[ignore = "takes minutes, and shows numbers"]
+    #[ignore = "takes minutes: make counters"]
     fn ten_million_clients() {
         let resident = || {
             let pages = std::fs::read_to_string("/proc/self/statm").unwrap();
