@@ -45,6 +45,7 @@ mod http2_tls;
 mod http2_upstream;
 mod jwt;
 mod jwt_keys;
+mod leaving;
 mod limits;
 mod native;
 mod numa;

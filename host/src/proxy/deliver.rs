@@ -375,10 +375,11 @@ async fn duplex(
     let (mut from_client, mut to_client) = connection.stream.split();
     let (mut from_server, mut to_server) = server.stream.split();
     let (client_inbox, server_inbox) = (&mut connection.inbox, &mut server.inbox);
+    let gone = || Poll::Ready(Err(PumpError::Sink(std::io::ErrorKind::ConnectionReset.into())));
+    let mut watching = true;
     poll_fn(|cx| {
         if to_client.poll_gone(cx).is_ready() {
-            let gone = std::io::ErrorKind::ConnectionReset.into();
-            return Poll::Ready(Err(PumpError::Sink(gone)));
+            return gone();
         }
         if let Upload { pump: Some(pump), state: state @ UploadState::Open } = upload {
             match pump.poll(cx, &mut from_client, client_inbox, &mut to_server, &lanes, place) {
@@ -395,6 +396,16 @@ async fn duplex(
             } else {
                 PumpError::Source
             })),
+            // The server is silent, so no write tells that the client has gone.
+            Poll::Pending
+                if watching
+                    && upload.state == UploadState::Whole
+                    && !download.waits_for_receiver()
+                    && let Poll::Ready(left) = from_client.poll_left(cx) =>
+            {
+                watching = false;
+                if left { gone() } else { Poll::Pending }
+            }
             other => other,
         }
     })

@@ -14,7 +14,7 @@ use rustls::server::UnbufferedServerConnection;
 use rustls::unbuffered::{
     ConnectionState, EncodeError, EncryptError, InsufficientSizeError, UnbufferedStatus,
 };
-use rustls::{CommonState, HandshakeKind, ProtocolVersion};
+use rustls::{CommonState, HandshakeKind};
 
 use crate::tls::Hello;
 
@@ -180,11 +180,6 @@ impl Session {
     /// What the handshake came to.
     pub(super) fn facts(&self, hello: Option<Hello>) -> TlsFacts {
         let common = self.common();
-        let version = match common.protocol_version() {
-            Some(ProtocolVersion::TLSv1_2) => "TLSv1.2",
-            Some(ProtocolVersion::TLSv1_3) => "TLSv1.3",
-            _ => "",
-        };
         let cipher = common.negotiated_cipher_suite().and_then(|suite| suite.suite().as_str());
         let (own, chain) = match (self, common.peer_certificates()) {
             (Self::Server(_), Some([own, chain @ ..])) => (Some(own), chain),
@@ -194,7 +189,7 @@ impl Session {
         let item = |one: &CertificateDer<'_>| format!(":{}:", STANDARD.encode(one));
         let items: Vec<String> = chain.iter().map(item).collect();
         TlsFacts {
-            version,
+            version: crate::tls::version_name(common.protocol_version()),
             cipher: cipher.unwrap_or_default(),
             resumed: common.handshake_kind() == Some(HandshakeKind::Resumed),
             alpn: common.alpn_protocol().map(Into::into),
