@@ -34,11 +34,11 @@ use crate::config::{self, Acceptors, Address, Config, Problem, Problems, Setting
 use crate::io::{self, Backend};
 use crate::plugin::{CodeCache, Middleware, PluginEngine};
 use crate::proxy::Snapshot;
+use crate::proxy::tally::Tally;
 use crate::telemetry::AccessLog;
 use crate::worker::acceptor;
 use crate::worker::listen::{self, Listening};
 use crate::worker::mailbox::mailbox;
-use crate::worker::tally::Tally;
 use crate::worker::topology::Machine;
 use crate::worker::{Shared, Worker, placement};
 pub use change::Origin;

@@ -31,8 +31,10 @@ pub mod relay;
 pub mod reply;
 pub mod share;
 mod shown;
+pub mod tally;
 mod target;
 pub mod trace;
+mod tunnel;
 mod websocket;
 
 use std::rc::Rc;
