@@ -38,13 +38,13 @@ use super::forward::{Answered, Times};
 use super::relay::Place;
 use super::{After, Client, tunnel};
 use crate::config::Inspection;
-use crate::http::websocket::code;
+use crate::http::websocket::{code, is_websocket};
 use crate::io::{Buffer, TICK, Timer};
 use crate::plugin::{Chain, MessagePassed, Peer, SocketMessage};
 use crate::telemetry::{CloseKind, ClosedBy, Conversation};
 
 /// How long answers to closes are waited for.
-const CLOSE_TIME: Duration = Duration::from_secs(5);
+pub(super) const CLOSE_TIME: Duration = Duration::from_secs(5);
 
 /// Messages of one side before others get their turn.
 const ROUNDS_MAX: usize = 16;
@@ -76,7 +76,7 @@ pub(super) async fn switch(
     route: usize,
 ) -> Delivered {
     let exchange = place.get_or_insert_default();
-    if !protocol.eq_ignore_ascii_case(b"websocket") {
+    if !is_websocket(protocol) {
         return tunnel::tunnel(context, client, exchange, answered, protocol, times, None).await;
     }
     let _open = Counted::new(context, route);
