@@ -338,7 +338,8 @@ fn load(
         source
     });
     let mut probed = Probed::default();
-    let snapshot = snapshot::build(settings.clone(), sources, problems, tls, &mut probed, bad)?;
+    let snapshot =
+        snapshot::build(settings.clone(), sources, problems, tls, &mut probed, bad, None)?;
     // What compiling has used, some megabytes for each plugin.
     crate::sys::release_free_memory();
     Ok((snapshot, shelf, probed))
