@@ -117,8 +117,8 @@ numa: setup
 cache-suite: setup
 	tests/cache-suite/run
 
-# The Autobahn test suite of WebSocket, through the gateway: a quarter of an hour; skipped, with the reason, where there is no
-# Python 2.7, for which it is written.
+# The Autobahn test suite of WebSocket, through the gateway: minutes; skipped, with the reason, where there is no
+# Python 2.7, for which it is written. ZPROXY_AUTOBAHN_WHOLE=1 for every case.
 autobahn: setup
 	tests/autobahn/run
 

@@ -47,6 +47,9 @@ pub enum RequestError {
     /// Every connection that `limits.connections_max` allows is taken.
     #[error("too many connections")]
     Overloaded,
+    /// Every WebSocket that the route's `websocket.connections_max` allows is open.
+    #[error("too many WebSockets")]
+    WebSocketsTaken,
     /// A plugin failed, and its `on_error` is closed.
     #[error("a plugin failed")]
     Plugin,
@@ -118,7 +121,7 @@ impl RequestError {
             | Self::Aborted
             | Self::BadResponse(_)
             | Self::ResponseHeadTooLarge => 502,
-            Self::Overloaded | Self::Plugin => 503,
+            Self::Overloaded | Self::WebSocketsTaken | Self::Plugin => 503,
             Self::ConnectTimeout | Self::ResponseTimeout => 504,
             Self::Version => 505,
         }
@@ -141,7 +144,7 @@ impl RequestError {
             | Self::Expectation => "http_request_error",
             Self::NoRoute => "destination_not_found",
             Self::MethodNotAllowed => "http_request_denied",
-            Self::Overloaded => "connection_limit_reached",
+            Self::Overloaded | Self::WebSocketsTaken => "connection_limit_reached",
             Self::Plugin => "proxy_internal_error",
             Self::Aborted => "proxy_internal_response",
             Self::Dns => "dns_error",

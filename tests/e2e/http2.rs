@@ -511,6 +511,11 @@ fn a_websocket_opens_in_a_stream() {
     // A success would be a tunnel.
     let (response, _stream) = client.open(request("/no"), false);
     assert_eq!(client.run(response).unwrap().status(), 502);
+    // What is expected of it is what may be of a GET.
+    let mut expecting = request("/chat");
+    expecting.headers_mut().insert("expect", "much".parse().unwrap());
+    let (response, _stream) = client.open(expecting, false);
+    assert_eq!(client.run(response).unwrap().status(), 417);
     let connect = Request::builder().method(Method::CONNECT).uri("a:80").body(()).unwrap();
     let (response, _stream) = client.open(connect, false);
     assert_eq!(client.run(response).unwrap().status(), 501);

@@ -66,6 +66,7 @@ mod upstream;
 mod websocket;
 mod websocket_abuse;
 mod websocket_clients;
+mod websocket_ends;
 mod websocket_hooks;
 mod websocket_inspect;
 mod workers;

@@ -236,41 +236,6 @@ fn a_websocket_that_has_lived_long_enough_is_closed() {
     assert_eq!(server.sees(), Seen::Closed(Some((1001, String::new()))));
 }
 
-/// Where nobody looks, bytes are cut off when time is up.
-#[test]
-fn times_of_websockets_hold_for_tunnels() {
-    let server = Server::start();
-    for settings in [json!({ "lifetime_ms": 2500 }), json!({ "idle_ms": 2500 })] {
-        let gateway = server.gateway(settings.clone(), json!({}));
-        let mut socket = open(&gateway);
-        say(&mut socket, "x");
-        assert_eq!(socket.read().unwrap(), Message::text("x"));
-        assert!(socket.read().is_err(), "{settings}");
-        assert_eq!(server.sees(), Seen::Lost);
-    }
-}
-
-/// A second before the end both sides are told, so that nothing is cut off.
-#[test]
-fn a_drain_closes_websockets_in_good_order() {
-    let server = Server::start();
-    let mut gateway = server.gateway(inspect(), json!({ "drain_timeout_ms": 6000 }));
-    let mut socket = open(&gateway);
-
-    gateway.signal(rustix::process::Signal::TERM);
-    crate::harness::eventually("the end of accepting", || {
-        TcpStream::connect(gateway.address()).is_err().then_some(())
-    });
-    // Until then it goes on as before.
-    say(&mut socket, "still here");
-    assert_eq!(socket.read().unwrap(), Message::text("still here"));
-
-    assert_eq!(closed(&mut socket), Some((1001, String::new())));
-    assert_eq!(server.sees(), Seen::Closed(Some((1001, String::new()))));
-    drop(socket);
-    assert_eq!(gateway.exit_code(), 0);
-}
-
 /// A server that is not a WebSocket server, or answers somebody else.
 #[test]
 fn a_switch_that_was_not_agreed_on_becomes_a_502() {

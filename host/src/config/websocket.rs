@@ -15,6 +15,8 @@ pub struct WebSocket {
     pub idle_timeout: Option<Duration>,
     /// Longest life; `None`: no end.
     pub lifetime: Option<Duration>,
+    /// How many may be open at a time; `None`: any number.
+    pub connections_max: Option<usize>,
     /// JSON path of the route, for messages.
     pub at: Box<str>,
 }

@@ -251,6 +251,11 @@ fn websockets(text: &mut Text, reports: &[Report]) {
     for (route, counts) in &routes {
         text.sample("zproxy_websockets_opened_total", &[("route", route)], counts.opened);
     }
+    let name = "zproxy_websockets_refused_total";
+    text.family(name, "counter", "WebSockets above websocket.connections_max.");
+    for (route, counts) in &routes {
+        text.sample(name, &[("route", route)], counts.refused);
+    }
     let help = "WebSocket messages that were seen, by who sent them.";
     let mut each = |name: &str, help: &str, pick: fn(&WebSocketCounts) -> [u64; 2]| {
         text.family(name, "counter", help);

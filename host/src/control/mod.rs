@@ -34,11 +34,11 @@ use crate::config::{self, Acceptors, Address, Config, Problem, Problems, Setting
 use crate::io::{self, Backend};
 use crate::plugin::{CodeCache, Middleware, PluginEngine};
 use crate::proxy::Snapshot;
+use crate::proxy::tally::Tally;
 use crate::telemetry::AccessLog;
 use crate::worker::acceptor;
 use crate::worker::listen::{self, Listening};
 use crate::worker::mailbox::mailbox;
-use crate::worker::tally::Tally;
 use crate::worker::topology::Machine;
 use crate::worker::{Shared, Worker, placement};
 pub use change::Origin;
@@ -338,7 +338,8 @@ fn load(
         source
     });
     let mut probed = Probed::default();
-    let snapshot = snapshot::build(settings.clone(), sources, problems, tls, &mut probed, bad)?;
+    let snapshot =
+        snapshot::build(settings.clone(), sources, problems, tls, &mut probed, bad, None)?;
     // What compiling has used, some megabytes for each plugin.
     crate::sys::release_free_memory();
     Ok((snapshot, shelf, probed))

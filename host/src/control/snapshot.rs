@@ -12,6 +12,7 @@ use super::StartError;
 use crate::config::{self, Problem, Problems, Settings, System, Target, below};
 use crate::plugin::make_native;
 use crate::plugin::{ChainPlan, Complaint, Hook, LinkPlan, NativeFactory, PlanSource, Plugin};
+use crate::proxy::tally::Tally;
 use crate::proxy::{RoutePlan, Snapshot};
 use crate::route::rewrite::{Redirect, Rewrite};
 use crate::route::{PatternError, Router};
@@ -83,7 +84,8 @@ pub fn certificates(
 }
 
 /// Makes a snapshot of checked settings and what their plugins call. `problems` are those that were
-/// found before; `probed` knows configurations that need not be tried.
+/// found before; `probed` knows configurations that need not be tried; what is open on a route of `former` goes
+/// on counting.
 ///
 /// # Errors
 ///
@@ -96,6 +98,7 @@ pub fn build(
     tls: Arc<TlsSet>,
     probed: &mut Probed,
     bad: Bad,
+    former: Option<&Snapshot>,
 ) -> Result<Snapshot, StartError> {
     let mut plans: Vec<(Vec<LinkPlan>, _, _)> = Vec::new();
     for route in &mut settings.routes {
@@ -162,6 +165,10 @@ pub fn build(
     }
     let router = Router::new(&settings.routes)
         .map_err(|error| refused(error.index, &error.problem.to_string()))?;
+    let former: HashMap<&str, &Arc<Tally>> = former.map_or_else(HashMap::new, |former| {
+        let names = former.settings.routes.iter().map(|route| &*route.name);
+        names.zip(former.plans.iter().map(|plan| &plan.websockets)).collect()
+    });
     let plans = plans
         .into_iter()
         .enumerate()
@@ -182,6 +189,7 @@ pub fn build(
                     .or(settings.limits.body_bytes_max)
                     .unwrap_or(u64::MAX),
                 inspects: inspects[index],
+                websockets: former.get(&*route.name).map_or_else(Tally::new, |it| Arc::clone(it)),
             })
         })
         .collect::<Result<Vec<_>, StartError>>()?;

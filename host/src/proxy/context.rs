@@ -10,6 +10,7 @@ use std::task::{Context as TaskContext, Poll};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use super::relay::{Lanes, Scratch};
+use super::tally::Tally;
 use crate::config::{self, Settings};
 use crate::http::HeadLimits;
 use crate::io::{BufferPool, Deadlines, FreeList, PipePool, Timer};
@@ -51,6 +52,8 @@ pub struct RoutePlan {
     pub body_bytes_max: u64,
     /// The messages of its WebSockets are seen.
     pub inspects: bool,
+    /// Its WebSockets, those of former generations included.
+    pub websockets: Arc<Tally>,
 }
 
 /// The one place where requests learn the time.

@@ -1,13 +1,14 @@
-//! Sends a response to the client: one that the gateway made, an upstream's, or a tunnel.
+//! Sends a response to the client: one that the gateway made, or an upstream's.
 //!
 //! Cancel safety: none. Dropping these futures leaves half a message on the client's connection,
 //! which must be closed then.
 //!
-//! Not here: where the response came from (`forward`, `reply`).
+//! Not here: where the response came from (`forward`, `reply`), and what becomes of a switch of protocols
+//! (`tunnel`, `websocket`).
 
 use std::future::poll_fn;
 use std::task::Poll;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use super::context::Context;
 use super::forward::{Answered, Times};
@@ -410,79 +411,6 @@ async fn duplex(
         }
     })
     .await
-}
-
-/// Turns both connections into a tunnel (RFC 9110 §7.8), until both sides have finished, one fails or its
-/// life is over.
-pub async fn tunnel(
-    context: &Context,
-    client: &mut Client,
-    exchange: &mut Exchange,
-    answered: &mut Answered,
-    protocol: &[u8],
-    times: Times,
-    lifetime: Option<Duration>,
-) -> Delivered {
-    let lease = &mut answered.lease;
-    let pump = || {
-        let bytes =
-            BodyReader::new(Framing::UntilClose, Form::Same, u64::MAX, &context.head_limits);
-        Pump::new(bytes, false, false)
-    };
-    let (mut up, mut down) = (pump(), pump());
-    let Client { connection, timer, .. } = client;
-    timer.limit(lifetime);
-    timer.arm(times.idle);
-    let lanes = context.lanes(timer, times.idle);
-    let head = {
-        let mut out = context.out.borrow_mut();
-        out.clear();
-        let opening = connection.prepare_tunnel(&mut out, &mut exchange.response, protocol);
-        // Framing by the end of the connection cannot fail.
-        let _ = down.begin(&out, &mut lease.connection.inbox, &lanes, &mut None);
-        let head = opening.bytes;
-        if connection.open_response(opening, false).is_err() {
-            return Delivered::nothing(context);
-        }
-        head
-    };
-    let (mut from_client, mut to_client) = connection.stream.split();
-    let (mut from_server, mut to_server) = lease.connection.stream.split();
-    let (client_inbox, server_inbox) = (&mut connection.inbox, &mut lease.connection.inbox);
-    let (mut up_open, mut down_open) = (true, true);
-    // With TLS an end may have to wait until it can be written.
-    let (mut up_ends, mut down_ends) = (false, false);
-    let result = poll_fn(|cx| {
-        if up_open {
-            match up.poll(cx, &mut from_client, client_inbox, &mut to_server, &lanes, &mut None) {
-                Poll::Ready(Ok(())) => {
-                    up_open = false;
-                    up_ends = true;
-                }
-                // The server takes no more; its last words may be on their way.
-                Poll::Ready(Err(PumpError::Sink(_))) => up_open = false,
-                Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
-                Poll::Pending => {}
-            }
-        }
-        if down_open {
-            match down.poll(cx, &mut from_server, server_inbox, &mut to_client, &lanes, &mut None) {
-                Poll::Ready(Ok(())) => {
-                    down_open = false;
-                    down_ends = true;
-                }
-                Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
-                Poll::Pending => {}
-            }
-        }
-        up_ends = up_ends && to_server.poll_shutdown(cx).is_pending();
-        down_ends = down_ends && to_client.poll_shutdown(cx).is_pending();
-        if !up_open && !down_open || timer.is_due() { Poll::Ready(Ok(())) } else { Poll::Pending }
-    })
-    .await;
-    let broken = result.err().map(|_| "tunnel broken");
-    let after = if broken.is_some() { After::Abort } else { After::Close };
-    Delivered { broken, ..Delivered::new(context, after, down.written(), head) }
 }
 
 pub(super) fn connection_field(version: Version, after: After) -> ConnectionField {

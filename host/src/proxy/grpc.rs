@@ -113,6 +113,7 @@ fn code(error: RequestError) -> u8 {
         | RequestError::BadResponse(_)
         | RequestError::ResponseHeadTooLarge => INTERNAL,
         RequestError::Overloaded
+        | RequestError::WebSocketsTaken
         | RequestError::Plugin
         | RequestError::Aborted
         | RequestError::Dns

@@ -31,8 +31,10 @@ pub mod relay;
 pub mod reply;
 pub mod share;
 mod shown;
+pub mod tally;
 mod target;
 pub mod trace;
+mod tunnel;
 mod websocket;
 
 use std::rc::Rc;
@@ -47,12 +49,13 @@ pub use context::{Clock, Context, Home, Own, RoutePlan, Snapshot};
 use deliver::Delivered;
 use forward::{Answered, Forward, Journey, Times};
 use record::record;
+use tally::{Entry, Tally};
 use target::{redirect, rewrite};
 
 use crate::config::Target;
 use crate::error::RequestError;
 use crate::http::parse::{self, Framing, RequestFacts};
-use crate::http::websocket::{check_switch, withhold_extensions};
+use crate::http::websocket::{check_switch, is_websocket, withhold_extensions};
 use crate::http::{Connection, Method, Name, Version};
 use crate::io::Timer;
 use crate::plugin::Exchange;
@@ -128,6 +131,8 @@ struct Progress {
     trace: Option<trace::Trace>,
     /// Something of the request's body has been read.
     touched: bool,
+    /// Its place among the WebSockets of its route, if it asks to become one.
+    websocket: Option<Entry>,
     /// The answer's head is in the exchange, its body still with the upstream. `None`: all of it is in the
     /// exchange. It stays in this place, because it is large.
     remote: Option<(Answered, Times)>,
@@ -365,7 +370,15 @@ async fn pass(
         held::fit_request(&mut exchange, body);
     }
     // Nothing goes past those who look at messages.
-    let protocol = protocol.filter(|it| !plan.inspects || it.eq_ignore_ascii_case(b"websocket"));
+    let protocol = protocol.filter(|it| !plan.inspects || is_websocket(it));
+    if protocol.is_some_and(is_websocket) {
+        let max = route.websocket.connections_max.unwrap_or(usize::MAX);
+        progress.websocket = Tally::enter(&plan.websockets, max);
+        if progress.websocket.is_none() {
+            context.tallies.websocket(index, |counts| counts.refused += 1);
+            return (exchange, Err(RequestError::WebSocketsTaken));
+        }
+    }
     if plan.inspects && protocol.is_some() {
         withhold_extensions(&mut exchange.request.fields);
     }

@@ -36,6 +36,7 @@ use crate::error::RequestError;
 use crate::http::body::BodyReader;
 use crate::http::connection::{consume, poll_fill};
 use crate::http::h2;
+use crate::http::websocket::Frames;
 use crate::io::{Buffer, BufferPool, Pipe, PipePool, Reader, Timer, Writer};
 use crate::plugin::body::CHUNK_BYTES_MAX;
 use crate::plugin::{BodyFilter, Exchange};
@@ -119,6 +120,29 @@ pub struct Pump {
     written: u64,
     /// Keeps what passes.
     tap: Option<Box<Tap>>,
+    /// Follows what passes, where it is frames.
+    course: Option<Box<Course>>,
+}
+
+/// A WebSocket's frames on their way.
+#[derive(Debug)]
+struct Course {
+    frames: Frames,
+    /// What is sent when the frame that is passing is over, and ends it all.
+    farewell: Option<Vec<u8>>,
+}
+
+impl Course {
+    /// What is to be sent now, before nothing follows. Nothing where its sender has closed.
+    fn farewell(&mut self) -> Option<Vec<u8>> {
+        if self.frames.is_closed() {
+            self.farewell.take().map(|_| Vec::new())
+        } else if self.frames.is_between() {
+            self.farewell.take()
+        } else {
+            None
+        }
+    }
 }
 
 /// Copies a body's content for those who keep it.
@@ -163,6 +187,7 @@ impl Pump {
             finished,
             written: 0,
             tap: None,
+            course: None,
         }
     }
 
@@ -179,6 +204,21 @@ impl Pump {
         if let Some(tap) = self.tap.take() {
             tap.captures.into_iter().for_each(Capture::end);
         }
+    }
+
+    /// Follows the frames of a WebSocket, so that it can be [closed](Self::part).
+    pub fn follow(&mut self, frames: Frames) {
+        self.course = Some(Box::new(Course { frames, farewell: None }));
+    }
+
+    /// Ends what passes with `farewell`, a frame, as soon as another frame may follow. Whether that can be
+    /// known.
+    pub fn part(&mut self, farewell: Vec<u8>) -> bool {
+        let Some(course) = self.course.as_mut().filter(|course| !course.frames.is_lost()) else {
+            return false;
+        };
+        course.farewell = Some(farewell);
+        true
     }
 
     /// Shows the content to plugins on its way. `to_chunks`: the receiver gets chunks, whatever the
@@ -304,6 +344,13 @@ impl Pump {
                     Err(error) => return Poll::Ready(Err(PumpError::Sink(error))),
                 }
             }
+            if !self.finished
+                && let Some(farewell) = self.course.as_mut().and_then(|course| course.farewell())
+            {
+                self.finished = true;
+                self.pending = (!farewell.is_empty()).then(|| lanes.pool.hold(farewell));
+                continue;
+            }
             if self.finished {
                 self.ended = true;
                 let end = to.end(|| h2::write_trailers(&self.trailers));
@@ -345,6 +392,10 @@ impl Pump {
             && !self.to_frames
             && self.tap.is_none()
             && self.shown.is_none()
+            && self
+                .course
+                .as_ref()
+                .is_none_or(|course| course.frames.payload() >= BULK_READ_BYTES as u64)
     }
 
     /// Moves what the sender has sent into a pipe.
@@ -358,7 +409,10 @@ impl Pump {
             self.copies = true;
             return Poll::Ready(Ok(()));
         };
-        let max = usize::try_from(self.reader.plain()).unwrap_or(usize::MAX);
+        let plain = self.reader.plain();
+        // Heads of frames are looked at.
+        let plain = self.course.as_ref().map_or(plain, |it| plain.min(it.frames.payload()));
+        let max = usize::try_from(plain).unwrap_or(usize::MAX);
         let moved = from.poll_splice(cx, &mut pipe, max);
         if !pipe.is_empty() {
             self.pipe = Some(pipe);
@@ -377,6 +431,9 @@ impl Pump {
             Poll::Ready(Ok(count @ 1..)) => {
                 lanes.timer.arm(lanes.idle);
                 self.bulk = true;
+                if let Some(course) = &mut self.course {
+                    course.frames.skip(count as u64);
+                }
                 self.reader.skip(count as u64).map_err(PumpError::Bad)?;
                 self.finished = self.reader.is_done();
             }
@@ -479,6 +536,9 @@ impl Pump {
         tail.clear();
         if let Some(tap) = &mut self.tap {
             tap.see(buffer.filled());
+        }
+        if let Some(course) = &mut self.course {
+            course.frames.pass(buffer.filled());
         }
         let step = self.reader.advance(buffer.filled(), pieces, tail)?;
         self.finished = step.done;

@@ -37,7 +37,7 @@ pub fn error(exchange: &mut Exchange, error: RequestError, allow: Option<&str>) 
     if let Some(allow) = allow {
         fields.fields.push("Allow", allow.as_bytes());
     }
-    if error == RequestError::Overloaded {
+    if matches!(error, RequestError::Overloaded | RequestError::WebSocketsTaken) {
         fields.fields.push("Retry-After", b"1");
     }
     exchange.body = Some(body.into());

@@ -69,6 +69,8 @@ pub struct WebSocketCounts {
     pub open: u64,
     /// Since the start, likewise.
     pub opened: u64,
+    /// Not opened, because the route has no room for more.
+    pub refused: u64,
     /// Messages seen, from clients and from servers.
     pub messages: [u64; 2],
     /// Their bytes.
@@ -87,6 +89,7 @@ impl WebSocketCounts {
     pub fn add(&mut self, other: &Self) {
         self.open += other.open;
         self.opened += other.opened;
+        self.refused += other.refused;
         for from in 0..2 {
             self.messages[from] += other.messages[from];
             self.bytes[from] += other.bytes[from];

@@ -203,8 +203,8 @@ mod tests {
 
     use super::super::mailbox::{ARRIVALS_MAX, Inbox, mailbox};
     use super::super::placement::Placement;
-    use super::super::tally::Tally;
     use super::*;
+    use crate::proxy::tally::Tally;
 
     fn workers(count: usize) -> (Dealer, Vec<Inbox>) {
         let pairs = (0..count).map(|worker| mailbox(Placement { worker, cpu: None, node: 0 }));

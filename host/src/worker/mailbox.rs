@@ -17,9 +17,9 @@ use tokio::sync::Notify;
 
 use super::accept::Connected;
 use super::placement::Placement;
-use super::tally::{Entry, Tally};
 use crate::plugin::PluginStats;
 use crate::proxy::Home;
+use crate::proxy::tally::{Entry, Tally};
 use crate::telemetry::WorkerReport;
 
 /// Connections on their way to one worker. Little: they wait as well in the queue of the kernel, which

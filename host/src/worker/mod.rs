@@ -29,7 +29,6 @@ pub mod acceptor;
 pub mod listen;
 pub mod mailbox;
 pub mod placement;
-pub mod tally;
 pub mod topology;
 
 use std::cell::Cell;
@@ -49,6 +48,7 @@ use crate::connection;
 use crate::http::Connection;
 use crate::io::{Attached, Backend, Stream, TICK};
 use crate::proxy::client::ClientFacts;
+use crate::proxy::tally::{Entry, Tally};
 use crate::proxy::{Client, Context, Home, Snapshot};
 use crate::sys;
 use crate::telemetry::Handshake;
@@ -56,7 +56,6 @@ use accept::Connected;
 use listen::Listening;
 use mailbox::{ARRIVALS_MAX, Accepted, Inbox, Mailbox, Message};
 use placement::Placement;
-use tally::{Entry, Tally};
 
 /// A worker's stack: a plugin's stack (at most 512 KiB) lies on top of the gateway's own.
 const STACK_BYTES: usize = 4 * 1024 * 1024;

@@ -1,13 +1,13 @@
 //! What threads of the gateway share and is our own, in every order in which they can meet there.
 //!
-//! That is one type, `worker::tally`: it keeps the gateway's limit of connections, and it lets a worker
+//! That is one type, `proxy::tally`: it keeps the gateway's limit of connections, and it lets a worker
 //! end only when nothing is on its way to it. Everything else that crosses threads is a queue of
 //! crossbeam's, a `Notify` or a `watch` of tokio's, or a counter that is only added to.
 //!
 //! `make loom`
 #![cfg(loom)]
 
-#[path = "../../../host/src/worker/tally.rs"]
+#[path = "../../../host/src/proxy/tally.rs"]
 pub mod tally;
 
 #[cfg(test)]

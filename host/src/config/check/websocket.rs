@@ -18,7 +18,7 @@ pub(super) fn check(route: &RouteConfig, at: &At, report: &mut Report) -> WebSoc
         let message = "is about an upstream, and this route has none";
         report.incomplete(&at, message, "remove it, or give the route an `upstream`");
     }
-    let WebSocketConfig { inspect, idle_ms, lifetime_ms, .. } = *written;
+    let WebSocketConfig { inspect, idle_ms, lifetime_ms, connections_max, .. } = *written;
     let needs = [
         ("message_bytes_max", written.message_bytes_max),
         ("frame_bytes_max", written.frame_bytes_max),
@@ -68,6 +68,7 @@ pub(super) fn check(route: &RouteConfig, at: &At, report: &mut Report) -> WebSoc
         },
         idle_timeout: idle_ms.map(milliseconds),
         lifetime: lifetime_ms.map(milliseconds),
+        connections_max,
         at: route_at,
     }
 }

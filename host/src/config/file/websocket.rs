@@ -5,8 +5,8 @@ use serde::{Deserialize, Serialize};
 
 /// What becomes of a route's WebSockets.
 ///
-/// Without `inspect` a WebSocket is a tunnel of bytes: nothing but its handshake is looked at, and
-/// extensions such as compression pass. With it both ends speak WebSocket with the gateway, which passes
+/// Without `inspect` a WebSocket is a tunnel of bytes: its handshake is looked at and where its frames end,
+/// and extensions such as compression pass. With it both ends speak WebSocket with the gateway, which passes
 /// message after message, sees to the protocol's rules and to the limits here, answers pings itself, and
 /// shows messages to plugins that have `on-message`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -20,17 +20,22 @@ pub struct WebSocketConfig {
     pub inspect: Option<bool>,
 
     /// Longest silence of a WebSocket, in milliseconds; left out: `timeouts.idle_ms` of the route, else of
-    /// its upstream. Where messages are seen, answers to the gateway's own pings do not count, and the
-    /// close says 1001.
+    /// its upstream. Where messages are seen, answers to the gateway's own pings do not count. The close says
+    /// 1001.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 2_592_000_000_u32), example = 3_600_000)]
     pub idle_ms: Option<u32>,
 
-    /// Longest life of a WebSocket, in milliseconds, used or not; left out: no end. Where messages are
-    /// seen, the close says 1001.
+    /// Longest life of a WebSocket, in milliseconds, used or not; left out: no end. The close says 1001.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 2_592_000_000_u32), example = 86_400_000)]
     pub lifetime_ms: Option<u32>,
+
+    /// WebSockets of this route at a time, of all workers together, those included that are being opened;
+    /// left out: as many as there are connections. One more gets a 503 with `Retry-After`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 100_000_000), example = 10_000)]
+    pub connections_max: Option<usize>,
 
     /// Largest message, in bytes, from either side; left out: 1048576. A larger one closes with 1009.
     /// Needs `inspect`, as the keys that follow.

@@ -106,7 +106,9 @@ impl Control {
     fn take_certificates(&mut self, tls: Arc<TlsSet>) -> Result<(), Refusal> {
         let sources: Sources = self.shelf.iter().map(|held| held.source.clone()).collect();
         let (settings, probed) = (self.settings.clone(), &mut self.probed);
-        let built = snapshot::build(settings, sources, Vec::new(), tls, probed, self.bad);
+        let former = self.running.snapshot();
+        let built =
+            snapshot::build(settings, sources, Vec::new(), tls, probed, self.bad, Some(&former));
         let built = built.map_err(|error| Refusal::new(RefusalKind::Bad, error.to_string()))?;
         let access_log = self.running.access_log();
         self.hand_out(&Arc::new(built), access_log)

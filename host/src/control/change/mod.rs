@@ -269,8 +269,15 @@ impl Control {
         sources[index] = Ok(PlanSource::Wasm(Arc::clone(&plugin)));
         let settings = self.settings.clone();
         let tls = Arc::clone(&snapshot.tls);
-        let built =
-            snapshot::build(settings, sources.clone(), Vec::new(), tls, &mut probed, self.bad);
+        let built = snapshot::build(
+            settings,
+            sources.clone(),
+            Vec::new(),
+            tls,
+            &mut probed,
+            self.bad,
+            Some(&snapshot),
+        );
         let snapshot = match built {
             Ok(snapshot) => Arc::new(snapshot),
             Err(error) => return Err(self.refuse(index, error.to_string())),

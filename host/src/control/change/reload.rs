@@ -63,6 +63,7 @@ impl Control {
             tls,
             &mut probed,
             self.bad,
+            Some(&self.running.snapshot()),
         );
         let snapshot = Arc::new(built.map_err(|error| self.misfit(error))?);
         let access_log = if settings.access_log == self.settings.access_log {

@@ -83,6 +83,8 @@ pub fn request(
         if head.fields.has(Name::ContentLength) {
             return Err(RequestError::Malformed("Content-Length"));
         }
+        // As of a GET, which has no content that could be waited for.
+        parse::expects(&mut head.fields, Framing::None, true)?;
         head.fields.push("upgrade", b"websocket");
         return Ok(RequestFacts {
             framing: Framing::None,

@@ -19,7 +19,7 @@
 //! Cancel safety: none. Dropping the future closes both connections.
 //!
 //! Not here: frames (`side`), the handshake (`forward`, `http::websocket`), and bytes that nobody looks at
-//! (`deliver::tunnel`).
+//! (`tunnel`).
 
 mod pace;
 mod side;
@@ -33,18 +33,18 @@ use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role};
 use self::pace::Pace;
 use self::side::{Heard, Side};
 use super::context::Context;
-use super::deliver::{self, Delivered};
+use super::deliver::Delivered;
 use super::forward::{Answered, Times};
 use super::relay::Place;
-use super::{After, Client};
+use super::{After, Client, tunnel};
 use crate::config::Inspection;
-use crate::http::websocket::code;
+use crate::http::websocket::{code, is_websocket};
 use crate::io::{Buffer, TICK, Timer};
 use crate::plugin::{Chain, MessagePassed, Peer, SocketMessage};
 use crate::telemetry::{CloseKind, ClosedBy, Conversation};
 
 /// How long answers to closes are waited for.
-const CLOSE_TIME: Duration = Duration::from_secs(5);
+pub(super) const CLOSE_TIME: Duration = Duration::from_secs(5);
 
 /// Messages of one side before others get their turn.
 const ROUNDS_MAX: usize = 16;
@@ -76,8 +76,8 @@ pub(super) async fn switch(
     route: usize,
 ) -> Delivered {
     let exchange = place.get_or_insert_default();
-    if !protocol.eq_ignore_ascii_case(b"websocket") {
-        return deliver::tunnel(context, client, exchange, answered, protocol, times, None).await;
+    if !is_websocket(protocol) {
+        return tunnel::tunnel(context, client, exchange, answered, protocol, times, None).await;
     }
     let _open = Counted::new(context, route);
     let settings = &context.settings().routes[route].websocket;
@@ -88,7 +88,7 @@ pub(super) async fn switch(
         return inspect(context, client, place, answered, rules).await;
     }
     let times = Times { idle, ..times };
-    deliver::tunnel(context, client, exchange, answered, protocol, times, lifetime).await
+    tunnel::tunnel(context, client, exchange, answered, protocol, times, lifetime).await
 }
 
 /// Turns both connections into WebSockets (RFC 6455 §4.2.2) and passes messages on until one side closes,

@@ -1,10 +1,13 @@
 //! One side of a WebSocket whose messages are seen: frames in, frames out.
 //!
-//! Frames are tungstenite's; what is added here are bounds. One poll reads so much and no more, whatever
+//! Frames are tungstenite's, but for text that is none, which is noticed earlier (`text`); what is added here
+//! are bounds. One poll reads so much and no more, whatever
 //! the peer sends. A message is written in fragments (RFC 6455 §5.4), so that no more than one of them is
 //! copied, and nothing is taken on while something waits to be written.
 //!
 //! Not here: what messages mean, and when a side is closed (`websocket`).
+
+mod text;
 
 use std::io;
 use std::pin::Pin;
@@ -19,8 +22,9 @@ use tokio_tungstenite::tungstenite::protocol::frame::Frame;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::{Data, OpCode};
 use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Message, Role, WebSocketConfig};
 
+use self::text::Text;
 use crate::config::Inspection;
-use crate::http::websocket::code_of;
+use crate::http::websocket::{code, code_of};
 use crate::io::Stream;
 use crate::plugin::SocketMessage;
 
@@ -96,7 +100,10 @@ impl<'a> Side<'a> {
             .max_write_buffer_size(FRAGMENT_BYTES_MAX + PONG_BYTES_MAX)
             .max_message_size(Some(rules.message_bytes_max))
             .max_frame_size(Some(rules.frame_bytes_max));
-        let metered = Metered { stream, reads: READS_MAX, read: early.len() as u64, written: 0 };
+        let mut text = Text::new(role, rules.message_bytes_max, rules.frame_bytes_max);
+        text.see(&early);
+        let read = early.len() as u64;
+        let metered = Metered { stream, text, reads: READS_MAX, read, written: 0 };
         let socket = WebSocketStream::from_partially_read(metered, early, role, Some(config)).await;
         Self {
             socket,
@@ -139,7 +146,13 @@ impl<'a> Side<'a> {
 
     /// What comes from it next.
     pub(super) fn poll_heard(&mut self, cx: &mut Context<'_>) -> Poll<Heard> {
-        Poll::Ready(match ready!(Pin::new(&mut self.socket).poll_next(cx)) {
+        let heard = Pin::new(&mut self.socket).poll_next(cx);
+        if matches!(heard, Poll::Pending | Poll::Ready(None | Some(Err(_))))
+            && self.socket.get_ref().text.is_bad()
+        {
+            return Poll::Ready(Heard::Broken(code::INVALID, "text that is not UTF-8".to_owned()));
+        }
+        Poll::Ready(match ready!(heard) {
             Some(Ok(Message::Text(text))) => {
                 Heard::Note(SocketMessage { is_text: true, data: text.into() })
             }
@@ -231,6 +244,8 @@ impl<'a> Side<'a> {
 /// make no message.
 struct Metered<'a> {
     stream: &'a mut Stream,
+    /// Looks at what is read.
+    text: Text,
     /// Reads that are left.
     reads: usize,
     read: u64,
@@ -249,6 +264,7 @@ impl AsyncRead for Metered<'_> {
             return Poll::Pending;
         }
         let count = ready!(self.stream.poll_read(cx, buffer.initialize_unfilled()))?;
+        self.text.see(&buffer.initialize_unfilled()[..count]);
         buffer.advance(count);
         self.reads -= 1;
         self.read += count as u64;

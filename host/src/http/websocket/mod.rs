@@ -1,7 +1,11 @@
-//! What of WebSocket is not tungstenite's: the fields of a handshake, and the codes of closes.
+//! What of WebSocket is not tungstenite's: the fields of a handshake, the codes of closes, and where frames end
+//! that nobody reads (`frames`).
 //!
-//! Not here: frames (tungstenite), and what becomes of messages (`proxy::websocket`).
+//! Not here: frames that are read (tungstenite), and what becomes of messages (`proxy::websocket`).
 
+mod frames;
+
+pub use frames::{Frame, Frames, close};
 use tokio_tungstenite::tungstenite::Error;
 use tokio_tungstenite::tungstenite::error::ProtocolError;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
@@ -23,6 +27,11 @@ pub mod code {
     pub const SIZE: u16 = 1009;
     /// The server cannot go on.
     pub const ERROR: u16 = 1011;
+}
+
+/// Whether it is WebSocket that an upgrade is to.
+pub fn is_websocket(protocol: &[u8]) -> bool {
+    protocol.eq_ignore_ascii_case(b"websocket")
 }
 
 /// Takes the offer of extensions from a request whose messages are to be seen. They would be compressed
