@@ -21,6 +21,7 @@ mod record;
 mod machine;
 mod contender;
 mod scenario;
+mod jwt;
 mod launch;
 mod load;
 mod origin;

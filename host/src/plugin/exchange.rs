@@ -217,8 +217,8 @@ impl Exchange {
     pub(super) fn add_later(&mut self, link: usize) {
         for later in self.later.iter().filter(|later| later.link == Some(link)) {
             for (name, value) in unpack(&later.packed).flatten() {
-                // They have been checked; what is more than edits may hold is left out.
-                let _ = self.response.fields.append(name, value);
+                // What is more than edits may hold is left out.
+                let _ = self.response.fields.append_checked(name, value);
             }
         }
     }
