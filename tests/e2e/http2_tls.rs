@@ -11,7 +11,7 @@ use tempfile::TempDir;
 
 use crate::harness::http2::{await_frame, frame, next_frame};
 use crate::harness::tls::{Authority, Files};
-use crate::harness::{Gateway, Launch, Upstream, Wire};
+use crate::harness::{Gateway, Launch, Upstream, Wire, websocket};
 
 struct Site {
     files: Files,
@@ -109,6 +109,42 @@ fn a_stream_knows_the_tls_of_its_connection() {
     let request = upstream.request();
     // The nearer gateway is not trusted by the farther one, so it is told what that one saw.
     assert_eq!(request.field("x-forwarded-proto"), Some("https"));
+}
+
+/// RFC 9113 §8.6 has no upgrades: who asks for one gets a connection that the server was not offered HTTP/2 on.
+/// Requests stay on theirs.
+#[test]
+fn a_websocket_goes_to_a_server_that_prefers_http_2() {
+    let (site, server) = (Site::new(), websocket::Server::start());
+    let outer = Launch::config(json!({
+        "listeners": [{ "address": "127.0.0.1:0", "tls": { "certificates": [site.files.entry()] } }],
+        "routes": [
+            { "path": "/", "upstream": format!("http://{}", server.address) },
+            { "path": "/plain", "upstream": "echo" },
+        ],
+    }))
+    .start();
+    for rules in [json!({}), json!({ "inspect": true })] {
+        let inner = Gateway::start(json!({
+            "workers": { "count": 1, "pin": false },
+            "upstreams": { "test": {
+                "servers": [outer.address()],
+                "tls": { "ca_path": site.dir.path().join("ca.pem") },
+            } },
+            "routes": [{ "path": "/", "upstream": "test", "websocket": rules }],
+        }));
+        let speaks_h2 = || inner.get("/plain").text().contains("2.0 zproxy");
+        assert!(speaks_h2());
+
+        let mut socket = websocket::open(&inner);
+        websocket::say(&mut socket, "hello");
+
+        assert_eq!(socket.read().unwrap().to_text().unwrap(), "hello");
+        // A second one, since what the first has found out is about itself.
+        websocket::say(&mut websocket::open(&inner), "leave");
+        assert!(speaks_h2());
+        socket.close(None).unwrap();
+    }
 }
 
 /// It may have been restarted as another program; what it chose once is no reason never to ask it again.

@@ -15,10 +15,8 @@ pub enum Ring {
     Allowed,
     /// The kernel setting `kernel.io_uring_disabled` has this value, and no ring could be made.
     Disabled(u32),
-    /// It could not, for another reason: an old kernel, a sandbox.
+    /// It could not, for another reason: an old kernel or one that loses wake-ups, a sandbox.
     Refused(String),
-    /// One could be made, and is used only where it is asked for.
-    Untested(String),
 }
 
 /// What the host says, and what the configuration wants. `None`: not visible from here, or not there.
@@ -122,11 +120,10 @@ fn chosen(modes: &str) -> Option<String> {
 
 /// Asks as a worker would.
 fn ring(disabled: Option<u32>) -> Ring {
-    match (io::choose(Io::Uring), io::choose(Io::Auto), disabled) {
-        (Ok(_), Ok((_, Some(error))), _) => Ring::Untested(error.to_string()),
-        (Ok(_), ..) => Ring::Allowed,
-        (Err(_), _, Some(disabled @ 1..)) => Ring::Disabled(disabled),
-        (Err(error), ..) => Ring::Refused(error.to_string()),
+    match (io::choose(Io::Uring), disabled) {
+        (Ok(_), _) => Ring::Allowed,
+        (Err(_), Some(disabled @ 1..)) => Ring::Disabled(disabled),
+        (Err(error), _) => Ring::Refused(error.to_string()),
     }
 }
 

@@ -189,16 +189,12 @@ fn ring(facts: &Facts) -> Option<Finding> {
             format!("kernel.io_uring_disabled is {value}"),
             warn_if(true, sysctl("kernel.io_uring_disabled=0")),
         ),
-        Ring::Untested(why) => (
-            format!("not taken: {why}"),
-            warn_if(true, "run a newer Linux, or test `workers.io`: `uring` on this one"),
-        ),
         Ring::Refused(error) => (
             format!("refused: {error}"),
             warn_if(
                 true,
                 "allow io_uring_setup, io_uring_enter and io_uring_register in the sandbox (Docker: \
-                 --security-opt seccomp=PROFILE), on Linux 6.6 or later",
+                 --security-opt seccomp=PROFILE), on Linux 6.6 or later that does not lose wake-ups",
             ),
         ),
     };

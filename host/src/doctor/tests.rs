@@ -64,7 +64,7 @@ fn a_sound_host_has_no_trouble_and_an_opaque_one_is_not_suspected() {
 fn each_limit_is_found_with_its_own_cure() {
     use Verdict::{Bad, Warn};
     type Change = fn(&mut Facts);
-    let cases: [(Change, &str, Verdict, &str); 19] = [
+    let cases: [(Change, &str, Verdict, &str); 18] = [
         (|f| f.quota = Some(Quota { cpus: 1.5, from: String::new() }), "cpus", Warn, "--cpus"),
         (|f| f.descriptors = (1_024, 20_000), "descriptors", Warn, "ulimit -Hn 201024"),
         (|f| f.descriptors = (256, 1_024), "descriptors", Bad, "LimitNOFILE=201024"),
@@ -75,7 +75,6 @@ fn each_limit_is_found_with_its_own_cure() {
         (|f| f.conntrack = Some((65_000, 65_536)), "conntrack", Bad, "conntrack_max=400000"),
         (|f| f.ring = Ring::Disabled(2), "io_uring", Warn, "io_uring_disabled=0"),
         (|f| f.ring = Ring::Refused("EPERM".to_owned()), "io_uring", Warn, "seccomp"),
-        (|f| f.ring = Ring::Untested("Linux 6.12".to_owned()), "io_uring", Warn, "newer Linux"),
         (|f| f.memlock = 64 << 10, "locked memory", Warn, "ulimit -l 8192"),
         (|f| f.numa_balancing = Some(1), "NUMA nodes", Warn, "kernel.numa_balancing=0"),
         (|f| f.huge_pages = Some("always".to_owned()), "huge pages", Warn, "echo madvise"),

@@ -1,7 +1,7 @@
 //! How a worker talks to the kernel: readiness by epoll, or operations by io_uring.
 //!
-//! io_uring is never required. Containers often forbid it, old kernels do not have what is used of it,
-//! and a user may lock only so much memory; `auto` takes epoll then and says why.
+//! io_uring is never required. Containers often forbid it, old kernels do not have what is used of it, some lose
+//! wake-ups, and a user may lock only so much memory; `auto` takes epoll then and says why.
 //!
 //! Not here: what either does (`stream`, `ring`).
 
@@ -40,12 +40,7 @@ impl fmt::Display for Backend {
     }
 }
 
-/// The oldest Linux on which this gateway is tested with io_uring, and measured. On 6.12, in an emulated machine,
-/// the second request on a connection was not answered (`tests/idle/run`); nobody has looked at those between.
-const TESTED_SINCE: (u32, u32) = (6, 18);
-
-/// Chooses. With epoll comes the reason why it is not io_uring, unless epoll was asked for. `auto` takes
-/// io_uring only where it is known to work.
+/// Chooses. With epoll comes the reason why it is not io_uring, unless epoll was asked for.
 ///
 /// # Errors
 ///
@@ -54,32 +49,11 @@ pub fn choose(wanted: Io) -> io::Result<(Backend, Option<io::Error>)> {
     if wanted == Io::Epoll {
         return Ok((Backend::Epoll, None));
     }
-    let known = || if wanted == Io::Auto { is_tested(&kernel()) } else { Ok(()) };
-    match ring::probe().and_then(|()| known()) {
+    match ring::probe() {
         Ok(()) => Ok((Backend::Uring, None)),
         Err(error) if wanted == Io::Auto => Ok((Backend::Epoll, Some(error))),
         Err(error) => Err(error),
     }
-}
-
-fn kernel() -> String {
-    std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default()
-}
-
-/// Whether a release such as `6.12.57+deb13-amd64` is one of those that are tested.
-fn is_tested(release: &str) -> io::Result<()> {
-    let mut numbers = release.split(|letter: char| !letter.is_ascii_digit());
-    let mut next = || numbers.next()?.parse::<u32>().ok();
-    if let (Some(major), Some(minor)) = (next(), next())
-        && (major, minor) >= TESTED_SINCE
-    {
-        return Ok(());
-    }
-    let (major, minor) = TESTED_SINCE;
-    let release = release.trim();
-    Err(io::Error::other(format!(
-        "Linux {release} is older than {major}.{minor}, since which it is tested"
-    )))
 }
 
 /// What a worker has of its back end, as long as it runs. Outlives the runtime: streams end first.
@@ -128,19 +102,4 @@ pub fn tick() {
 #[must_use]
 pub fn ring_counts() -> Option<RingCounts> {
     ring::current().map(|driver| driver.counts())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn auto_takes_io_uring_on_kernels_that_are_known() {
-        for known in ["6.18.44-fc-v509\n", "6.18.0", "6.19-rc1", "7.0.1", "10.2"] {
-            assert!(is_tested(known).is_ok(), "{known}");
-        }
-        for other in ["6.12.57+deb13-amd64\n", "6.17.9", "5.19", "6", "", "six.18"] {
-            assert!(is_tested(other).is_err(), "{other}");
-        }
-    }
 }

@@ -44,7 +44,7 @@ const ENDING_WITHIN_NS: u64 = 1_000_000_000;
 const LOOK_EVERY_NS: u64 = 100_000_000;
 /// The pace maker ticks no faster: each tick costs a system call, and at such rates a request waits
 /// no longer for it than for the one before.
-const TICK_NS: u64 = 20_000;
+pub(super) const TICK_NS: u64 = 20_000;
 /// The pace maker's key; slots are numbered from 0.
 const PACE: u64 = u64::MAX;
 

@@ -43,7 +43,7 @@ struct Run {
     tally: RefCell<Outcome>,
     /// Nanoseconds of the run between which requests begin that count.
     window_ns: Cell<(u64, u64)>,
-    /// No request begins any more.
+    /// The window has ended.
     over: Cell<bool>,
     /// By slot: when its request was sent, or due.
     began_ns: RefCell<Vec<Option<u64>>>,
@@ -100,8 +100,11 @@ impl Run {
     /// From the warm-up to the end of the window, and of what has begun in it.
     async fn drive(self: &Rc<Self>, live: &Live, edge: &mut dyn FnMut(Edge)) -> io::Result<()> {
         let interval = self.pace.borrow().interval_ns();
-        if let Some(timer) = interval.map(engine::pace_maker).transpose()? {
-            tokio::task::spawn_local(Rc::clone(self).keep_pace(Watched::new(timer)?));
+        if let Some(interval) = interval {
+            let timer = Watched::new(engine::pace_maker(interval)?)?;
+            let due_per_tick = engine::TICK_NS.div_ceil(interval.max(1));
+            let due_per_tick = usize::try_from(due_per_tick).unwrap_or(usize::MAX);
+            tokio::task::spawn_local(Rc::clone(self).keep_pace(timer, due_per_tick));
         }
         let slots = (0..self.plan.connections).map(|place| Rc::clone(self).ask_again(place));
         slots.for_each(|slot| drop(tokio::task::spawn_local(slot)));
@@ -129,9 +132,15 @@ impl Run {
         }
         self.over.set(true);
         if self.plan.rate.is_some() {
-            self.wait(live, |now| self.outstanding() == 0 || now >= ended + engine::GRACE_NS).await;
+            let all_back = || self.outstanding() == 0 && !self.is_behind();
+            self.wait(live, |now| all_back() || now >= ended + engine::GRACE_NS).await;
         }
         Ok(())
+    }
+
+    /// Whether a request was due in the window that nobody has sent.
+    fn is_behind(&self) -> bool {
+        self.pace.borrow().is_behind(self.window_ns.get().1.saturating_sub(1))
     }
 
     fn outstanding(&self) -> usize {
@@ -150,17 +159,17 @@ impl Run {
         }
     }
 
-    /// Wakes a slot with every tick.
-    async fn keep_pace(self: Rc<Self>, timer: Watched) {
+    /// Wakes as many slots with every tick as requests are due between two.
+    async fn keep_pace(self: Rc<Self>, timer: Watched, due_per_tick: usize) {
         let read = |timer: &OwnedFd| {
             let mut ticks = [0; 8];
             rustix::io::read(timer, &mut ticks)?;
             Ok(u64::from_ne_bytes(ticks))
         };
         while let Ok(ticks) = timer.read(read).await {
-            let ticks = usize::try_from(ticks).unwrap_or(usize::MAX);
+            let due = usize::try_from(ticks).unwrap_or(usize::MAX).saturating_mul(due_per_tick);
             let mut waiting = self.waiting.borrow_mut();
-            let first = waiting.len().saturating_sub(ticks);
+            let first = waiting.len().saturating_sub(due);
             waiting.drain(first..).for_each(Waker::wake);
         }
     }
@@ -181,13 +190,16 @@ impl Run {
     /// Waits until a request is due; when it was.
     async fn next(&self) -> Option<u64> {
         std::future::poll_fn(|cx| {
-            let now = self.now();
-            if let Some(due_ns) =
-                (!self.over.get()).then(|| self.pace.borrow_mut().take(now)).flatten()
-            {
+            let over = self.over.get();
+            // Nothing new after the window, but what was due in it and found no slot yet: the end may be seen
+            // before the tick.
+            let until = if over { self.window_ns.get().1.saturating_sub(1) } else { u64::MAX };
+            let now = self.now().min(until);
+            let begins = !over || self.plan.rate.is_some();
+            if let Some(due_ns) = begins.then(|| self.pace.borrow_mut().take(now)).flatten() {
                 return Poll::Ready(Some(due_ns));
             }
-            if self.over.get() || self.pace.borrow().is_spent() {
+            if over || self.pace.borrow().is_spent() {
                 return Poll::Ready(None);
             }
             self.waiting.borrow_mut().push(cx.waker().clone());

@@ -35,6 +35,26 @@ fn request(stream: &mut TcpStream) -> std::io::Result<()> {
     Ok(())
 }
 
+/// Answers over HTTP/2, after `hold` each time.
+fn http2_server(hold: impl Fn() + Send + 'static) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let socket = listener.accept().unwrap().0;
+            socket.set_nonblocking(true).unwrap();
+            let socket = tokio::net::TcpStream::from_std(socket).unwrap();
+            let mut connection = h2::server::handshake(socket).await.unwrap();
+            while let Some(Ok((_, mut respond))) = connection.accept().await {
+                hold();
+                respond.send_response(http::Response::new(()), true).unwrap();
+            }
+        });
+    });
+    address
+}
+
 fn hello() -> SocketAddr {
     server(|stream| {
         loop {
@@ -116,6 +136,53 @@ fn a_stall_at_a_rate_is_seen_by_all_that_it_delayed() {
     // Due every 5 ms, the hundred in those 500 ms waited 500, 495, 490, … ms.
     assert!(outcome.latencies_ns.max() >= 495_000_000, "{outcome:?}");
     assert!((150 - within(250)) >= 45, "{} waited more than 250 ms", 150 - within(250));
+}
+
+/// What was due in the window is sent after it when nobody was free before: a slot that is late for the end must
+/// not make the server look as if it had not answered.
+#[test]
+fn what_was_due_is_sent_though_the_window_has_ended() {
+    for over_http2 in [false, true] {
+        let (end, ended) = std::sync::mpsc::channel();
+        let ended = std::sync::Mutex::new(Some(ended));
+        let hold = move || {
+            if let Some(ended) = ended.lock().unwrap().take() {
+                ended.recv().unwrap();
+            }
+        };
+        let target = if over_http2 {
+            http2_server(hold)
+        } else {
+            server(move |stream| {
+                loop {
+                    request(stream)?;
+                    hold();
+                    stream.write_all(HELLO)?;
+                }
+            })
+        };
+        let mut plan = Plan {
+            rate: Some(20),
+            connections: 1,
+            requests: None,
+            window: Duration::from_millis(500),
+            ..plan(target)
+        };
+        if over_http2 {
+            plan.request = plan.request.over_http2(1).unwrap();
+        }
+
+        let mut edge = |edge| {
+            if edge == Edge::Ends {
+                end.send(()).unwrap();
+            }
+        };
+        let outcome = run_here(&plan, &Live::default(), &mut edge).unwrap();
+
+        let (good, bad) = (outcome.successes, outcome.failures());
+        // The window is as long from its own beginning, which may be a moment after the first request.
+        assert!((10..=11).contains(&good) && bad == 0, "{over_http2}: {good} and {bad}");
+    }
 }
 
 #[test]

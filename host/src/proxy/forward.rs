@@ -29,7 +29,7 @@ use crate::http::parse::{self, Framing, RequestFacts, ResponseFacts};
 use crate::http::{Connection, Name, ResponseHead, Version, h2};
 use crate::io::{Buffer, BufferPool, Reader, Timer, Writer};
 use crate::plugin::{BodyFilter, Exchange};
-use crate::upstream::{Lease, Upstream};
+use crate::upstream::{Lease, Need, Upstream};
 
 /// Interim responses that an upstream may send before the final one.
 const INTERIM_MAX: usize = 16;
@@ -140,7 +140,8 @@ impl Forward<'_> {
         let resized = filter.as_ref().is_some_and(|filter| !filter.keeps_length());
         let mut fresh = false;
         loop {
-            let mut lease = self.lend(client, sure, fresh, journey).await?;
+            let need = Need { sure, fresh, upgradable: self.upgrade.is_some() };
+            let mut lease = self.lend(client, need, journey).await?;
             let to_frames = lease.connection.stream.is_multiplexed();
             let framing_out = match self.framing() {
                 Framing::None => Framing::None,
@@ -213,8 +214,7 @@ impl Forward<'_> {
     async fn lend(
         &self,
         client: &Client,
-        sure: bool,
-        fresh: bool,
+        need: Need,
         journey: &mut Journey,
     ) -> Result<Lease, RequestError> {
         let upstream = self.upstream;
@@ -225,7 +225,7 @@ impl Forward<'_> {
                 self.context.tallies.server_failed(upstream.index, before);
             }
             journey.attempts += 1;
-            match upstream.lend(server, sure, fresh, &client.timer, self.began).await {
+            match upstream.lend(server, need, &client.timer, self.began).await {
                 Ok(lease) => return Ok(lease),
                 Err(error) => failed = Some(error),
             }

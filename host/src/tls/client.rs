@@ -22,7 +22,7 @@ use crate::config::{self, Problem, ServerAddress};
 pub struct UpstreamTls {
     /// What rustls runs on; sessions with servers are in it.
     pub config: Arc<ClientConfig>,
-    /// The same for who speaks HTTP/1.1 only: callouts.
+    /// The same for what must be HTTP/1.1: callouts and upgrades.
     pub config_h1: Arc<ClientConfig>,
     /// What the certificate says that the gateway shows.
     pub identity: Option<CertificateFacts>,

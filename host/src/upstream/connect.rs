@@ -99,8 +99,13 @@ impl Dialer {
 
     /// Connects. The caller limits the time.
     pub async fn connect(&self) -> Result<Stream, DialError> {
+        self.connect_with(self.secure()).await
+    }
+
+    /// Connects, with TLS in another way than usual.
+    pub async fn connect_with(&self, secure: Option<&Secure>) -> Result<Stream, DialError> {
         let mut stream = self.reach().await?;
-        if let Some(secure) = &self.secure {
+        if let Some(secure) = secure {
             secure.shake(&mut stream).await.map_err(|error| handshake_failure(&error))?;
         }
         Ok(stream)

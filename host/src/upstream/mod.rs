@@ -80,6 +80,17 @@ struct Idle {
     doubtful: bool,
 }
 
+/// What a request needs of its connection.
+#[derive(Clone, Copy, Debug)]
+pub struct Need {
+    /// Certainty that an idle connection is alive, for a request that cannot be repeated: one system call.
+    pub sure: bool,
+    /// No idle connection of HTTP/1.
+    pub fresh: bool,
+    /// HTTP/1.1 where the server has a choice: nothing else is turned into a tunnel.
+    pub upgradable: bool,
+}
+
 /// A connection lent for one request.
 #[derive(Debug)]
 pub struct Lease {
@@ -168,24 +179,22 @@ impl Upstream {
     }
 
     /// Lends a connection to a server: an idle one if there is one that looks alive, else a new one.
-    ///
-    /// `sure` asks for certainty that an idle connection is alive, for a request that cannot be
-    /// repeated: one system call. `fresh` never takes an idle one of
-    /// HTTP/1.
     pub async fn lend(
         &self,
         index: usize,
-        sure: bool,
-        fresh: bool,
+        need: Need,
         timer: &Timer,
         now: Instant,
     ) -> Result<Lease, RequestError> {
         let server = self.servers.get(index).ok_or(RequestError::Connect)?;
+        let Need { sure, fresh, upgradable } = need;
         let shared = match self.settings.protocol {
             config::UpstreamProtocol::H1 => false,
             config::UpstreamProtocol::H2 => true,
             // Until one of its servers has chosen otherwise.
-            config::UpstreamProtocol::Auto => self.tls.is_some() && !server.chose_h1.get(),
+            config::UpstreamProtocol::Auto => {
+                self.tls.is_some() && !server.chose_h1.get() && !upgradable
+            }
         };
         if shared && let Some(lease) = self.lend_place(server, timer, now, None).await? {
             return Ok(lease);
@@ -193,7 +202,8 @@ impl Upstream {
         if !fresh && let Some(connection) = server.take_idle(sure) {
             return Ok(Lease::new(connection, true, server));
         }
-        match self.dial(server, timer).await {
+        let h1 = if upgradable { self.secure(index) } else { None };
+        match self.dial(server, h1, timer).await {
             // It has chosen otherwise before.
             Ok(Connection { stream, .. }) if stream.alpn() == Some(b"h2") => {
                 server.chose_h1.set(false);
@@ -218,7 +228,7 @@ impl Upstream {
         let dial = async || {
             let stream = match made {
                 Some(stream) => stream,
-                None => self.dial(server, timer).await?.stream,
+                None => self.dial(server, None, timer).await?.stream,
             };
             let chosen = !may_choose || stream.alpn() == Some(b"h2");
             server.chose_h1.set(!chosen);
@@ -250,7 +260,13 @@ impl Upstream {
         error
     }
 
-    async fn dial(&self, server: &Server, timer: &Timer) -> Result<Connection, DialError> {
+    /// Makes a connection; with TLS as `secure` says, if it says how.
+    async fn dial(
+        &self,
+        server: &Server,
+        secure: Option<Secure>,
+        timer: &Timer,
+    ) -> Result<Connection, DialError> {
         let dialer = match &server.target {
             Target::Echo => {
                 let connected = echo::connect().map(Connection::new);
@@ -259,7 +275,7 @@ impl Upstream {
             Target::Dial(dialer) => dialer,
         };
         timer.arm(self.settings.connect_timeout);
-        let mut connecting = pin!(dialer.connect());
+        let mut connecting = pin!(dialer.connect_with(secure.as_ref().or(dialer.secure())));
         let stream = poll_fn(|cx| {
             if timer.is_due() {
                 return Poll::Ready(Err(RequestError::ConnectTimeout.into()));

@@ -44,12 +44,14 @@ pub struct UpstreamConfig {
 #[serde(rename_all = "kebab-case")]
 #[schemars(rename = "UpstreamProtocol")]
 pub enum UpstreamProtocolConfig {
-    /// What they choose where a choice is offered, which takes TLS; else HTTP/1.1.
+    /// What they choose where a choice is offered, which takes TLS; else HTTP/1.1. A WebSocket gets an
+    /// HTTP/1.1 connection of its own.
     #[default]
     Auto,
     /// HTTP/1.1, a request at a time on each connection.
     H1,
-    /// HTTP/2, many requests on each connection, from its first byte on. What gRPC needs.
+    /// HTTP/2, many requests on each connection, from its first byte on. What gRPC needs. No WebSockets
+    /// and no other upgrades.
     H2,
 }
 

@@ -368,3 +368,22 @@ fn a_sleeping_worker_is_woken() {
         until("the peer has its answers", || peer.is_finished()).await;
     });
 }
+
+/// As on kernels that signal an eventfd once and never again.
+#[test]
+fn a_wake_up_that_was_lost_is_made_up_for_by_a_tick() {
+    on_ring(|| async {
+        let driver = current().unwrap();
+        let (mut near, mut far) = tcp();
+        begin_to_read(&mut near).await;
+        let reader = tokio::task::spawn_local(async move { read(&mut near, &mut [0; 8]).await });
+        until("it sleeps", || driver.is_deafened()).await;
+
+        far.write_all(b"?").unwrap();
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        assert!(!reader.is_finished(), "it was woken after all");
+        driver.tick();
+
+        assert_eq!(reader.await.unwrap().unwrap(), 1);
+    });
+}
