@@ -23,6 +23,7 @@ mod callouts;
 mod cache;
 mod cache_shared;
 mod cached;
+mod cached_again;
 mod chaos;
 mod cli;
 mod clients;

@@ -149,7 +149,7 @@ fn fields(
 }
 
 /// The values of a call's declared fields. Its memory is used again for every call.
-#[derive(Default)]
+#[derive(Clone, Default, PartialEq)]
 pub(super) struct Values {
     bytes: Vec<u8>,
     /// End of each value in `bytes`, and whether there is one.
@@ -180,6 +180,16 @@ impl Values {
             let found = find(field, &mut self.bytes);
             self.ends.push((self.bytes.len(), found));
         }
+    }
+
+    /// All values, without what tells one from the next.
+    pub(super) fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    /// Whether nothing is declared.
+    pub(super) fn is_empty(&self) -> bool {
+        self.ends.is_empty()
     }
 
     /// Calls `hook` with the values as slices.

@@ -11,6 +11,7 @@ use bytes::Bytes;
 use super::body::{Halt, Stage, Wish};
 use super::failure::FailureKind;
 use super::instance::Hook;
+use super::repeat::Course;
 use crate::http::{EditError, PathAt, RequestHead, RequestMark, ResponseHead, ResponseMark};
 use crate::io::TlsFacts;
 use crate::route::Params;
@@ -88,6 +89,8 @@ pub struct Exchange {
     pub(crate) coming: Option<Follow>,
     /// The request goes on in the background once it has been answered.
     pub(crate) refetch: Option<Refetch>,
+    /// The answer that has just been made may be given again.
+    pub(super) repeat: Option<Box<Course>>,
     /// Fields for the response when it passes a link.
     pub(super) later: Vec<Later>,
     /// Links before this one are not shown the response.
@@ -250,6 +253,7 @@ impl Exchange {
         self.waiting = None;
         self.waits_until_us = None;
         self.coming = None;
+        self.repeat = None;
         self.later.clear();
         self.refetch = None;
         self.floor = 0;
@@ -285,6 +289,16 @@ impl Exchange {
     /// Makes `head` and `body` the response. What it takes the place of is in `head` then.
     pub(super) fn put_answer(&mut self, head: &mut ResponseHead, body: Bytes) {
         std::mem::swap(&mut self.response, head);
+        self.answered(body);
+    }
+
+    /// The same with a copy of `head`.
+    pub(super) fn answer_again(&mut self, head: &ResponseHead, body: Bytes) {
+        self.response.copy_from(head);
+        self.answered(body);
+    }
+
+    fn answered(&mut self, body: Bytes) {
         self.body = Some(body);
         // Nobody reads the body of the response that was there.
         self.captures.clear();

@@ -49,6 +49,7 @@ use super::message::MessageFlow;
 use super::message::Peer;
 use super::message::SocketMessage;
 use super::remote::Handle;
+use super::repeat::Repeats;
 use super::settle::settle_chunk;
 use super::settle::settle_head;
 use super::settle::settle_message;
@@ -77,6 +78,7 @@ pub(super) struct Live {
     request_fields: Box<[Field]>,
     response_fields: Box<[Field]>,
     values: Values,
+    repeats: Repeats,
     /// Its store has a function that waits, so that every call of it has to be on a fiber.
     waits: bool,
     /// Where its questions go, kept from call to call: making one costs more than a call.
@@ -214,6 +216,7 @@ impl Live {
             request_fields: request_fields.map_err(unavailable)?,
             response_fields: response_fields.map_err(unavailable)?,
             values: Values::default(),
+            repeats: Repeats::default(),
             waits: plugin.waits,
             channel: None,
             bounds: Bounds { ticks: ticks(limits.time_max), fuel: limits.fuel_max },
@@ -263,6 +266,11 @@ impl Live {
             (Hook::Request, Guests { request_filter: Some(guest), .. }) => {
                 let find = |field: &Field, out: &mut Vec<u8>| field.of_request(exchange, out);
                 self.values.find(&self.request_fields, find);
+                let state = self.store.data();
+                let again = self.repeats.give(&self.values, state.cache(), place, state.at(began));
+                if let Some(flow) = again {
+                    return Ok(flow);
+                }
                 begin(&mut self.store, self.bounds, Phase::Head, place);
                 self.values.hand(|fields| guest.call_on_request(&mut self.store, fields))
             }
@@ -276,7 +284,11 @@ impl Live {
             }
             _ => return Ok(Flow::Next),
         };
-        self.end(answer, place, began, settle_head)
+        let flow = self.end(answer, place, began, settle_head)?;
+        if let (Hook::Request, Some(exchange)) = (hook, place.as_deref_mut()) {
+            self.repeats.keep(&self.values, self.store.data().cache(), exchange);
+        }
+        Ok(flow)
     }
 
     /// The same for a plugin that waits; its questions go to `asks`.

@@ -41,6 +41,7 @@ mod host;
 mod imports;
 mod live;
 mod native;
+mod repeat;
 mod settle;
 mod shape;
 

@@ -92,7 +92,7 @@ pub async fn local(
     exchange.response.fields.remove_known(Name::ContentLength);
     exchange.response.fields.remove_known(Name::TransferEncoding);
     if !bodiless {
-        exchange.response.fields.push("Content-Length", body.len().to_string().as_bytes());
+        exchange.response.fields.push_number("Content-Length", body.len() as u64);
     }
     let Client { connection, timer, .. } = &mut *client;
     for capture in exchange.captures.drain(..) {
@@ -103,7 +103,10 @@ pub async fn local(
     let field = connection_field(exchange.request.version, after);
     let response = &mut exchange.response;
     let behind = if long { 0 } else { body.len() };
-    let mut message = Vec::with_capacity(response.fields.written_len() + HEAD_BYTES + behind);
+    // Taken for as long as it takes to send: who comes meanwhile begins another one.
+    let mut message = std::mem::take(&mut *context.out.borrow_mut());
+    message.clear();
+    message.reserve(response.fields.written_len() + HEAD_BYTES + behind);
     let opening = connection.prepare_response(&mut message, response, Framing::None, field);
     let head = opening.bytes;
     if !long {
@@ -122,6 +125,7 @@ pub async fn local(
     if connection.write_end(end, timer, idle).await.is_err() {
         return Delivered::nothing(context);
     }
+    *context.out.borrow_mut() = message;
     if after == After::KeepAlive
         && let Some(rest) = rest
         && drain(context, client, rest).await.is_err()

@@ -72,6 +72,8 @@ pub(crate) struct Host {
     pub(super) next_key: u32,
     pub(crate) state: State,
     pub(crate) cache: Responses,
+    /// For how long the running hook lets its answer be given again.
+    pub(crate) repeat_ms: Option<u32>,
 }
 
 /// What a message hook asks for.
@@ -120,6 +122,7 @@ impl Host {
             later: Vec::new(),
             state: State::default(),
             cache: Responses::default(),
+            repeat_ms: None,
         }
     }
 
@@ -139,6 +142,7 @@ impl Host {
         self.wish = None;
         self.replacement = None;
         self.edit_bytes = 0;
+        self.repeat_ms = None;
         self.context.clear();
     }
 
