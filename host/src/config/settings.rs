@@ -532,6 +532,8 @@ pub struct AccessLog {
     pub path: AccessLogPath,
     /// How a line looks.
     pub format: AccessLogFormat,
+    /// Notes that a line of JSON shows.
+    pub context: Vec<String>,
     /// Share of the requests that leave one, 0 to 1.
     pub sample: f64,
     /// Header fields whose values are never written, lower case.
