@@ -314,6 +314,8 @@ const LIMITS: PluginLimits = PluginLimits {
     fuel_max: None,
     body_bytes_max: 4 << 20,
     instances_max: 4,
+    callouts_max: 16,
+    request_time_max: None,
 };
 
 /// A request and its response through `links` plugins.

@@ -231,6 +231,11 @@ impl Live {
         self.channel = Some(channel);
     }
 
+    /// Callouts of the last call that were one too many.
+    pub(super) fn take_busy(&mut self) -> u32 {
+        self.store.data_mut().waits.take_refused()
+    }
+
     /// Counters that other gateways share are asked for there.
     pub(super) fn reach(&mut self, remote: Option<Handle>) {
         self.store.data_mut().remote = remote;

@@ -262,6 +262,8 @@ fn a_chain_takes_its_own_config_before_the_plugins() {
         fuel_max: Some(5000),
         body_bytes_max: 4 << 20,
         instances_max: 32,
+        callouts_max: 16,
+        request_time_max: None,
     };
     assert_eq!(settings.plugins[0].limits, limits);
     let chain: Vec<_> = settings.routes[0]

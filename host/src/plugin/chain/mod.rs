@@ -261,8 +261,14 @@ impl Instances {
                 (Runner::Native(native), hooks, bodies)
             }
         };
-        let waits = matches!(&plan.plugin, PlanSource::Wasm(plugin) if plugin.waits);
-        Ok(Link { runner, hooks, bodies, waits, on_error: plan.on_error, meter })
+        let wasm = match &plan.plugin {
+            PlanSource::Wasm(plugin) => Some(plugin),
+            PlanSource::Native(_) => None,
+        };
+        let waits = wasm.is_some_and(|plugin| plugin.waits);
+        let adds_up = wasm.is_some_and(|plugin| plugin.limits().request_time_max.is_some());
+        let on_error = plan.on_error;
+        Ok(Link { runner, hooks, bodies, waits, adds_up, on_error, meter })
     }
 
     fn meter(&mut self, plugin: &Arc<str>) -> Rc<Meter> {
@@ -337,6 +343,8 @@ pub(super) struct Link {
     bodies: bool,
     /// Its head hooks may wait, and are not called from here.
     waits: bool,
+    /// What its hooks take of a request is added up, for it is limited.
+    adds_up: bool,
     on_error: OnError,
     meter: Rc<Meter>,
 }
