@@ -5,6 +5,7 @@ mod failing;
 pub(crate) mod guest;
 mod imports;
 mod loading;
+mod messages;
 mod native;
 mod probing;
 mod sharing;
