@@ -203,6 +203,8 @@ fn chain(engine: &Arc<PluginEngine>, name: &str, config: &Value) -> Chain {
         time_max: Duration::from_millis(100),
         body_bytes_max: 4 << 20,
         instances_max: 4,
+        callouts_max: 16,
+        request_time_max: None,
         fuel_max: None,
     };
     let allow =

@@ -204,6 +204,16 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
         ..KEEPALIVE
     },
     Scenario {
+        name: "plugins-10m",
+        title: "the same through a plugin that has no hook for bodies",
+        contenders: &[EPOLL, contender::EPOLL_1],
+        path: "/10m",
+        body_bytes: 10 << 20,
+        connections: 8,
+        goals: &[Goal::Share("zproxy-epoll+1", "zproxy-epoll", 1.02)],
+        ..KEEPALIVE
+    },
+    Scenario {
         name: "post-64k",
         title: "keep-alive, POST of 64 KiB, 100-byte responses, 64 connections",
         contenders: &[RELAY, RELAY_SPLICE, HAPROXY, NGINX, ENVOY, EPOLL, URING],

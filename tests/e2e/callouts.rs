@@ -332,6 +332,18 @@ fn a_request_has_so_many_callouts_and_no_more() {
     assert_eq!(gateway.get("/x").text(), "too many callouts");
 
     assert_eq!(auth.requests().len(), 16);
+
+    // As many as the operator says, for each request anew.
+    let config = json!({ "url": "upstream://auth/good", "times": 3 });
+    let plugin = json!({
+        "config": config, "allow": { "http": upstream_allowed() }, "limits": { "callouts_max": 2 },
+    });
+    let auth = judge();
+    let gateway = gateway_with(&upstream, &auth, plugin);
+    for asked in [2, 4] {
+        assert_eq!(gateway.get("/x").text(), "too many callouts");
+        assert_eq!(auth.requests().len(), asked);
+    }
 }
 
 /// The time of a hook is its own; what it waits for is not, and what it does between two waits is.

@@ -59,8 +59,8 @@ pub struct Exchange {
     pub(crate) chosen: Option<usize>,
     /// Upstream and server that the request was sent to.
     pub(crate) sent_to: Option<(Arc<str>, Option<Arc<str>>)>,
-    /// Requests that its plugins have sent.
-    pub(crate) callouts: u32,
+    /// Requests that its plugins have sent: which, how many.
+    pub(crate) callouts: Vec<(Arc<str>, u32)>,
     /// The head of the answer is on its way to the client.
     pub(crate) sent: bool,
     /// What the plugin that was called last asks for the message's body.
@@ -239,7 +239,7 @@ impl Exchange {
         self.upstreams = None;
         self.chosen = None;
         self.sent_to = None;
-        self.callouts = 0;
+        self.callouts.clear();
         self.sent = false;
         self.wish = None;
         self.halt = None;
@@ -284,6 +284,27 @@ impl Exchange {
             Some((_, sum)) => *sum += took,
             None => self.timed.push((Arc::clone(plugin), took)),
         }
+    }
+
+    /// How long the hooks of this plugin took that were timed.
+    pub(super) fn time_of(&self, plugin: &str) -> Duration {
+        let timed = self.timed.iter().find(|(timed, _)| **timed == *plugin);
+        timed.map_or(Duration::ZERO, |(_, took)| *took)
+    }
+
+    /// Counts a callout of this plugin; false, and it is not counted, when it has made as many as it may.
+    pub(super) fn add_callout(&mut self, plugin: &Arc<str>, max: u32) -> bool {
+        let index = match self.callouts.iter().position(|(known, _)| known == plugin) {
+            Some(index) => index,
+            None => {
+                self.callouts.push((Arc::clone(plugin), 0));
+                self.callouts.len() - 1
+            }
+        };
+        let made = &mut self.callouts[index].1;
+        let may = *made < max;
+        *made += u32::from(may);
+        may
     }
 
     /// Makes `head` and `body` the response. What it takes the place of is in `head` then.

@@ -38,6 +38,7 @@ use super::broken::Outage;
 use super::callout::Asks;
 use super::callout::CalloutError;
 use super::callout::Scope;
+use super::callout::outcome_of;
 use super::failure::Failure;
 use super::failure::FailureKind;
 use super::live::Live;
@@ -288,11 +289,16 @@ impl Instance {
                     false => scope.send(ask.request, self.plugin.allow()).await,
                 };
                 over = answer.is_none();
+                let answer = answer.unwrap_or(Err(CalloutError::Timeout));
+                self.meter.record_callout(outcome_of(&answer));
                 // Who does not wait any more needs no answer.
-                let _ = ask.answer.send(answer.unwrap_or(Err(CalloutError::Timeout)));
+                let _ = ask.answer.send(answer);
             }
         };
         live.keep_channel((asks, asked));
+        for _ in 0..live.take_busy() {
+            self.meter.record_callout(outcome_of(&Err(CalloutError::Busy)));
+        }
         lent.is_sound = true;
         if let Err(failure) = &result
             && !failure.kind.leaves_it_sound()

@@ -22,6 +22,7 @@ use wasmtime::UpdateDeadline;
 use wasmtime::WasmBacktrace;
 use wasmtime::component::Instance;
 
+use super::backtrace;
 use super::body::BODY_BYTES_MAX;
 use super::body::ChunkFlow;
 use super::body::Showing;
@@ -232,6 +233,11 @@ impl Live {
     /// Keeps it for the next call; nothing is in there when a call has ended.
     pub(super) fn keep_channel(&mut self, channel: Channel) {
         self.channel = Some(channel);
+    }
+
+    /// Callouts of the last call that were one too many.
+    pub(super) fn take_busy(&mut self) -> u32 {
+        self.store.data_mut().waits.take_refused()
     }
 
     /// Counters that other gateways share are asked for there.
@@ -537,8 +543,8 @@ fn failure(
         Some(trap) => (FailureKind::Trap, trap.to_string()),
         None => (FailureKind::Trap, error.root_cause().to_string()),
     };
-    if let Some(backtrace) = error.downcast_ref::<WasmBacktrace>() {
-        message.push_str(&way(backtrace));
+    if let Some(trace) = error.downcast_ref::<WasmBacktrace>() {
+        message.push_str(&backtrace::way(trace));
     }
     let mut journal = state.journal();
     let lines = journal.last_lines(began);
@@ -546,42 +552,6 @@ fn failure(
         message = format!("{message}; it wrote: {}", lines.join(" | "));
     }
     Failure::new(kind, clean(message.as_bytes(), 4096))
-}
-
-/// Functions of a back-trace that are named: enough to tell who called what, on one line.
-const FRAMES_MAX: usize = 12;
-
-/// Bytes of a function's name that are shown.
-const FRAME_BYTES_MAX: usize = 200;
-
-/// The functions that a failure came through, the innermost first, with their places in the source when
-/// the component carries those (DWARF).
-fn way(backtrace: &WasmBacktrace) -> String {
-    let mut frames = Vec::new();
-    for frame in backtrace.frames() {
-        // Functions that the compiler has put into this one come first.
-        for symbol in frame.symbols() {
-            let name = symbol.name().or(frame.func_name());
-            let place = symbol.file().map(|file| match symbol.line() {
-                Some(line) => format!(" ({file}:{line})"),
-                None => format!(" ({file})"),
-            });
-            frames.extend(name.map(|name| (name, place.unwrap_or_default())));
-        }
-        if frame.symbols().is_empty() {
-            frames.extend(frame.func_name().map(|name| (name, String::new())));
-        }
-    }
-    let mut text = String::new();
-    for (index, (name, place)) in frames.iter().take(FRAMES_MAX).enumerate() {
-        let between = if index == 0 { ", in" } else { " <" };
-        let name = clean(name.as_bytes(), FRAME_BYTES_MAX);
-        text.push_str(&format!("{between} `{name}`{place}"));
-    }
-    if frames.len() > FRAMES_MAX {
-        text.push_str(" < …");
-    }
-    text
 }
 
 #[cfg(test)]

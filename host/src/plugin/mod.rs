@@ -33,6 +33,7 @@ pub mod middleware;
 mod remote;
 pub mod stats;
 mod backoff;
+mod backtrace;
 mod broken;
 pub mod built_in;
 mod declared;

@@ -66,6 +66,8 @@ pub(crate) struct Host {
     pub(crate) signatures: Option<Signatures>,
     /// Whether the running hook may send any.
     pub(crate) may_wait: bool,
+    /// Sent for this request, or in this tick.
+    pub(crate) sent: u32,
     edit_bytes: usize,
     context: HashMap<String, Vec<u8>>,
     pub(super) keys: BTreeMap<u32, Key>,
@@ -141,6 +143,7 @@ impl Host {
         self.failure = None;
         self.wish = None;
         self.replacement = None;
+        self.sent = 0;
         self.edit_bytes = 0;
         self.repeat_ms = None;
         self.context.clear();
@@ -398,11 +401,18 @@ pub(crate) mod callout {
     use super::Host;
     use crate::callout::{Error, Request, Response};
 
+    /// `limits.callouts_max`, where the operator says nothing.
+    const CALLOUTS_MAX: u32 = 16;
+
     pub(crate) fn send(request: Request) -> Result<Response, Error> {
         // Taken out while it runs: it is the test's own code, which may use this host.
-        let answer = Host::with(|host| match host.may_wait {
-            true => Ok(host.callouts.take()),
-            false => Err(Error::Denied("this hook may not send requests".to_owned())),
+        let answer = Host::with(|host| match (host.may_wait, host.sent < CALLOUTS_MAX) {
+            (false, _) => Err(Error::Denied("this hook may not send requests".to_owned())),
+            (true, false) => Err(Error::Busy),
+            (true, true) => {
+                host.sent += 1;
+                Ok(host.callouts.take())
+            }
         })?;
         let Some(mut answer) = answer else {
             return Err(Error::Denied("the test answers no callouts".to_owned()));

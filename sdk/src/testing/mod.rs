@@ -189,6 +189,7 @@ impl<M: Slot> Loaded<M> {
     /// What the gateway does about once a second.
     pub fn tick(&self) {
         if M::HOOKS.contains(&Hook::Tick) {
+            Host::with(|host| host.sent = 0);
             waiting(|| self.running.on_tick());
         }
     }

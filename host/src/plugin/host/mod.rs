@@ -152,7 +152,7 @@ impl State {
             reply: reply::Reply::default(),
             body: body::BodyCalls::new(limits.body_bytes_max),
             websocket: websocket::MessageCalls::default(),
-            waits: callout::Waits::default(),
+            waits: callout::Waits::new(limits.callouts_max),
             overran_at: None,
             violation: None,
             later: Vec::new(),
