@@ -15,7 +15,6 @@
 
 use std::future::poll_fn;
 use std::io;
-use std::rc::Rc;
 use std::task::{Context as TaskContext, Poll};
 use std::time::{Duration, Instant};
 
@@ -27,7 +26,7 @@ use crate::http::body::{BodyReader, Form};
 use crate::http::connection::{consume, poll_fill, put_back};
 use crate::http::parse::{self, Framing, RequestFacts, ResponseFacts};
 use crate::http::{Connection, Name, ResponseHead, Version, h2};
-use crate::io::{Buffer, BufferPool, Reader, Timer, Writer};
+use crate::io::{Buffer, Reader, Timer, Writer};
 use crate::plugin::{BodyFilter, Exchange};
 use crate::upstream::{Lease, Need, Upstream};
 

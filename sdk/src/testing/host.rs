@@ -116,6 +116,7 @@ impl Host {
             callouts: None,
             signatures: None,
             may_wait: false,
+            sent: 0,
             edit_bytes: 0,
             context: HashMap::new(),
             keys: BTreeMap::new(),
