@@ -328,14 +328,17 @@ impl Instance {
         }
     }
 
-    /// An instance that nobody waits in, if there is one or may be one more.
+    /// An instance that nobody waits in, if one more may be waited in. Hooks that do not wait have one of their own
+    /// by the side then.
     fn free_or_new(&self) -> Result<Option<Live>, Box<Failure>> {
-        let mut slot = self.slot.borrow_mut();
-        let live = slot.live.take().or_else(|| self.idle.borrow_mut().pop());
-        if live.is_none() && self.out.get() < self.plugin.limits().instances_max {
-            return slot.make(&self.plugin, &self.config, Instant::now()).map(Some);
+        if self.out.get() >= self.plugin.limits().instances_max {
+            return Ok(None);
         }
-        Ok(live)
+        let mut slot = self.slot.borrow_mut();
+        match slot.live.take().or_else(|| self.idle.borrow_mut().pop()) {
+            Some(live) => Ok(Some(live)),
+            None => slot.make(&self.plugin, &self.config, Instant::now()).map(Some),
+        }
     }
 
     #[cold]
