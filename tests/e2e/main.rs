@@ -62,6 +62,7 @@ mod tls;
 mod tls_clients;
 mod tls_files;
 mod tls_identity;
+mod tls_records;
 mod tls_upstream;
 mod upstream;
 mod websocket;
