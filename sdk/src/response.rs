@@ -120,6 +120,22 @@ impl Reply {
         Self { status, headers: Vec::new(), body: Vec::new(), is_sent: false }
     }
 
+    /// A refusal in the form of the gateway's own: problem+json (RFC 9457) when the client names a type of JSON in
+    /// `Accept`, else a line of text; `Proxy-Status` (RFC 9209) says that it is the gateway's decision. `title` is
+    /// the status in words; neither it nor `detail` has quotes, backslashes or control characters.
+    pub fn refusal(request: &Request, status: u16, title: &str, detail: &str) -> Self {
+        let (kind, body) = if request.header("accept").is_some_and(|accept| names_json(&accept)) {
+            let body = format!(
+                r#"{{"type":"about:blank","title":"{title}","status":{status},"detail":"{detail}"}}"#
+            );
+            ("application/problem+json", body)
+        } else {
+            ("text/plain; charset=utf-8", format!("{status} {title}: {detail}\n"))
+        };
+        let reply = Self::status(status).header("content-type", kind).body(body);
+        reply.header("proxy-status", "zproxy; error=http_request_denied")
+    }
+
     /// Adds a field.
     pub fn header(mut self, name: &str, value: impl AsRef<[u8]>) -> Self {
         self.headers.push((name.to_owned(), value.as_ref().to_vec()));
@@ -144,4 +160,16 @@ impl Reply {
         }
         reply::send(self.status, &self.headers, &self.body);
     }
+}
+
+/// Whether a type of JSON is named, and not with `q=0`.
+fn names_json(accept: &str) -> bool {
+    accept.split(',').any(|range| {
+        let mut parts = range.split(';').map(str::trim);
+        let media = parts.next().unwrap_or_default().to_ascii_lowercase();
+        let refused = parts.any(|parameter| matches!(parameter, "q=0" | "q=0.0"));
+        let json =
+            matches!(&*media, "application/json" | "application/*") || media.ends_with("+json");
+        json && !refused
+    })
 }

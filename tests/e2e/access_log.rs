@@ -282,12 +282,12 @@ fn a_template_says_what_a_line_holds() {
     let upstream = Upstream::answering("hello");
     let (gateway, path) = logging(
         &upstream,
-        json!({ "format": "{client} {method} {path} {status} <{request_header.x-a}>" }),
+        json!({ "format": "{client} {method} {path} {status} {cache} <{request_header.x-a}>" }),
     );
 
     gateway.ask("GET", "/a", "X-A: b\r\n");
 
-    assert_eq!(lines(&path, 1), ["127.0.0.1 GET /a 200 <b>"]);
+    assert_eq!(lines(&path, 1), ["127.0.0.1 GET /a 200 - <b>"]);
 }
 
 /// Secrets do not belong into logs.

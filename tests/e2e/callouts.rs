@@ -218,40 +218,52 @@ fn instances_are_bounded_and_requests_queue_for_them() {
 /// A hook that does not wait has an instance of its own while all others are waited in; nobody waits in that as well.
 #[test]
 fn a_hook_that_does_not_wait_makes_no_room_for_those_that_do() {
-    let released = Arc::new(AtomicBool::new(false));
-    let hold = |path: &'static str| {
-        let go = Arc::clone(&released);
-        Upstream::start(move |connection| {
-            loop {
-                let held = connection.request()?.target() == path;
-                while held && !go.load(Ordering::SeqCst) {
-                    std::thread::sleep(Duration::from_millis(1));
-                }
-                connection.answer("yes")?;
+    let until = |flag: &Arc<AtomicBool>| {
+        let flag = Arc::clone(flag);
+        move || {
+            while !flag.load(Ordering::SeqCst) {
+                std::thread::sleep(Duration::from_millis(1));
             }
-        })
+        }
     };
-    let (upstream, auth) = (Upstream::answering("ok"), hold("/held"));
+    let (sent, released) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
+    let (is_sent, is_released) = (until(&sent), until(&released));
+    // A response whose end comes when all instances are waited in.
+    let upstream = Upstream::start(move |connection| {
+        loop {
+            connection.request()?;
+            connection.try_send("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\no")?;
+            is_sent();
+            connection.try_send("k")?;
+        }
+    });
+    let auth = Upstream::start(move |connection| {
+        loop {
+            if connection.request()?.target() == "/held" {
+                is_released();
+            }
+            connection.answer("yes")?;
+        }
+    });
     let plugin = json!({
-        "config": { "url": "upstream://auth{path}", "timeout_ms": 20_000 },
+        "config": { "url": "upstream://auth{path}", "timeout_ms": 60_000 },
         "allow": { "http": upstream_allowed() },
         "limits": { "instances_max": 2 },
     });
     let gateway = gateway_with(&upstream, &auth, plugin);
     let held = || auth.requests().iter().filter(|asked| asked.target() == "/held").count();
-    let logged = || gateway.metrics().sum("zproxy_plugin_calls_total", &[("hook", "on-log")]);
-    // It has passed, and is logged when all instances are waited in.
+    let called = |hook: &str| gateway.metrics().sum("zproxy_plugin_calls_total", &[("hook", hook)]);
     let mut passed = gateway.connect();
-    passed.send("POST /good HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\n\r\n");
-    eventually("its question", || (auth.requests().len() == 1).then_some(()));
+    passed.send("GET /good HTTP/1.1\r\nHost: a\r\n\r\n");
+    eventually("its response", || (called("on-response") >= 1.0).then_some(()));
     let mut waiting: Vec<_> = (0..4).map(|_| gateway.connect()).collect();
     for client in &mut waiting[..2] {
         client.send("GET /held HTTP/1.1\r\nHost: a\r\n\r\n");
     }
     eventually("two questions", || (held() == 2).then_some(()));
-    passed.send("1");
+    sent.store(true, Ordering::SeqCst);
     assert_eq!(passed.response().text(), "ok");
-    eventually("its log", || (logged() >= 1.0).then_some(()));
+    eventually("its log", || (called("on-log") >= 1.0).then_some(()));
 
     for client in &mut waiting[2..] {
         client.send("GET /held HTTP/1.1\r\nHost: a\r\n\r\n");

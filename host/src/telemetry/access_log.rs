@@ -403,6 +403,7 @@ fn text_field(record: &AccessRecord<'_>, name: &str) -> Option<String> {
         "route" => record.route.map(str::to_owned),
         "upstream" => record.upstream.map(str::to_owned),
         "server" => record.server.map(str::to_owned),
+        "cache" => record.cache.map(str::to_owned),
         _ => None,
     }
 }
@@ -500,7 +501,7 @@ mod tests {
             attempts: 1,
             body_bytes_out: 2,
             websocket: None,
-            cache: None,
+            cache: Some("hit"),
             plugins: &|| {
                 let took = Some(Duration::from_nanos(412));
                 let jwt = PluginRecord { name: "jwt", generation: Some(3), verdict: "next", took };
@@ -529,7 +530,7 @@ mod tests {
                 "ts": "2026-11-21T07:00:00.123Z", "client": "192.0.2.1", "method": "GET",
                 "host": "h", "path": "/a?b=\"c", "protocol": "HTTP/1.1", "status": 502,
                 "flags": "connection_refused", "bytes_in": 1, "bytes_out": 2, "duration_us": 3,
-                "phases": { "upstream_us": 2 }, "route": "api", "attempts": 1,
+                "phases": { "upstream_us": 2 }, "route": "api", "attempts": 1, "cache": "hit",
                 "plugins": [
                     { "name": "jwt", "generation": 3, "verdict": "next", "us": 0.412 },
                     { "name": "stamp", "verdict": "trap" },
@@ -605,12 +606,12 @@ mod tests {
     #[test]
     fn a_template_fills_in_fields_and_redacts() {
         let parts = parts(
-            "{status} {route} {server} {request_header.x-key} {request_header.user-agent}",
+            "{status} {route} {cache} {server} {request_header.x-key} {request_header.user-agent}",
             &["x-key".to_owned()],
         );
 
         let text = String::from_utf8(line(|out, record| template(out, record, &parts))).unwrap();
 
-        assert_eq!(text, "502 api - [redacted] x\\\"\\x09y\\xff\n");
+        assert_eq!(text, "502 api hit - [redacted] x\\\"\\x09y\\xff\n");
     }
 }

@@ -46,14 +46,10 @@ impl Policy {
         let leeway = f64::from(self.leeway_seconds);
         // RFC 7519 §4.1.4: on or after this moment it must not be accepted.
         let ends = date(claims, "exp")?.map(|expires| (expires + leeway) * 1000.0);
-        // §4.1.5: before this moment it must not be.
-        let begins = date(claims, "nbf")?.map(|begins| (begins - leeway) * 1000.0);
-        // §4.1.6: tells an age; it has to be a date, and nothing follows from it.
-        date(claims, "iat")?;
-        Ok(Times {
-            begins_ms: begins.unwrap_or(f64::NEG_INFINITY),
-            ends_ms: ends.unwrap_or(f64::INFINITY),
-        })
+        // §4.1.5: before this moment it must not be; nor can it be older than the moment when it was issued (§4.1.6).
+        let (begins, issued) = (date(claims, "nbf")?, date(claims, "iat")?);
+        let begins = begins.unwrap_or(f64::NEG_INFINITY).max(issued.unwrap_or(f64::NEG_INFINITY));
+        Ok(Times { begins_ms: (begins - leeway) * 1000.0, ends_ms: ends.unwrap_or(f64::INFINITY) })
     }
 }
 

@@ -95,7 +95,7 @@ impl Middleware for Jwt {
             Err(refusal) => {
                 debug!("refused: {}", refusal.why);
                 self.count(refusal.kind);
-                Flow::Reply(refusal.reply(&self.challenge, &self.scopes))
+                Flow::Reply(refusal.reply(request, &self.challenge, &self.scopes))
             }
         }
     }

@@ -2,8 +2,8 @@
 //!
 //! A client learns the error code and nothing else: neither which keys there are nor what was wrong.
 
-use zproxy_sdk::Reply;
 use zproxy_sdk::metrics::Counter;
+use zproxy_sdk::{Reply, Request};
 
 use crate::claims::Scopes;
 
@@ -71,7 +71,7 @@ impl Kind {
 
 impl Refusal {
     /// What the client gets.
-    pub(crate) fn reply(self, challenge: &str, scopes: &Scopes) -> Reply {
+    pub(crate) fn reply(self, request: &Request, challenge: &str, scopes: &Scopes) -> Reply {
         let separator = if challenge.ends_with('"') { ", " } else { " " };
         let challenge = |error: &str| format!("{challenge}{separator}error=\"{error}\"");
         let (status, title, detail) = match self.kind {
@@ -79,11 +79,7 @@ impl Refusal {
             Kind::Unready => (503, "Service Unavailable", "tokens cannot be checked at this time"),
             _ => (401, "Unauthorized", "a valid token is required"),
         };
-        let body = format!(
-            r#"{{"type":"about:blank","title":"{title}","status":{status},"detail":"{detail}"}}"#
-        );
-        let reply =
-            Reply::status(status).header("content-type", "application/problem+json").body(body);
+        let reply = Reply::refusal(request, status, title, detail);
         match self.kind {
             Kind::Unready => reply.header("retry-after", "1"),
             Kind::Scope => {

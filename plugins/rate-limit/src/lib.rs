@@ -150,9 +150,7 @@ impl RateLimit {
         if self.dry_run {
             return Flow::Next;
         }
-        let mut reply = Reply::status(429).header("content-type", "application/problem+json").body(
-            r#"{"type":"about:blank","title":"Too Many Requests","status":429,"detail":"the quota is used up"}"#,
-        );
+        let mut reply = Reply::refusal(request, 429, "Too Many Requests", "the quota is used up");
         // One that costs more than can ever be taken at once has no better time.
         if decision.retry_after != Duration::MAX {
             reply = reply.header("retry-after", seconds(decision.retry_after).max(1).to_string());

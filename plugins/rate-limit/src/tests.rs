@@ -85,9 +85,16 @@ fn answers_say_what_is_left() {
     assert_eq!(refused.header("retry-after"), Some("1"));
     assert_eq!(refused.header("ratelimit"), Some(r#""60-per-minute";r=0;t=1"#));
     assert_eq!(refused.header("ratelimit-policy"), Some(r#""60-per-minute";q=60;w=60"#));
-    assert_eq!(refused.header("content-type"), Some("application/problem+json"));
+    assert_eq!(refused.header("content-type"), Some("text/plain; charset=utf-8"));
+    assert_eq!(refused.header("proxy-status"), Some("zproxy; error=http_request_denied"));
     assert!(refused.upstream_request().is_none());
     assert_eq!(testing::metric("refused"), Some(1.0));
+    let asks_for_json = |accept: &str| {
+        let answer = send(&plugin, from("10.0.0.1").with_header("accept", accept));
+        answer.header("content-type") == Some("application/problem+json")
+    };
+    assert!(asks_for_json("text/html, application/*;q=0.1") && asks_for_json("a/b+json"));
+    assert!(!asks_for_json("application/json;q=0, */*"));
 }
 
 #[test]

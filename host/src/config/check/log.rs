@@ -11,7 +11,7 @@ use crate::config::environment::{Environment, reason};
 use crate::config::file::AccessLogConfig;
 use crate::config::problem::{At, Refusal, Report, quote};
 use crate::config::settings::{AccessLog, AccessLogFormat, AccessLogPath};
-use crate::config::{later, suggest};
+use crate::config::suggest;
 
 /// Places of a template, in the order of the JSON object.
 const FIELDS: &[&str] = &[
@@ -36,14 +36,11 @@ const FIELDS: &[&str] = &[
     "upstream",
     "server",
     "attempts",
+    "cache",
 ];
 
 /// The longest key that a plugin can give a note (`wit/context.wit`).
 const NOTE_KEY_BYTES_MAX: usize = 256;
-
-/// Fields that lines will have: (field, what comes later).
-const LATER: &[(&str, &str)] =
-    &[("cache", "the response cache comes later"), ("plugins", "what each plugin did comes later")];
 
 /// Turns the written access log into the one that runs.
 pub(super) fn check(
@@ -138,9 +135,9 @@ fn check_fields(template: &str) -> Result<(), Refusal> {
         if name.strip_prefix("context.").is_some_and(|key| !key.is_empty()) {
             known.push(name);
         }
-        if let Some((_, comes)) = LATER.iter().find(|(later, _)| *later == name) {
-            let message = later::refusal(format_args!("{{{name}}}"), comes);
-            return Err((message, "remove it".into()));
+        if name == "plugins" {
+            let message = "`{plugins}` is a list".into();
+            return Err((message, "remove it, or write \"json\" for the whole format".into()));
         }
         if name == "phases" {
             let message = "`{phases}` has several values".into();

@@ -112,11 +112,12 @@ fn the_example_of_rfc_7515_is_verified() {
 
 #[test]
 fn a_refusal_says_nothing_but_that() {
-    let answer = send("", Request::get("/"));
+    let answer = send("", Request::get("/").with_header("accept", "application/json"));
 
     assert_eq!(answer.status(), 401);
     assert_eq!(answer.header("www-authenticate"), Some(r#"Bearer error="invalid_token""#));
     assert_eq!(answer.header("content-type"), Some("application/problem+json"));
+    assert_eq!(answer.header("proxy-status"), Some("zproxy; error=http_request_denied"));
     assert!(answer.body().len() < 128);
     assert!(answer.upstream_request().is_none());
     assert_eq!(answer.log()[0].1, "refused: there is no token");
@@ -266,7 +267,9 @@ fn dates_are_numbers_and_hold() {
         (r#"{"nbf":1800000000.5}"#, 401),
         (r#"{"nbf":18446744073709551615}"#, 401),
         (r#"{"nbf":"0"}"#, 401),
-        (r#"{"iat":1900000000}"#, 200),
+        (r#"{"iat":1800000000}"#, 200),
+        (r#"{"iat":1800000000.5}"#, 401),
+        (r#"{"iat":1900000000,"nbf":0}"#, 401),
         (r#"{"iat":"now"}"#, 401),
     ] {
         assert_eq!(status("", &hs256(claims)), expected, "{claims}");
@@ -280,6 +283,8 @@ fn leeway_is_for_both_ends() {
         (r#"{"exp":1799999940}"#, 401),
         (r#"{"nbf":1800000060}"#, 200),
         (r#"{"nbf":1800000061}"#, 401),
+        (r#"{"iat":1800000060}"#, 200),
+        (r#"{"iat":1800000061}"#, 401),
     ] {
         assert_eq!(status(r#""leeway_seconds": 60"#, &hs256(claims)), expected, "{claims}");
     }
