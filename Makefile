@@ -78,12 +78,12 @@ soak: setup guests
 	cargo build --release --workspace --bins
 	$${CARGO_TARGET_DIR:-target}/release/zproxy-benches soak --zproxy "$${CARGO_TARGET_DIR:-target}/release/zproxy" --seconds $(SOAK_SECONDS) --io $(SOAK_IO)
 
-# A thousand swaps of a plugin under load, or SOAK_SWAPS: no request fails, none is answered by what was
+# A thousand swaps of a plugin under load, or SOAK_SWAPS, by SOAK_IO: no request fails, none is answered by what was
 # replaced, memory stays.
 SOAK_SWAPS = 1000
 soak-swap: setup guests
 	cargo build --release --workspace --bins
-	$${CARGO_TARGET_DIR:-target}/release/zproxy-benches swap --zproxy "$${CARGO_TARGET_DIR:-target}/release/zproxy" --swaps $(SOAK_SWAPS)
+	$${CARGO_TARGET_DIR:-target}/release/zproxy-benches swap --zproxy "$${CARGO_TARGET_DIR:-target}/release/zproxy" --swaps $(SOAK_SWAPS) --io $(SOAK_IO)
 
 # What CI refuses: layout, lints and docs, warnings denied.
 check: setup

@@ -144,6 +144,8 @@ fn cases() -> Vec<Case> {
         ("chain/1 request hook only", pair(&Guest::on_request("(i32.const 0)").build(), 1)),
         ("chain/1", pair(&noop, 1)),
         ("chain/4", pair(&noop, 4)),
+        ("chain/5", pair(&noop, 5)),
+        ("chain/5 laid out differently", run(different(5))),
         ("chain/16", pair(&noop, 16)),
         ("chain/1 native", native(1)),
         ("request: 1 declared field", pair(&declared(1), 1)),
@@ -153,6 +155,7 @@ fn cases() -> Vec<Case> {
         ("sdk: chain/1", pair(&sdk("noop"), 1)),
         ("sdk: chain/4", pair(&sdk("noop"), 4)),
         ("sdk: chain/5", pair(&sdk("noop"), 5)),
+        ("sdk: chain/5 of one instance", run(repeated(&sdk("noop"), 5))),
         ("sdk: read 1 declared", pair(&sdk("read_one"), 1)),
         ("sdk: read 3, set 2", pair(&sdk("read_and_set"), 1)),
         ("sdk: look at all 15", pair(&sdk("all_headers"), 1)),
@@ -314,6 +317,8 @@ const LIMITS: PluginLimits = PluginLimits {
     fuel_max: None,
     body_bytes_max: 4 << 20,
     instances_max: 4,
+    callouts_max: 16,
+    request_time_max: None,
 };
 
 /// A request and its response through `links` plugins.
@@ -328,6 +333,36 @@ fn pair(component: &[u8], links: usize) -> Box<dyn FnMut()> {
         on_error: OnError::Closed,
     });
     run(Instances::new().chain(&ChainPlan { links: links.collect() }).unwrap())
+}
+
+/// Plugins that do nothing, each with its code at another place of its pages. Those of one component lie at the same
+/// places, and the cache for instructions has no more than eight lines for those.
+fn different(links: usize) -> Chain {
+    let links = (0..links).map(|index| {
+        let filler = "(drop (i32.div_u (i32.load (i32.const 0)) (i32.load (i32.const 4))))"
+            .repeat(30 * index);
+        let guest = Guest { core: format!("(func {filler})"), ..Guest::noop() };
+        let name = format!("different-{index}");
+        let plugin = ENGINE.load(&name, &guest.build(), &LIMITS, &Arc::default()).unwrap();
+        LinkPlan {
+            plugin: PlanSource::Wasm(plugin),
+            name: name.into(),
+            config: "{}".into(),
+            on_error: OnError::Closed,
+        }
+    });
+    Instances::new().chain(&ChainPlan { links: links.collect() }).unwrap()
+}
+
+/// The same plugin several times over: one instance, whose code and memory are warm from the second call on.
+fn repeated(component: &[u8], links: usize) -> Chain {
+    let link = LinkPlan {
+        plugin: PlanSource::Wasm(ENGINE.load("one", component, &LIMITS, &Arc::default()).unwrap()),
+        name: "one".into(),
+        config: "{}".into(),
+        on_error: OnError::Closed,
+    };
+    Instances::new().chain(&ChainPlan { links: vec![link; links] }).unwrap()
 }
 
 /// Makes the plugin `chunks` copy what it is shown.

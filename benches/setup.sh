@@ -15,6 +15,9 @@ missing=
 for pair in nginx:nginx haproxy:haproxy chrt:util-linux h2load:nghttp2-client; do
     PATH=$PATH:/usr/sbin command -v "${pair%%:*}" >/dev/null || missing="$missing ${pair##*:}"
 done
+# What nginx checks tokens with.
+[ -e /usr/lib/nginx/modules/ngx_http_lua_module.so ] && [ -e /usr/share/lua/5.1/openssl.lua ] &&
+    [ -e /usr/share/lua/5.1/cjson/util.lua ] || missing="$missing libnginx-mod-http-lua lua-cjson lua-luaossl"
 [ -n "$missing" ] || exit 0
 
 if ! command -v apt-get >/dev/null; then

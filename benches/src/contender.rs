@@ -18,6 +18,7 @@ use rustix::process::{Pid, Signal};
 use serde_json::{Value, json};
 
 use crate::args::Flags;
+use crate::jwt::{self, Signed};
 use crate::launch::Place;
 use crate::{process, tls};
 
@@ -34,6 +35,8 @@ pub(crate) struct Kind {
     program: Program,
     workers: u8,
     tls: bool,
+    /// Whether it checks tokens.
+    jwt: Option<Signed>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,7 +73,7 @@ enum Plugins {
 const HAPROXY_PLAIN: Program = Program::Haproxy { splice: false, fields: false, cache: false };
 
 const fn kind(name: &'static str, program: Program) -> Kind {
-    Kind { name, program, workers: 1, tls: false }
+    Kind { name, program, workers: 1, tls: false, jwt: None }
 }
 
 const fn zproxy(name: &'static str, io: &'static str, plugins: Plugins) -> Kind {
@@ -130,6 +133,11 @@ impl Kind {
     /// The same with TLS to clients; not for Envoy and relays.
     pub(crate) const fn tls(self, name: &'static str) -> Self {
         Self { name, tls: true, ..self }
+    }
+
+    /// The same, checking tokens; not for relays.
+    pub(crate) const fn jwt(self, name: &'static str, signed: Signed) -> Self {
+        Self { name, jwt: Some(signed), ..self }
     }
 
     /// Whether it has the machine's second CPU for proxies too.
@@ -192,11 +200,18 @@ impl Lab {
         let (io, plugins) = match kind.program {
             Program::Direct | Program::Relay { .. } => return None,
             Program::Haproxy { .. } => return missing_program("haproxy", "-v"),
-            Program::Nginx { .. } => return missing_program("nginx", "-v"),
+            Program::Nginx { .. } => {
+                let lua = Path::new(jwt::NGINX_MODULES).join("ngx_http_lua_module.so");
+                if kind.jwt.is_some() && !lua.is_file() {
+                    return Some("nginx has no Lua; run benches/setup.sh".to_owned());
+                }
+                return missing_program("nginx", "-v");
+            }
             Program::Envoy => return missing_program(&self.envoy_path(), "--version"),
             Program::Zproxy { io, plugins } => (io, plugins),
         };
         let needed: Vec<PathBuf> = match plugins {
+            Plugins::None if kind.jwt.is_some() => vec![self.zproxy.clone(), self.plugin("jwt")],
             Plugins::None => vec![self.zproxy.clone()],
             Plugins::Noop(_) => vec![self.zproxy.clone(), self.noop.clone()],
             Plugins::Stamp => vec![self.zproxy.clone(), self.plugin("header-stamp")],
@@ -353,13 +368,17 @@ impl Lab {
     /// What stands in the places that tell the variants of a program apart.
     fn variant(&self, kind: Kind, folder: &Path) -> Result<Vec<(&'static str, String)>> {
         let shown = folder.display().to_string();
+        let peers = fs::canonicalize(&self.peers).unwrap_or_default().display().to_string();
         // One worker is pinned by its process.
         let cpus = [self.place.cpu, self.second_cpu].into_iter().flatten();
         let cpus: Vec<usize> = cpus.filter(|_| kind.has_two_workers()).collect();
         let optional =
             |wanted: bool, text: &str| if wanted { text.to_owned() } else { String::new() };
         Ok(match kind.program {
-            Program::Direct | Program::Relay { .. } | Program::Envoy => vec![],
+            Program::Direct | Program::Relay { .. } => vec![],
+            Program::Envoy => {
+                vec![("@ENVOY_JWT@", kind.jwt.map(Signed::envoy).unwrap_or_default())]
+            }
             Program::Haproxy { splice, fields, cache } => {
                 let numbers = cpus.iter().map(usize::to_string).collect::<Vec<_>>().join(" ");
                 let map = format!("cpu-map auto:1/1-2 {numbers}");
@@ -374,6 +393,12 @@ impl Lab {
                     ("@SCHEME@", if kind.tls { "https" } else { "http" }.to_owned()),
                     ("@HAPROXY_CACHE@", optional(cache, HAPROXY_STORE)),
                     ("@HAPROXY_CACHED@", optional(cache, HAPROXY_USE)),
+                    (
+                        "@HAPROXY_JWT@",
+                        kind.jwt
+                            .map(|jwt| jwt.haproxy(&format!("{peers}/jwt.pem")))
+                            .unwrap_or_default(),
+                    ),
                 ]
             }
             Program::Nginx { tuned, cache } => {
@@ -382,6 +407,8 @@ impl Lab {
                 let affinity = format!("worker_cpu_affinity {masks};");
                 let store = folder.join("cache").display().to_string();
                 let nginx_store = format!("proxy_cache_path {store} keys_zone=bench:10m;");
+                let [modules, lua, access] =
+                    kind.jwt.map(|jwt| jwt.nginx(&peers)).unwrap_or_default();
                 vec![
                     ("@NGINX_CPUS@", optional(cpus.len() == 2, &affinity)),
                     ("@NGINX_BUFFERS@", optional(tuned, NGINX_BUFFERS)),
@@ -389,10 +416,16 @@ impl Lab {
                     ("@NGINX_CERTIFICATE@", optional(kind.tls, &nginx_certificate(&shown))),
                     ("@NGINX_CACHE@", optional(cache, &nginx_store)),
                     ("@NGINX_CACHED@", optional(cache, "proxy_cache bench;")),
+                    ("@NGINX_MODULES@", modules),
+                    ("@NGINX_LUA@", lua),
+                    ("@NGINX_ACCESS@", access),
                 ]
             }
             Program::Zproxy { io, plugins } => {
-                let (plugins, routes) = self.plugins_and_routes(plugins)?;
+                let (plugins, routes) = match kind.jwt {
+                    None => self.plugins_and_routes(plugins)?,
+                    Some(signed) => self.guarded(signed)?,
+                };
                 vec![
                     ("@IO@", io.to_owned()),
                     ("@TLS@", optional(kind.tls, &listener_tls(&shown))),
@@ -401,6 +434,15 @@ impl Lab {
                 ]
             }
         })
+    }
+
+    /// Everything behind the plugin, but for `/`.
+    fn guarded(&self, signed: Signed) -> Result<(Value, Value)> {
+        let path = fs::canonicalize(self.plugin("jwt"))?;
+        let jwt = json!({ "path": path, "config": signed.zproxy() });
+        let open = json!({ "path": "/", "match": "exact", "upstream": "origin" });
+        let checked = json!({ "path": "/", "upstream": "origin", "middleware": ["jwt"] });
+        Ok((json!({ "jwt": jwt }), json!([open, checked])))
     }
 
     fn plugins_and_routes(&self, plugins: Plugins) -> Result<(Value, Value)> {
@@ -430,7 +472,7 @@ impl Lab {
                 let path = |name: &str| fs::canonicalize(self.plugin(name));
                 let plugins = json!({
                     "noop": noop()?,
-                    "jwt": { "path": path("jwt")?, "config": { "jwt_secret": SECRET } },
+                    "jwt": { "path": path("jwt")?, "config": { "jwt_secret": jwt::SECRET } },
                     "header-stamp": stamp()?,
                 });
                 let chain = vec!["jwt", "header-stamp", "noop"];
@@ -478,9 +520,6 @@ const NGINX_BUFFERS: &str = "\
 proxy_buffer_size 64k;
             proxy_buffers 8 64k;
             proxy_busy_buffers_size 128k;";
-
-/// Long enough for HS256; nobody sends a token.
-const SECRET: &str = "only-for-benches-0123456789abcdef-0123456789abcdef";
 
 /// A contender that serves.
 pub(crate) struct Running {

@@ -21,6 +21,7 @@ mod record;
 mod machine;
 mod contender;
 mod scenario;
+mod jwt;
 mod launch;
 mod load;
 mod origin;
@@ -49,7 +50,7 @@ zproxy-benches load   --target ADDR:PORT [--path PATH] [--body-bytes N] [--post-
                       [--seconds N] [--requests N] [--warmup-ms N] [--watch NAME=PID,PID]…
 zproxy-benches soak   --zproxy PATH [--seconds N] [--clients N] [--workers N] [--io epoll|uring]
                       [--seed N] [--guest PATH] [--reload-every SECONDS] [--restart-every SECONDS]
-zproxy-benches swap   --zproxy PATH [--guest PATH] [--swaps N] [--clients N] [--workers N]
+zproxy-benches swap   --zproxy PATH [--guest PATH] [--swaps N] [--clients N] [--workers N] [--io epoll|uring|auto]
 zproxy-benches launch [--cpu N]… [--fifo] -- COMMAND [ARGUMENT]…
 
 `run` writes its raw output to benches/runs/<date>-<machine>/ and the table to stdout;

@@ -207,6 +207,17 @@ fn judge(scenario: &'static str, goal: Goal, all: &[&Measurement]) -> Option<Jud
             let goal = format!("adds ≤ {at_most:.2} µs to {base}");
             (own, goal, format!("{} µs", spread.show(2)), spread.median <= at_most)
         }
+        Goal::AddsLess([own, base], [peer, peer_base]) => {
+            let added = |own: &str, base: &str| {
+                let pairs = pairs(all, own, base);
+                let added = pairs.iter().map(|(own, base)| own.cpu_us - base.cpu_us);
+                Spread::of_some(added.collect())
+            };
+            let (ours, theirs) = (added(own, base)?, added(peer, peer_base)?);
+            let goal = format!("adds less than {peer}");
+            let measured = format!("{} µs, {peer} {}", ours.show(2), theirs.show(2));
+            (own, goal, measured, ours.median < theirs.median)
+        }
         Goal::ShareOfBest(own, peers, at_most) => {
             // The same one in every round, or luck would choose.
             let shares = peers

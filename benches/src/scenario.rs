@@ -5,6 +5,7 @@
 //! Not here: how contenders are configured (`contender`, `peers/`), whether a goal is met (`report`).
 
 use crate::contender::{self, Kind};
+use crate::jwt::{self, Signed};
 use crate::tls::Sessions;
 
 /// One load that every contender gets in turn.
@@ -51,6 +52,8 @@ pub(crate) enum Goal {
     ShareOfBest(&'static str, &'static [&'static str], f64),
     /// Adds at most so many µs of CPU time a request to what the other costs.
     Added(&'static str, &'static str, f64),
+    /// Adds less CPU time a request to what it costs without, the second, than the other one does to its own.
+    AddsLess([&'static str; 2], [&'static str; 2]),
     /// Every request is answered well.
     NoFailure(&'static str),
     /// At most so many MiB resident.
@@ -58,6 +61,30 @@ pub(crate) enum Goal {
     /// The lowest p99 at the rate.
     LowestP99(&'static str),
 }
+
+/// Those who check tokens, each beside itself without.
+macro_rules! jwt {
+    ($signed:expr) => {
+        &[
+            HAPROXY,
+            HAPROXY.jwt("haproxy+jwt", $signed),
+            NGINX,
+            NGINX.jwt("nginx+jwt", $signed),
+            ENVOY,
+            ENVOY.jwt("envoy+jwt", $signed),
+            EPOLL,
+            EPOLL.jwt("zproxy-epoll+jwt", $signed),
+        ]
+    };
+}
+
+/// The plugin beside each of them.
+const JWT_GOALS: &[Goal] = &[
+    Goal::Added("zproxy-epoll+jwt", "zproxy-epoll", 2.0),
+    Goal::AddsLess(["zproxy-epoll+jwt", "zproxy-epoll"], ["haproxy+jwt", "haproxy"]),
+    Goal::AddsLess(["zproxy-epoll+jwt", "zproxy-epoll"], ["nginx+jwt", "nginx"]),
+    Goal::AddsLess(["zproxy-epoll+jwt", "zproxy-epoll"], ["envoy+jwt", "envoy"]),
+];
 
 const RELAY: Kind = contender::RELAY;
 const RELAY_SPLICE: Kind = contender::RELAY_SPLICE;
@@ -174,6 +201,16 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
             Goal::ShareOfBest("zproxy-epoll", TUNED, 0.95),
             Goal::ShareOfBest("zproxy-uring", TUNED, 0.95),
         ],
+        ..KEEPALIVE
+    },
+    Scenario {
+        name: "plugins-10m",
+        title: "the same through a plugin that has no hook for bodies",
+        contenders: &[EPOLL, contender::EPOLL_1],
+        path: "/10m",
+        body_bytes: 10 << 20,
+        connections: 8,
+        goals: &[Goal::Share("zproxy-epoll+1", "zproxy-epoll", 1.02)],
         ..KEEPALIVE
     },
     Scenario {
@@ -311,6 +348,24 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
         ..KEEPALIVE
     },
     Scenario {
+        name: "jwt-hs256",
+        title: "keep-alive, 100-byte responses, 64 connections: one token of HS256 in all requests, checked or not",
+        contenders: jwt!(Signed::Hs256),
+        path: "/api",
+        headers: &[jwt::HS256],
+        goals: JWT_GOALS,
+        ..KEEPALIVE
+    },
+    Scenario {
+        name: "jwt-rs256",
+        title: "keep-alive, 100-byte responses, 64 connections: one token of RS256 in all requests, checked or not",
+        contenders: jwt!(Signed::Rs256),
+        path: "/api",
+        headers: &[jwt::RS256],
+        goals: JWT_GOALS,
+        ..KEEPALIVE
+    },
+    Scenario {
         name: "memory",
         title: "resident memory after one request, one worker",
         contenders: &[HAPROXY, NGINX, ENVOY, EPOLL, URING, contender::EPOLL_THREE],
@@ -360,6 +415,7 @@ mod tests {
                 let named = match goal {
                     Goal::Share(own, peer, _) | Goal::Added(own, peer, _) => vec![*own, *peer],
                     Goal::ShareOfBest(own, peers, _) => [&[*own], *peers].concat(),
+                    Goal::AddsLess(own, peer) => [*own, *peer].concat(),
                     Goal::NoFailure(own) | Goal::Resident(own, _) => vec![*own],
                     Goal::LowestP99(own) => {
                         assert!(scenario.rate.is_some(), "{goal:?}");

@@ -190,6 +190,42 @@ static void zproxy_response_fields(const zproxy_text *names, size_t count);
     }                                                                                          \
     static void zproxy_on_log(const zproxy_summary *summary)
 
+/* Called about once a second, between requests: `ZPROXY_ON_TICK() { … }`. There is no exchange. */
+#define ZPROXY_ON_TICK()                                                                       \
+    static void zproxy_on_tick(void);                                                          \
+    ZPROXY_EXPORT("zproxy:gateway/ticker@0.1.0#on-tick")                                       \
+    void zproxy_export_on_tick(void) {                                                         \
+        zproxy_on_tick();                                                                      \
+        zproxy_forget();                                                                       \
+    }                                                                                          \
+    static void zproxy_on_tick(void)
+
+/* Called before the instance is retired: `ZPROXY_SHUTDOWN() { … }`. */
+#define ZPROXY_SHUTDOWN()                                                                      \
+    static void zproxy_shutdown(void);                                                         \
+    ZPROXY_EXPORT("zproxy:gateway/retirement@0.1.0#shutdown")                                  \
+    void zproxy_export_shutdown(void) {                                                        \
+        zproxy_shutdown();                                                                     \
+        zproxy_forget();                                                                       \
+    }                                                                                          \
+    static void zproxy_shutdown(void)
+
+/* Says everything that is wrong with a configuration, each by a call of zproxy_problem; zproxy_init refuses the
+ * same: `ZPROXY_VALIDATE(config) { … zproxy_problem("/keys/0", "…"); }`. Texts must stay. */
+#define ZPROXY_VALIDATE(config)                                                                \
+    static void zproxy_validate(zproxy_text config);                                           \
+    ZPROXY_EXPORT("zproxy:gateway/validation@0.1.0#validate-config")                           \
+    void *zproxy_export_validate(const char *data, size_t length) {                            \
+        zproxy_problems.count = 0;                                                             \
+        zproxy_validate((zproxy_text){data, length});                                          \
+        zproxy_forget();                                                                       \
+        return &zproxy_problems;                                                               \
+    }                                                                                          \
+    static void zproxy_validate(zproxy_text config)
+
+/* `path` is a JSON pointer into the configuration. Of more than 32 the others are left out. */
+static inline void zproxy_problem(const char *path, const char *message);
+
 /* The value at `index` of the fields of a hook. */
 static inline zproxy_text zproxy_value(const zproxy_option *fields, size_t index) {
     return fields[index].there ? fields[index].text : (zproxy_text){NULL, 0};
@@ -217,7 +253,7 @@ ZPROXY_IMPORT("body", "hold") void zproxy_import_body_hold(int32_t);
 ZPROXY_IMPORT("body", "replace") void zproxy_import_body_replace(const char *, size_t);
 ZPROXY_IMPORT("websocket", "replace") void zproxy_import_websocket_replace(int32_t, const char *, size_t);
 ZPROXY_IMPORT("websocket", "close") void zproxy_import_websocket_close(int32_t, const char *, size_t);
-ZPROXY_IMPORT("counters", "add") int64_t zproxy_import_counters_add(const char *, size_t, int64_t, int32_t);
+ZPROXY_IMPORT("response", "append-later") void zproxy_import_response_append_later(const char *, size_t);
 ZPROXY_IMPORT("response", "get") void zproxy_import_response_get(const char *, size_t, zproxy_option *);
 ZPROXY_IMPORT("response", "get-all") void zproxy_import_response_get_all(const char *, size_t, zproxy_list *);
 ZPROXY_IMPORT("response", "packed") void zproxy_import_response_packed(zproxy_text *);
@@ -282,17 +318,14 @@ static inline void zproxy_body_replace(zproxy_text bytes) {
     zproxy_import_body_replace(bytes.data, bytes.length);
 }
 
+/* In ZPROXY_ON_MESSAGE: what goes on in place of the message; what both ends are told. */
 static inline void zproxy_websocket_replace(zproxy_message_kind kind, zproxy_text data) {
     zproxy_import_websocket_replace(kind, data.data, data.length);
 }
-
 static inline void zproxy_websocket_close(uint16_t code, zproxy_text reason) {
     zproxy_import_websocket_close(code, reason.data, reason.length);
 }
-/* Adds to a count over all workers, which begins anew with each window; 0: never. Needs `allow.counters`. */
-static inline int64_t zproxy_count(zproxy_text key, int64_t delta, uint32_t window_ms) {
-    return zproxy_import_counters_add(key.data, key.length, delta, (int32_t)window_ms);
-}
+
 static inline zproxy_text zproxy_response_get(zproxy_text name) {
     zproxy_option value;
     zproxy_import_response_get(name.data, name.length, &value);
@@ -320,6 +353,8 @@ static inline void zproxy_response_append(zproxy_text name, zproxy_text value) {
 static inline void zproxy_response_remove(zproxy_text name) {
     zproxy_import_response_remove(name.data, name.length);
 }
+/* In ZPROXY_ON_REQUEST: fields for the response when it passes this plugin, without the price of a hook. */
+static inline void zproxy_response_append_later(const zproxy_field *fields, size_t count);
 /* The answer of this hook, which must then return ZPROXY_RESPOND. */
 static inline void zproxy_reply(uint16_t status, const zproxy_field *fields, size_t count, zproxy_text body) {
     zproxy_import_reply_send(status, fields, count, body.data, body.length);
@@ -347,6 +382,267 @@ static inline uint64_t zproxy_monotonic_us(void) { return (uint64_t)zproxy_impor
 
 /* From the system's cryptographic generator. */
 static inline uint64_t zproxy_random(void) { return (uint64_t)zproxy_import_random_number(); }
+
+/* ---- Keys, metrics, counts, values, callouts ------------------------------------------------------
+ *
+ * What needs a grant of the operator says so, and is in worlds of its own: a wit/world.wit that uses it has
+ * `include zproxy:gateway/capabilities@0.1.0;`, for callouts `include zproxy:gateway/callouts@0.1.0;`. Not
+ * here: `cache` and `crypto.key-set`. */
+
+/* Whether two secrets are the same, in time that depends on their lengths only. */
+ZPROXY_IMPORT("crypto", "equal") int32_t zproxy_import_crypto_equal(const char *, size_t, const char *, size_t);
+static inline bool zproxy_secret_equal(zproxy_text a, zproxy_text b) {
+    return zproxy_import_crypto_equal(a.data, a.length, b.data, b.length);
+}
+
+/* An id, or why there is none: `problem` is NULL when there is one. Texts live as all texts do. */
+typedef struct {
+    uint32_t id;
+    zproxy_text problem;
+} zproxy_made;
+typedef struct {
+    uint8_t failed;
+    union {
+        uint32_t id;
+        zproxy_text problem;
+    } as;
+} zproxy_result;
+static inline zproxy_made zproxy_made_of(zproxy_result result) {
+    zproxy_made made = {0, {NULL, 0}};
+    if (result.failed) made.problem = result.as.problem;
+    else made.id = result.as.id;
+    return made;
+}
+
+/* Takes a key in, in zproxy_init: an algorithm of JWS, and `secret`, `pem` or `jwk`. */
+ZPROXY_IMPORT("crypto", "key") void zproxy_import_crypto_key(const char *, size_t, const char *, size_t, const char *,
+                                                             size_t, zproxy_result *);
+static inline zproxy_made zproxy_key(zproxy_text algorithm, zproxy_text format, zproxy_text material) {
+    zproxy_result result;
+    zproxy_import_crypto_key(algorithm.data, algorithm.length, format.data, format.length, material.data,
+                             material.length, &result);
+    return zproxy_made_of(result);
+}
+ZPROXY_IMPORT("crypto", "verify") int32_t zproxy_import_crypto_verify(int32_t, const char *, size_t, const char *, size_t);
+static inline bool zproxy_verify(uint32_t key, zproxy_text data, zproxy_text signature) {
+    return zproxy_import_crypto_verify((int32_t)key, data.data, data.length, signature.data, signature.length);
+}
+/* The signature under a key of HS; NULL for any other. */
+ZPROXY_IMPORT("crypto", "sign") void zproxy_import_crypto_sign(int32_t, const char *, size_t, zproxy_option *);
+static inline zproxy_text zproxy_sign(uint32_t key, zproxy_text data) {
+    zproxy_option signature;
+    zproxy_import_crypto_sign((int32_t)key, data.data, data.length, &signature);
+    return signature.there ? signature.text : (zproxy_text){NULL, 0};
+}
+typedef enum { ZPROXY_SHA256, ZPROXY_SHA384, ZPROXY_SHA512 } zproxy_digest_algorithm;
+ZPROXY_IMPORT("crypto", "digest") void zproxy_import_crypto_digest(int32_t, const char *, size_t, zproxy_text *);
+static inline zproxy_text zproxy_digest(zproxy_digest_algorithm algorithm, zproxy_text data) {
+    zproxy_text digest;
+    zproxy_import_crypto_digest(algorithm, data.data, data.length, &digest);
+    return digest;
+}
+ZPROXY_IMPORT("random", "bytes") void zproxy_import_random_bytes(int32_t, zproxy_text *);
+static inline zproxy_text zproxy_random_bytes(uint32_t count) {
+    zproxy_text bytes;
+    zproxy_import_random_bytes((int32_t)count, &bytes);
+    return bytes;
+}
+
+/* Metrics of the plugin's own, on /metrics; to be made in zproxy_init. */
+ZPROXY_IMPORT("metrics", "counter") void zproxy_import_metrics_counter(const char *, size_t, const char *, size_t, zproxy_result *);
+ZPROXY_IMPORT("metrics", "gauge") void zproxy_import_metrics_gauge(const char *, size_t, const char *, size_t, zproxy_result *);
+ZPROXY_IMPORT("metrics", "histogram") void zproxy_import_metrics_histogram(const char *, size_t, const char *, size_t,
+                                                                           const double *, size_t, zproxy_result *);
+ZPROXY_IMPORT("metrics", "add") void zproxy_import_metrics_add(int32_t, int64_t);
+ZPROXY_IMPORT("metrics", "set") void zproxy_import_metrics_set(int32_t, double);
+ZPROXY_IMPORT("metrics", "observe") void zproxy_import_metrics_observe(int32_t, double);
+static inline zproxy_made zproxy_counter(zproxy_text name, zproxy_text help) {
+    zproxy_result result;
+    zproxy_import_metrics_counter(name.data, name.length, help.data, help.length, &result);
+    return zproxy_made_of(result);
+}
+static inline zproxy_made zproxy_gauge(zproxy_text name, zproxy_text help) {
+    zproxy_result result;
+    zproxy_import_metrics_gauge(name.data, name.length, help.data, help.length, &result);
+    return zproxy_made_of(result);
+}
+static inline zproxy_made zproxy_histogram(zproxy_text name, zproxy_text help, const double *bounds, size_t count) {
+    zproxy_result result;
+    zproxy_import_metrics_histogram(name.data, name.length, help.data, help.length, bounds, count, &result);
+    return zproxy_made_of(result);
+}
+static inline void zproxy_counter_add(uint32_t id, uint64_t count) { zproxy_import_metrics_add((int32_t)id, (int64_t)count); }
+static inline void zproxy_gauge_set(uint32_t id, double value) { zproxy_import_metrics_set((int32_t)id, value); }
+static inline void zproxy_histogram_observe(uint32_t id, double value) { zproxy_import_metrics_observe((int32_t)id, value); }
+
+/* Counts that hold over all workers. Need `allow.counters`. */
+typedef struct {
+    uint32_t count, period_ms, burst;
+} zproxy_quota;
+typedef struct {
+    bool allowed;
+    uint32_t remaining, retry_after_ms, reset_after_ms;
+} zproxy_decision;
+typedef struct {
+    zproxy_text key;
+    zproxy_quota quota;
+    uint32_t cost;
+} zproxy_wanted;
+ZPROXY_IMPORT("counters", "add") int64_t zproxy_import_counters_add(const char *, size_t, int64_t, int32_t);
+ZPROXY_IMPORT("counters", "get") int64_t zproxy_import_counters_get(const char *, size_t, int32_t);
+ZPROXY_IMPORT("counters", "take") void zproxy_import_counters_take(const char *, size_t, int32_t, int32_t, int32_t, int32_t,
+                                                                   zproxy_decision *);
+ZPROXY_IMPORT("counters", "give-back") void zproxy_import_counters_give_back(const char *, size_t, int32_t, int32_t, int32_t, int32_t);
+/* Adds to a count, which begins anew with each window; 0: never. */
+static inline int64_t zproxy_count(zproxy_text key, int64_t delta, uint32_t window_ms) {
+    return zproxy_import_counters_add(key.data, key.length, delta, (int32_t)window_ms);
+}
+static inline int64_t zproxy_counted(zproxy_text key, uint32_t window_ms) {
+    return zproxy_import_counters_get(key.data, key.length, (int32_t)window_ms);
+}
+/* Takes from a quota, or nothing. */
+static inline zproxy_decision zproxy_quota_take(zproxy_text key, zproxy_quota quota, uint32_t cost) {
+    zproxy_decision decision;
+    zproxy_import_counters_take(key.data, key.length, (int32_t)quota.count, (int32_t)quota.period_ms,
+                                (int32_t)quota.burst, (int32_t)cost, &decision);
+    return decision;
+}
+static inline void zproxy_quota_give_back(zproxy_text key, zproxy_quota quota, uint32_t cost) {
+    zproxy_import_counters_give_back(key.data, key.length, (int32_t)quota.count, (int32_t)quota.period_ms,
+                                     (int32_t)quota.burst, (int32_t)cost);
+}
+/* Takes from all of these, or from none. -1: they were taken, and `decisions` has one for each; else the index of
+ * the first that there is not enough of, and `decisions[0]` says how much there is. */
+typedef struct {
+    uint8_t short_of;
+    union {
+        struct {
+            zproxy_decision *items;
+            size_t count;
+        } taken;
+        struct {
+            uint32_t index;
+            zproxy_decision decision;
+        } shortage;
+    } as;
+} zproxy_taken;
+ZPROXY_IMPORT("counters", "take-all") void zproxy_import_counters_take_all(const zproxy_wanted *, size_t, zproxy_taken *);
+static inline int zproxy_quota_take_all(const zproxy_wanted *wanted, size_t count, zproxy_decision *decisions) {
+    zproxy_taken taken;
+    zproxy_import_counters_take_all(wanted, count, &taken);
+    if (taken.short_of) {
+        if (count) decisions[0] = taken.as.shortage.decision;
+        return (int)taken.as.shortage.index;
+    }
+    if (taken.as.taken.count) memcpy(decisions, taken.as.taken.items, taken.as.taken.count * sizeof *decisions);
+    return -1;
+}
+
+/* Values that all workers see. Need `allow.kv`. */
+typedef struct {
+    uint8_t there;
+    _Alignas(8) zproxy_text value;
+    uint64_t version;
+} zproxy_entry;
+typedef struct {
+    uint8_t failed;
+    union {
+        uint64_t version;
+        uint8_t error;
+    } as;
+} zproxy_stored;
+ZPROXY_IMPORT("kv", "get") void zproxy_import_kv_get(const char *, size_t, zproxy_entry *);
+ZPROXY_IMPORT("kv", "set") void zproxy_import_kv_set(const char *, size_t, const char *, size_t, int32_t, zproxy_stored *);
+ZPROXY_IMPORT("kv", "compare-and-swap") void zproxy_import_kv_swap(const char *, size_t, int32_t, int64_t, const char *, size_t,
+                                                                   int32_t, zproxy_stored *);
+ZPROXY_IMPORT("kv", "delete") int32_t zproxy_import_kv_delete(const char *, size_t);
+/* `there` is 0 when there is none. */
+static inline zproxy_entry zproxy_kv_get(zproxy_text key) {
+    zproxy_entry entry;
+    zproxy_import_kv_get(key.data, key.length, &entry);
+    return entry;
+}
+/* The entry's version; 0 when the value is too large. `ttl_ms` 0: no end. */
+static inline uint64_t zproxy_kv_set(zproxy_text key, zproxy_text value, uint32_t ttl_ms) {
+    zproxy_stored stored;
+    zproxy_import_kv_set(key.data, key.length, value.data, value.length, (int32_t)ttl_ms, &stored);
+    return stored.failed ? 0 : stored.as.version;
+}
+/* The same, if the entry still has this version (0: if there is none); else 0. */
+static inline uint64_t zproxy_kv_swap(zproxy_text key, uint64_t version, zproxy_text value, uint32_t ttl_ms) {
+    zproxy_stored stored;
+    zproxy_import_kv_swap(key.data, key.length, version != 0, (int64_t)version, value.data, value.length,
+                          (int32_t)ttl_ms, &stored);
+    return stored.failed ? 0 : stored.as.version;
+}
+static inline bool zproxy_kv_delete(zproxy_text key) { return zproxy_import_kv_delete(key.data, key.length); }
+
+/* What the operator hands over by name: `allow.env`, `allow.secrets`. */
+ZPROXY_IMPORT("environment", "variable") void zproxy_import_environment_variable(const char *, size_t, zproxy_option *);
+ZPROXY_IMPORT("environment", "secret") void zproxy_import_environment_secret(const char *, size_t, zproxy_text *);
+static inline zproxy_text zproxy_variable(zproxy_text name) {
+    zproxy_option value;
+    zproxy_import_environment_variable(name.data, name.length, &value);
+    return value.there ? value.text : (zproxy_text){NULL, 0};
+}
+static inline zproxy_text zproxy_secret(zproxy_text name) {
+    zproxy_text value;
+    zproxy_import_environment_secret(name.data, name.length, &value);
+    return value;
+}
+
+/* Asks another service and waits, while the worker goes on. Needs `allow.http`. `status` is 0 when nothing came;
+ * `error` then says why, and `problem` in more words for the first three. */
+typedef enum {
+    ZPROXY_DENIED,
+    ZPROXY_INVALID,
+    ZPROXY_UNREACHABLE,
+    ZPROXY_TIMEOUT,
+    ZPROXY_TOO_LARGE,
+    ZPROXY_BUSY,
+} zproxy_callout_error;
+typedef struct {
+    uint16_t status;
+    const zproxy_field *fields;
+    size_t count;
+    zproxy_text body;
+    zproxy_callout_error error;
+    zproxy_text problem;
+} zproxy_answer;
+typedef struct {
+    uint8_t failed;
+    union {
+        struct {
+            uint16_t status;
+            const zproxy_field *fields;
+            size_t count;
+            zproxy_text body;
+        } came;
+        struct {
+            uint8_t error;
+            zproxy_text problem;
+        } failure;
+    } as;
+} zproxy_called;
+ZPROXY_IMPORT("callout", "send") void zproxy_import_callout_send(const char *, size_t, const char *, size_t, const zproxy_field *,
+                                                                 size_t, const char *, size_t, int32_t, zproxy_called *);
+static inline zproxy_answer zproxy_callout(zproxy_text method, zproxy_text url, const zproxy_field *fields, size_t count,
+                                           zproxy_text body, uint32_t timeout_ms) {
+    zproxy_called called;
+    zproxy_answer answer = {0};
+    zproxy_import_callout_send(method.data, method.length, url.data, url.length, fields, count, body.data, body.length,
+                               (int32_t)timeout_ms, &called);
+    if (called.failed) {
+        answer.error = (zproxy_callout_error)called.as.failure.error;
+        if (answer.error <= ZPROXY_UNREACHABLE) answer.problem = called.as.failure.problem;
+        return answer;
+    }
+    answer.status = called.as.came.status;
+    answer.fields = called.as.came.fields;
+    answer.count = called.as.came.count;
+    answer.body = called.as.came.body;
+    return answer;
+}
 
 /* Takes the next field off a packed buffer; false at its end. */
 static inline bool zproxy_next_field(zproxy_text *packed, zproxy_field *field) {
@@ -414,6 +710,35 @@ void *zproxy_allocate(void *old, size_t old_size, size_t align, size_t size) {
     }
     if (old_size) memcpy(new, old, old_size < size ? old_size : size);
     return new;
+}
+
+static inline void zproxy_response_append_later(const zproxy_field *fields, size_t count) {
+    size_t length = 0;
+    for (size_t at = 0; at < count; at++) length += 4 + fields[at].name.length + fields[at].value.length;
+    unsigned char *packed = zproxy_allocate(NULL, 0, 1, length), *out = packed;
+    for (size_t at = 0; at < count; at++) {
+        size_t name = fields[at].name.length, value = fields[at].value.length;
+        /* No field is longer than this by far; one that is would be another one. */
+        if (name > 65535 || value > 65535) abort();
+        out[0] = (unsigned char)name, out[1] = (unsigned char)(name >> 8);
+        out[2] = (unsigned char)value, out[3] = (unsigned char)(value >> 8);
+        if (name) memcpy(out + 4, fields[at].name.data, name);
+        if (value) memcpy(out + 4 + name, fields[at].value.data, value);
+        out += 4 + name + value;
+    }
+    zproxy_import_response_append_later((const char *)packed, length);
+}
+
+static struct {
+    zproxy_field *items;
+    size_t count;
+} zproxy_problems;
+
+static inline void zproxy_problem(const char *path, const char *message) {
+    static zproxy_field items[32];
+    zproxy_problems.items = items;
+    if (zproxy_problems.count == sizeof items / sizeof *items) return;
+    items[zproxy_problems.count++] = (zproxy_field){zproxy_string(path), zproxy_string(message)};
 }
 
 static struct {

@@ -35,7 +35,24 @@ export function* fields(packed) {
   }
 }
 
-/** Calls a function for each cookie of a `cookie` field; the value of the one called `name`. */
+/** Fields as one buffer, for `response.appendLater`: `pack([['x-a', '1'], ['x-b', bytes]])`. */
+export function pack(given) {
+  const parts = [...given].map(([name, value]) => [bytes(name), typeof value === 'string' ? bytes(value) : value]);
+  const packed = new Uint8Array(parts.reduce((sum, [name, value]) => sum + 4 + name.length + value.length, 0));
+  const view = new DataView(packed.buffer);
+  let at = 0;
+  for (const [name, value] of parts) {
+    if (name.length > 65535 || value.length > 65535) throw new Error('a field is longer than 65535 bytes');
+    view.setUint16(at, name.length, true);
+    view.setUint16(at + 2, value.length, true);
+    packed.set(name, at + 4);
+    packed.set(value, at + 4 + name.length);
+    at += 4 + name.length + value.length;
+  }
+  return packed;
+}
+
+/** The value of the cookie called `name` in a `cookie` field. */
 export function cookie(field, name) {
   for (const part of (field ?? '').split(';')) {
     const [key, ...rest] = part.split('=');
@@ -65,12 +82,16 @@ export function onlyKeys(config, known) {
  * - `onMessage(sender, kind, data, state)`: a message of a WebSocket; `'client'` or `'server'`, `'text'` or `'binary'`.
  *   `'replaced'` after a call of `websocket.replace`, `'close'` after one of `websocket.close`, or `'drop'`; anything
  *   else passes it.
+ *   The data of a text is a string, that of a binary one a `Uint8Array`.
  * - `onLog(summary, state)`, `onTick(state)`, `shutdown(state)`.
+ * - `validate(config)`: everything that is wrong with a configuration, as `{ path: '/keys/0', message: '…' }`
+ *   with JSON pointers; `init` refuses the same.
  *
  * Export what the world exports: `export const { lifecycle, requestFilter, requestBodyFilter } = plugin(…)`;
- * the others are `responseFilter`, `responseBodyFilter`, `websocketFilter`, `completion`, `ticker` and `retirement`.
+ * the others are `responseFilter`, `responseBodyFilter`, `websocketFilter`, `completion`, `ticker`, `retirement` and
+ * `validation`.
  */
-export function plugin({ requestFields = [], responseFields = [], init, ...hooks }) {
+export function plugin({ requestFields = [], responseFields = [], init, validate, ...hooks }) {
   const { onRequest, onResponse, onRequestBody, onResponseBody, onMessage, onLog, onTick, shutdown } = hooks;
   let state;
   const action = (answer) => (answer === 'respond' ? 'respond' : 'next');
@@ -109,11 +130,13 @@ export function plugin({ requestFields = [], responseFields = [], init, ...hooks
   }
   if (onMessage) {
     interfaces.websocketFilter = {
-      onMessage: (sender, kind, data) => messageAction(onMessage(sender, kind, data, state)),
+      onMessage: (sender, kind, data) =>
+        messageAction(onMessage(sender, kind, kind === 'text' ? text(data) : data, state)),
     };
   }
   if (onLog) interfaces.completion = { onLog: (summary) => void onLog(summary, state) };
   if (onTick) interfaces.ticker = { onTick: () => void onTick(state) };
+  if (validate) interfaces.validation = { validateConfig: (config) => validate(JSON.parse(config)) };
   if (shutdown) interfaces.retirement = { shutdown: () => void shutdown(state) };
   return interfaces;
 }

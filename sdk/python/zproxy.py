@@ -7,13 +7,14 @@ imports, no more.
 """
 
 import json
-from typing import Iterator, List, Optional, Tuple
+from typing import Iterable, Iterator, List, Optional, Tuple, Union
 
 from componentize_py_types import Err
-from wit_world.imports.types import Action, ChunkAction, Registration
+from wit_world.imports.types import Action, ChunkAction, MessageAction, MessageKind, Peer, Registration
 
 __all__ = [
     "ABORT",
+    "CLOSE",
     "DETACH",
     "DROP",
     "NEXT",
@@ -22,13 +23,19 @@ __all__ = [
     "RESPOND",
     "Action",
     "ChunkAction",
+    "MessageAction",
+    "MessageKind",
+    "Peer",
     "Plugin",
     "cookie",
     "export",
     "export_bodies",
+    "export_messages",
     "export_others",
+    "export_validation",
     "fields",
     "only_keys",
+    "pack",
     "text",
 ]
 
@@ -40,6 +47,15 @@ REPLACED = ChunkAction.REPLACED
 DROP = ChunkAction.DROP
 DETACH = ChunkAction.DETACH
 ABORT = ChunkAction.ABORT
+
+# Of messages; `PASS`, `REPLACED` and `DROP` are said of them, too.
+CLOSE = MessageAction.CLOSE
+
+_OF_MESSAGES = {
+    PASS: MessageAction.PASS,
+    REPLACED: MessageAction.REPLACED,
+    DROP: MessageAction.DROP,
+}
 
 
 class Plugin:
@@ -64,6 +80,10 @@ class Plugin:
     def on_response_body(self, chunk: bytes, end: bool) -> Optional[ChunkAction]:
         """The same for the answer's body."""
 
+    def on_message(self, sender: Peer, data: Union[str, bytes]) -> Union[ChunkAction, MessageAction, None]:
+        """A message of a WebSocket, a text as `str`: `REPLACED` after a call of `websocket.replace`, `CLOSE` after
+        one of `websocket.close`, or `DROP`; anything else passes it."""
+
     def on_log(self, summary) -> None:
         """After the exchange, when nobody waits."""
 
@@ -72,6 +92,12 @@ class Plugin:
 
     def shutdown(self) -> None:
         """Before the instance is retired."""
+
+    @staticmethod
+    def validate(config: dict) -> List[Tuple[str, str]]:
+        """Everything that is wrong with a configuration: JSON pointers, such as `/keys/0`, and what is wrong
+        there. `__init__` refuses the same."""
+        return []
 
 
 def only_keys(config: dict, known: List[str]) -> None:
@@ -94,6 +120,16 @@ def fields(packed: bytes) -> Iterator[Tuple[str, bytes]]:
         value_end = name_end + int.from_bytes(packed[at + 2 : at + 4], "little")
         yield packed[at + 4 : name_end].decode(), packed[name_end:value_end]
         at = value_end
+
+
+def pack(given: Iterable[Tuple[str, Union[str, bytes]]]) -> bytes:
+    """Fields as one buffer, for `response.append_later`: `pack([("x-a", "1")])`."""
+    packed = bytearray()
+    for name, value in given:
+        name = name.encode()
+        value = value.encode() if isinstance(value, str) else value
+        packed += len(name).to_bytes(2, "little") + len(value).to_bytes(2, "little") + name + value
+    return bytes(packed)
 
 
 def cookie(field: Optional[str], name: str) -> Optional[str]:
@@ -149,14 +185,27 @@ def export_bodies(plugin: type) -> Tuple[type, type]:
 
 
 def export_messages(plugin: type) -> type:
-    """`WebsocketFilter = export_messages(Mine)`: calls `on_message(self, sender, kind, data)`, with the enums of
-    `wit_world.imports.types`."""
+    """`WebsocketFilter = export_messages(Mine)`."""
 
     class WebsocketFilter:
-        def on_message(self, sender, kind, data: bytes):
-            return _Running.plugin.on_message(sender, kind, data)
+        def on_message(self, sender: Peer, kind: MessageKind, data: bytes) -> MessageAction:
+            shown = data.decode() if kind == MessageKind.TEXT else data
+            answer = _Running.plugin.on_message(sender, shown) or PASS
+            return _OF_MESSAGES.get(answer, answer)
 
     return WebsocketFilter
+
+
+def export_validation(plugin: type) -> type:
+    """`Validation = export_validation(Mine)`."""
+    # Only a world that exports it has its types.
+    from wit_world.exports.validation import Problem
+
+    class Validation:
+        def validate_config(self, config: str) -> list:
+            return [Problem(path, message) for path, message in plugin.validate(json.loads(config))]
+
+    return Validation
 
 
 def export_others(plugin: type) -> Tuple[type, type, type]:

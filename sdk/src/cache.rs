@@ -100,6 +100,20 @@ pub enum Outcome {
     Bypass,
 }
 
+impl From<Outcome> for host::cache::Outcome {
+    fn from(outcome: Outcome) -> Self {
+        match outcome {
+            Outcome::Hit => Self::Hit,
+            Outcome::Collapsed => Self::Collapsed,
+            Outcome::Stale => Self::Stale,
+            Outcome::Revalidated => Self::Revalidated,
+            Outcome::Expired => Self::Expired,
+            Outcome::Miss => Self::Miss,
+            Outcome::Bypass => Self::Bypass,
+        }
+    }
+}
+
 /// What is stored under `key`.
 #[must_use]
 pub fn lookup(key: impl AsRef<[u8]>) -> Option<Stored> {
@@ -124,6 +138,15 @@ pub fn field(key: impl AsRef<[u8]>, name: &str) -> Option<Vec<u8>> {
 #[must_use]
 pub fn serve(key: impl AsRef<[u8]>, fields: &[(&str, &[u8])]) -> Option<Reply> {
     host::cache::serve(key.as_ref(), &owned(fields)).then(Reply::sent)
+}
+
+/// In `on_request`, after [`serve`]: for so long the gateway may give this answer again without calling this hook,
+/// to whoever asks with the same [`request_fields`](crate::Middleware::request_fields): for a hook that has
+/// decided by nothing else, and done nothing else. It does so as long as all that this call has looked up is still what
+/// is stored there, sets `age` to `age` more than what is served has been stored for, and counts
+/// `outcome`, as [`count`] does.
+pub fn repeat(time: Duration, age: Duration, outcome: Outcome) {
+    host::cache::repeat(milliseconds(time), age.as_secs(), outcome.into());
 }
 
 /// As [`serve`], with the status 304 and without body.
@@ -179,15 +202,7 @@ pub fn refetch(key: impl AsRef<[u8]>) -> bool {
 
 /// Counts what became of this request, for metrics and access log.
 pub fn count(outcome: Outcome) {
-    host::cache::count(match outcome {
-        Outcome::Hit => host::cache::Outcome::Hit,
-        Outcome::Collapsed => host::cache::Outcome::Collapsed,
-        Outcome::Stale => host::cache::Outcome::Stale,
-        Outcome::Revalidated => host::cache::Outcome::Revalidated,
-        Outcome::Expired => host::cache::Outcome::Expired,
-        Outcome::Miss => host::cache::Outcome::Miss,
-        Outcome::Bypass => host::cache::Outcome::Bypass,
-    });
+    host::cache::count(outcome.into());
 }
 
 /// In `on_response`: keeps this response under `key` once it has arrived in whole, with the status and

@@ -8,15 +8,15 @@
 //! use zproxy_sdk::{Flow, Reply, Request};
 //!
 //! fn on_request(request: &mut Request) -> Flow {
-//!     let client = request.header_bytes(":client-ip").unwrap_or_default();
-//!     let decision = counters::take(&client, Quota::new(60, Duration::from_secs(60)), 1);
+//!     let client = request.client_ip();
+//!     let decision = counters::take(client.as_bytes(), Quota::new(60, Duration::from_secs(60)), 1);
 //!     if decision.allowed { Flow::Next } else { Flow::Reply(Reply::status(429)) }
 //! }
 //! # let _ = on_request;
 //! ```
 //!
-//! Keys are up to 256 bytes, more make the hook fail. When the memory that was granted is full, keys
-//! that were used once or not for longest are forgotten.
+//! Keys are up to 256 bytes, more make the hook fail. When the memory that was granted is full, quotas that are
+//! whole again are forgotten, which changes nothing, then keys that were used once or not for longest.
 
 use std::time::Duration;
 

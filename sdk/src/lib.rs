@@ -181,5 +181,8 @@ pub trait Middleware: serde::de::DeserializeOwned + 'static {
 
 /// A duration as the host takes it, never shorter.
 fn milliseconds(duration: std::time::Duration) -> u32 {
-    u32::try_from(duration.as_nanos().div_ceil(1_000_000)).unwrap_or(u32::MAX)
+    // In 64 bits: wasm has no wider numbers, and dividing one takes longer than asking the host.
+    let rest = u64::from(duration.subsec_nanos().div_ceil(1_000_000));
+    let whole = duration.as_secs().saturating_mul(1000).saturating_add(rest);
+    u32::try_from(whole).unwrap_or(u32::MAX)
 }

@@ -206,6 +206,30 @@ fn plugins_are_named_with_their_verdicts() {
     }
 }
 
+/// What plugins know of a request: in the log, where the operator says so.
+#[test]
+fn notes_of_plugins_are_shown_where_they_are_named() {
+    let upstream = Upstream::answering("hello");
+    let log = |format: &str, context: Value| {
+        let gateway = Gateway::start(json!({
+            "access_log": { "path": "access.log", "format": format, "context": context },
+            "plugins": { "hooks": { "path": guest("hooks") } },
+            "routes": [{ "path": "/", "upstream": upstream.url(), "middleware": ["hooks"] }],
+        }));
+        gateway.get("/");
+        let id = upstream.last_request().field("x-request-id").unwrap().to_owned();
+        (lines(&gateway.dir.path().join("access.log"), 1).remove(0), id)
+    };
+
+    let (line, id) = log("json", json!(["id", "nobody's"]));
+    let line: Value = serde_json::from_str(&line).unwrap();
+    assert_eq!(line["context"], json!({ "id": id }));
+    let (line, _) = log("json", json!([]));
+    assert!(!line.contains("context"), "{line}");
+    let (line, id) = log("{status} {context.id} {context.none}", json!([]));
+    assert_eq!(line, format!("200 {id} -"));
+}
+
 /// The Combined Log Format of Apache and nginx, which every tool reads.
 #[test]
 fn the_combined_format_is_that_of_apache_and_nginx() {

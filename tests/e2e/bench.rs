@@ -2,13 +2,17 @@
 //!
 //! Not here: its arithmetic (unit tests of `load`).
 
+use std::io::{Read as _, Write as _};
 use std::path::Path;
+use std::sync::Arc;
 
 use rustix::process::Signal;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
+use crate::harness::tls::Authority;
 use crate::harness::{Gateway, Launch, Run, Upstream, eventually, run, spawn};
+use crate::tls::Site;
 
 /// A gateway whose `/echo` answers.
 fn gateway() -> Gateway {
@@ -72,6 +76,89 @@ fn over_http_2_requests_share_connections() {
     assert_eq!(paced["statuses"], json!({ "200": 100 }), "{paced}");
     assert_eq!(paced["connections"], 1, "{paced}");
     assert_eq!((&apart["successes"], &apart["connections"]), (&json!(20), &json!(20)), "{apart}");
+}
+
+#[test]
+fn over_tls_it_is_the_same() {
+    let body = "x".repeat(300_000);
+    let upstream = Upstream::answering(&body);
+    let site = Site::with(&upstream, |_, _| json!({}), json!({}));
+    let dir = TempDir::new().unwrap();
+    let root = site.authority.write(dir.path().join("root.pem"));
+    std::fs::write(dir.path().join("body"), vec![b'y'; 300_000]).unwrap();
+    let url = format!("https://{}/", site.gateway.address());
+    let trust = format!("--ca {}", root.display());
+    let upload = format!("--data @{}", dir.path().join("body").display());
+    for (flags, protocol, connections) in [
+        ("--concurrency 4", "h1", 4),
+        ("--concurrency 4 --no-keepalive", "h1", 40),
+        ("--concurrency 30 --streams 10 --http2", "h2", 3),
+        ("--concurrency 4 --rate 200 --http2", "h2", 1),
+        ("--concurrency 4 --no-keepalive --http2", "h2", 40),
+    ] {
+        for upload in ["", &upload] {
+            let report = report(&url, &format!("{flags} --requests 40 {trust} {upload}"));
+
+            assert_eq!(report["statuses"], json!({ "200": 40 }), "{flags}: {report}");
+            assert_eq!(report["errors"]["total"], 0, "{flags}: {report}");
+            assert_eq!(report["protocol"], protocol);
+            assert_eq!(report["connections"], connections, "{flags}: {report}");
+            assert_eq!(report["tls"]["version"], "TLSv1.3", "{report}");
+            assert!(report["bytes_received"].as_u64() >= Some(40 * 300_000), "{flags}: {report}");
+        }
+    }
+}
+
+/// Who does not know why a server is not believed looks for a fault of the server.
+#[test]
+fn a_server_is_believed_as_flags_say() {
+    let upstream = Upstream::answering("ok");
+    let h1 = |_: &_, _: &_| json!({ "alpn": ["http/1.1"] });
+    let site = Site::with(&upstream, h1, json!({}));
+    let url = format!("https://{}/", site.gateway.address());
+
+    let refused = bench(&[&url, "--requests", "5"]);
+    let anyway = bench(&[&url, "--requests", "5", "--insecure"]);
+    let other = bench(&[&url, "--requests", "5", "--insecure", "--http2"]);
+
+    assert_eq!(refused.code, Some(1), "{refused:?}");
+    assert!(refused.stdout.is_empty() && refused.stderr.contains("certificate"), "{refused:?}");
+    assert!(refused.stderr.contains("--ca"), "{refused:?}");
+    assert_eq!(anyway.code, Some(0), "{anyway:?}");
+    assert!(anyway.stdout.contains("TLSv1.3"), "{anyway:?}");
+    assert_eq!(other.code, Some(1), "{other:?}");
+}
+
+/// An answer that ends with the session is whole when the server has said goodbye, though it keeps its socket.
+#[test]
+fn a_goodbye_ends_an_answer_over_tls() {
+    let (authority, dir) = (Authority::new("root"), TempDir::new().unwrap());
+    let config = authority.issue(dir.path(), "a", &["127.0.0.1"]).server();
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("https://{}/", listener.local_addr().unwrap());
+    std::thread::spawn(move || {
+        for socket in listener.incoming().map_while(Result::ok) {
+            let config = Arc::clone(&config);
+            std::thread::spawn(move || -> std::io::Result<()> {
+                let session = rustls::ServerConnection::new(config).unwrap();
+                let mut stream = rustls::StreamOwned::new(session, socket);
+                let mut request = [0; 1];
+                stream.read_exact(&mut request)?;
+                stream.write_all(b"HTTP/1.0 200 OK\r\n\r\nuntil the end")?;
+                stream.conn.send_close_notify();
+                stream.flush()?;
+                std::io::copy(&mut stream.sock, &mut std::io::sink()).map(drop)
+            });
+        }
+    });
+
+    let report = report(&url, "--requests 10 --concurrency 2 --insecure");
+
+    assert_eq!(
+        (&report["successes"], &report["connections"]),
+        (&json!(10), &json!(10)),
+        "{report}"
+    );
 }
 
 #[test]
@@ -287,8 +374,10 @@ fn nobody_there_is_exit_code_1() {
 fn wrong_usage_is_told_before_anything_is_sent() {
     for (arguments, part) in [
         (&["bench"][..], "URL"),
-        (&["bench", "https://a.test/"], "TLS"),
         (&["bench", "ftp://a.test/"], "http://"),
+        (&["bench", "http://a.test/", "--insecure"], "https://"),
+        (&["bench", "https://a.test/", "--insecure", "--ca", "a.pem"], "--ca"),
+        (&["bench", "https://a.test/", "--ca", "no-such-file"], "no-such-file"),
         (&["bench", "http://a.test/", "--streams", "2"], "--http2"),
         (&["bench", "http://a.test/", "--header", "no colon"], "no colon"),
         (&["bench", "http://a.test/", "--header", "Content-Length: 3"], "Content-Length"),

@@ -7,7 +7,7 @@ use std::sync::{Arc, Barrier};
 
 use serde_json::{Value, json};
 
-use crate::harness::{Gateway, JWT_SAMPLE, Message, Upstream, eventually, guest};
+use crate::harness::{Gateway, JWT_SAMPLE, Message, Upstream, eventually, guest, run};
 
 pub(crate) const FRESH: &str = "Cache-Control: max-age=600\r\n";
 
@@ -424,4 +424,109 @@ fn the_scheme_of_a_key_is_what_a_trusted_proxy_says() {
             gateway.admin_post("/cache/purge", json!({ "url": url }).to_string().as_bytes());
         assert_eq!(purged.json()["removed"], 1, "{}", purged.text());
     }
+}
+
+/// Who names a Redis for the counters must not believe that it has the responses, too.
+#[test]
+fn a_check_says_that_responses_stay_in_each_gateway() {
+    let dir = tempfile::TempDir::new().unwrap();
+    let config = json!({
+        "listeners": [{ "address": "127.0.0.1:0" }],
+        "state": { "backend": "redis", "url": "redis://127.0.0.1:6379" },
+        "routes": [{ "path": "/", "upstream": "http://127.0.0.1:1", "middleware": ["cache", "rate-limit"] }],
+        "middleware": { "rate-limit": { "requests_per_minute": 60 } },
+    });
+    std::fs::write(dir.path().join("zproxy.json"), config.to_string()).unwrap();
+
+    let checked = run(dir.path(), &["check"]);
+
+    assert_eq!(checked.code, Some(0), "{checked:?}");
+    let says = "plugin `cache` keeps its cached responses in the memory of each gateway";
+    assert!(checked.stderr.contains(says), "{checked:?}");
+    assert!(!checked.stderr.contains("`rate-limit` keeps"), "{checked:?}");
+}
+
+/// A purge or a write must reach what is given again without a call of the component, too.
+#[test]
+fn what_is_hit_again_and_again_can_be_purged_and_changed() {
+    let version = Arc::new(AtomicUsize::new(0));
+    let now = Arc::clone(&version);
+    let upstream = Upstream::start(move |connection| {
+        loop {
+            let request = connection.request()?;
+            let plain = request.target().starts_with("/plain");
+            let fields =
+                if plain { FRESH.to_owned() } else { format!("{FRESH}Vary: Accept-Encoding\r\n") };
+            let body = format!("version {}", now.load(Ordering::SeqCst));
+            connection.try_send(response(&fields, &body))?;
+        }
+    });
+    let gateway = caching(&upstream, &json!({}));
+    for path in ["/plain", "/varied"] {
+        for change in ["purge", "write"] {
+            let old = format!("version {}", version.load(Ordering::SeqCst));
+            gateway.get(path);
+            hit(&gateway, path);
+            for _ in 0..20 {
+                assert_eq!(gateway.get(path).text(), old);
+            }
+            let new = format!("version {}", version.fetch_add(1, Ordering::SeqCst) + 1);
+
+            match change {
+                "purge" => {
+                    let what = json!({ "url": format!("http://gateway.test{path}") });
+                    gateway.admin_post("/cache/purge", what.to_string().as_bytes());
+                }
+                _ => assert_eq!(gateway.ask("POST", path, "Content-Length: 0\r\n").status(), 200),
+            }
+
+            assert_eq!(gateway.get(path).text(), new, "{path} after a {change}");
+        }
+    }
+}
+
+/// However a path is spelled: what its client gets from the cache is what the upstream would have answered to it.
+#[test]
+fn no_spelling_of_a_path_gets_anothers_page() {
+    let upstream = Upstream::start(|connection| {
+        loop {
+            let request = connection.request()?;
+            connection.try_send(response(FRESH, request.target()))?;
+        }
+    });
+    let gateway = caching(&upstream, &json!({}));
+    let paths = [
+        "/a",
+        "/A",
+        "/a/",
+        "//a",
+        "/b/../a",
+        "/%61",
+        "/%2561",
+        "/a%2f",
+        "/a/.",
+        "/a;x",
+        "/a?",
+        "/a?x",
+        "/a?x&y",
+        "/a?y&x",
+        "/a%3fx",
+        "/b/%2e%2e/a",
+        "/a%00",
+        "/a%0d%0aX:1",
+    ];
+    let truths: Vec<_> = paths
+        .iter()
+        .map(|path| gateway.ask("GET", path, "Cache-Control: no-store\r\n"))
+        .map(|answer| (answer.status(), answer.text().to_owned()))
+        .collect();
+
+    for _ in 0..3 {
+        for (path, truth) in paths.iter().zip(&truths) {
+            let answer = gateway.get(path);
+            let same = (answer.status(), answer.text()) == (truth.0, &*truth.1);
+            assert!(same || truth.0 >= 400 && answer.status() == truth.0, "{path}: {answer:?}");
+        }
+    }
+    assert!(truths.iter().filter(|(status, _)| *status == 200).count() > 10, "{truths:?}");
 }

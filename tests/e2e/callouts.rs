@@ -215,6 +215,56 @@ fn instances_are_bounded_and_requests_queue_for_them() {
     }
 }
 
+/// A hook that does not wait has an instance of its own while all others are waited in; nobody waits in that as well.
+#[test]
+fn a_hook_that_does_not_wait_makes_no_room_for_those_that_do() {
+    let released = Arc::new(AtomicBool::new(false));
+    let hold = |path: &'static str| {
+        let go = Arc::clone(&released);
+        Upstream::start(move |connection| {
+            loop {
+                let held = connection.request()?.target() == path;
+                while held && !go.load(Ordering::SeqCst) {
+                    std::thread::sleep(Duration::from_millis(1));
+                }
+                connection.answer("yes")?;
+            }
+        })
+    };
+    let (upstream, auth) = (Upstream::answering("ok"), hold("/held"));
+    let plugin = json!({
+        "config": { "url": "upstream://auth{path}", "timeout_ms": 20_000 },
+        "allow": { "http": upstream_allowed() },
+        "limits": { "instances_max": 2 },
+    });
+    let gateway = gateway_with(&upstream, &auth, plugin);
+    let held = || auth.requests().iter().filter(|asked| asked.target() == "/held").count();
+    let logged = || gateway.metrics().sum("zproxy_plugin_calls_total", &[("hook", "on-log")]);
+    // It has passed, and is logged when all instances are waited in.
+    let mut passed = gateway.connect();
+    passed.send("POST /good HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\n\r\n");
+    eventually("its question", || (auth.requests().len() == 1).then_some(()));
+    let mut waiting: Vec<_> = (0..4).map(|_| gateway.connect()).collect();
+    for client in &mut waiting[..2] {
+        client.send("GET /held HTTP/1.1\r\nHost: a\r\n\r\n");
+    }
+    eventually("two questions", || (held() == 2).then_some(()));
+    passed.send("1");
+    assert_eq!(passed.response().text(), "ok");
+    eventually("its log", || (logged() >= 1.0).then_some(()));
+
+    for client in &mut waiting[2..] {
+        client.send("GET /held HTTP/1.1\r\nHost: a\r\n\r\n");
+    }
+    assert_eq!(gateway.get("/other").text(), "ok");
+    assert_eq!(held(), 2);
+
+    released.store(true, Ordering::SeqCst);
+    for client in &mut waiting {
+        assert_eq!(client.response().text(), "ok");
+    }
+}
+
 /// What the operator has not named is not asked, whatever the plugin says.
 #[test]
 fn only_what_is_allowed_is_asked() {
@@ -332,6 +382,18 @@ fn a_request_has_so_many_callouts_and_no_more() {
     assert_eq!(gateway.get("/x").text(), "too many callouts");
 
     assert_eq!(auth.requests().len(), 16);
+
+    // As many as the operator says, for each request anew.
+    let config = json!({ "url": "upstream://auth/good", "times": 3 });
+    let plugin = json!({
+        "config": config, "allow": { "http": upstream_allowed() }, "limits": { "callouts_max": 2 },
+    });
+    let auth = judge();
+    let gateway = gateway_with(&upstream, &auth, plugin);
+    for asked in [2, 4] {
+        assert_eq!(gateway.get("/x").text(), "too many callouts");
+        assert_eq!(auth.requests().len(), asked);
+    }
 }
 
 /// The time of a hook is its own; what it waits for is not, and what it does between two waits is.

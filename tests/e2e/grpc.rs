@@ -1,17 +1,18 @@
 //! gRPC through the gateway, with the server and the client that most people run: grpcio.
 //!
-//! Not here: the calls themselves (`grpc_calls.py`).
+//! Not here: the calls themselves (`grpc_calls.py`, `grpc_drain.py`).
 
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Lines, Write};
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::{Child, ChildStdout, Command, Stdio};
 
+use rustix::process::Signal;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::harness::http2::{Http2, Http2Upstream, post};
 use crate::harness::tls::Authority;
-use crate::harness::{Gateway, tools};
+use crate::harness::{Gateway, eventually, tools};
 
 #[test]
 fn calls_of_every_kind_pass() {
@@ -27,18 +28,22 @@ fn calls_of_every_kind_pass_over_tls() {
     calls(json!({ "address": "127.0.0.1:0", "tls": tls }), roots.to_str().unwrap());
 }
 
-fn calls(listener: Value, roots: &str) {
-    let Some(python) = tools::python("grpc", "grpc", &["grpcio==1.*"]) else { return };
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/e2e/grpc_calls.py");
+/// A script that is a server and a client, the lines that it prints, and the server's port.
+fn script(name: &str) -> Option<(Child, Lines<BufReader<ChildStdout>>, String)> {
+    let python = tools::python("grpc", "grpc", &["grpcio==1.*"])?;
     let mut running = Command::new(python)
-        .arg(script)
+        .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/e2e").join(name))
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .spawn()
         .unwrap();
     let mut said = BufReader::new(running.stdout.take().unwrap()).lines();
-    let port = said.next().unwrap().unwrap();
-    let port = port.strip_prefix("port ").unwrap();
+    let port = said.next().unwrap().unwrap().strip_prefix("port ").unwrap().to_owned();
+    Some((running, said, port))
+}
+
+fn calls(listener: Value, roots: &str) {
+    let Some((mut running, mut said, port)) = script("grpc_calls.py") else { return };
     let gateway = Gateway::start(json!({
         "listeners": [listener],
         "upstreams": { "grpc": { "servers": [format!("127.0.0.1:{port}")], "protocol": "h2" } },
@@ -111,6 +116,41 @@ fn calls(listener: Value, roots: &str) {
     for (name, expected) in expected.as_object().unwrap() {
         assert_eq!(&found[name], expected, "{name}");
     }
+}
+
+/// Calls that have begun end as if nothing were, whatever their kind; new ones find another gateway.
+#[test]
+fn calls_in_flight_outlive_a_drain() {
+    let Some((mut running, mut said, port)) = script("grpc_drain.py") else { return };
+    let mut input = running.stdin.take().unwrap();
+    let gateway = |path: &str| {
+        Gateway::start(json!({
+            "upstreams": { "grpc": { "servers": [format!("127.0.0.1:{port}")], "protocol": "h2" } },
+            "routes": [{ "path": path, "upstream": "grpc" }],
+        }))
+    };
+    let (mut first, second) = (gateway("/"), gateway("/test.Service/Second"));
+    writeln!(input, "{} {}", first.address(), second.address()).unwrap();
+    assert_eq!(said.next().unwrap().unwrap(), "begun");
+
+    first.signal(Signal::TERM);
+    eventually("the end of accepting", || {
+        std::net::TcpStream::connect(first.address()).is_err().then_some(())
+    });
+    writeln!(input, "drained").unwrap();
+
+    let found: Value = serde_json::from_str(&said.next().expect("results").unwrap()).unwrap();
+    assert!(running.wait().unwrap().success());
+    let expected = json!({
+        "unary": "hello",
+        "in": "before after",
+        "out": ["first", "0", "1", "2"],
+        "both": ["before", "after"],
+        "new": "new",
+        "deadline": "DEADLINE_EXCEEDED",
+    });
+    assert_eq!(found, expected);
+    assert_eq!(first.exit_code(), 0);
 }
 
 /// The gateway itself keeps to the time that a call has, and says so in gRPC's words.

@@ -109,6 +109,19 @@ fn empty_data() {
     });
 }
 
+/// Content of a byte each is no work that pays for something else.
+#[test]
+fn pings_among_bytes_of_content() {
+    let mut begun = false;
+    flood("PING and one byte", |_| {
+        let fields =
+            [(":method", "POST"), (":scheme", "http"), (":path", "/"), (":authority", "a")];
+        let head = if begun { Vec::new() } else { frame(1, 0x4, 1, &block(&fields)) };
+        begun = true;
+        [head, frame(0, 0, 1, b"x"), frame(6, 0, 0, &[0; 8]).repeat(4)].concat()
+    });
+}
+
 /// CVE-2024-27316.
 #[test]
 fn continuations() {

@@ -8,7 +8,8 @@ use rustix::process::Signal;
 use serde_json::json;
 
 use crate::harness::http2::{
-    Http2, PREFACE, await_frame, block, frame, get, get_frame, goaway, next_frame,
+    Http2, Http2Upstream, PREFACE, await_frame, block, frame, get, get_frame, goaway, next_frame,
+    take,
 };
 use crate::harness::{DEADLINE, Gateway, Upstream, connect, eventually};
 
@@ -191,6 +192,54 @@ fn a_drain_says_goaway_twice_and_finishes_what_has_begun() {
     assert_eq!(first.payload[..8], [0x7f, 0xff, 0xff, 0xff, 0, 0, 0, 0]);
     assert_eq!(second.payload[..8], [0, 0, 0, 1, 0, 0, 0, 0]);
     assert_eq!(data.payload, b"done");
+    assert_eq!(gateway.exit_code(), 0);
+}
+
+/// Each gets its own answer, though all connections are about to end.
+#[test]
+fn a_drain_finishes_thousands_of_requests() {
+    const CONNECTIONS: usize = 3;
+    const REQUESTS: usize = 1000;
+    let (go, _) = tokio::sync::broadcast::channel::<()>(1);
+    let waiting = go.clone();
+    let upstream = Http2Upstream::start(move |mut asked| {
+        let mut go = waiting.subscribe();
+        async move {
+            let _ = go.recv().await;
+            let path = asked.head.uri().path().to_owned();
+            asked.answer(200, path.as_bytes());
+        }
+    });
+    let mut gateway = upstream.gateway(json!({ "limits": { "h2_streams_max": REQUESTS } }));
+    // Crate `h2` takes many small answers that nobody has read yet for a flood, if its window is small.
+    let mut builder = h2::client::Builder::new();
+    builder.initial_connection_window_size(16 << 20);
+    let client = |_| Http2::connect_with(gateway.address(), &builder);
+    let mut clients: Vec<_> = (0..CONNECTIONS).map(client).collect();
+    let mut responses = Vec::new();
+    for client in &mut clients {
+        let asked = (0..REQUESTS).map(|index| client.open(get(&format!("/{index}")), true).0);
+        responses.push(asked.collect::<Vec<_>>());
+    }
+    eventually("all requests", || {
+        // They send while somebody waits for something.
+        clients.iter().for_each(|client| client.run(tokio::task::yield_now()));
+        (upstream.seen().len() == CONNECTIONS * REQUESTS).then_some(())
+    });
+
+    gateway.signal(Signal::TERM);
+    eventually("the end of accepting", || {
+        std::net::TcpStream::connect(gateway.address()).is_err().then_some(())
+    });
+    go.send(()).unwrap();
+
+    for (client, responses) in clients.iter().zip(responses) {
+        for (index, response) in responses.into_iter().enumerate() {
+            let answer = client.run(take(response)).unwrap();
+            assert_eq!((answer.status, answer.text()), (200, &*format!("/{index}")));
+        }
+    }
+    drop(clients);
     assert_eq!(gateway.exit_code(), 0);
 }
 

@@ -2,10 +2,12 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use base64::Engine as _;
+use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
 use serde_json::{Value, json};
 
-use crate::harness::{Gateway, JWT_SAMPLE, Message, Upstream};
+use crate::harness::{Gateway, JWT_SAMPLE, Message, Upstream, run};
 
 const SECRET: &str = "your-256-bit-secret";
 
@@ -25,7 +27,11 @@ fn gateway(upstream: &Upstream, more: Value) -> Gateway {
 }
 
 fn ask(gateway: &Gateway, token: &str) -> Message {
-    gateway.ask("GET", "/api/users", &format!("Authorization: Bearer {token}\r\n"))
+    ask_at(gateway, "/api/users", token)
+}
+
+fn ask_at(gateway: &Gateway, path: &str, token: &str) -> Message {
+    gateway.ask("GET", path, &format!("Authorization: Bearer {token}\r\n"))
 }
 
 fn signed(secret: &str, algorithm: Algorithm, claims: &Value) -> String {
@@ -109,6 +115,67 @@ fn tokens_that_are_wrong_in_any_way_are_refused() {
         refused(&gateway.ask("GET", "/api/users", &fields), &fields);
     }
     assert_eq!(upstream.requests(), []);
+}
+
+/// Signed well, as who may get tokens can have them made. Where the component runs the stack is small, and
+/// nobody may crash it or keep it busy.
+#[test]
+fn claims_of_any_shape_do_no_harm() {
+    let upstream = Upstream::answering("users");
+    let gateway = gateway(&upstream, json!({}));
+    let token = |claims: &str| {
+        use jsonwebtoken::crypto;
+        let key = EncodingKey::from_secret(SECRET.as_bytes());
+        let claims = BASE64_URL_SAFE_NO_PAD.encode(claims);
+        let signed = format!("{}.{claims}", JWT_SAMPLE.split('.').next().unwrap());
+        let signature = crypto::sign(signed.as_bytes(), &key, Algorithm::HS256).unwrap();
+        format!("{signed}.{signature}")
+    };
+    let deep = |depth: usize| format!("{{\"a\":{}{}}}", "[".repeat(depth), "]".repeat(depth));
+    let objects = |depth: usize| format!("{}{{}}{}", "{\"a\":".repeat(depth), "}".repeat(depth));
+    let members = |last: &str| {
+        let many: String = (0..800).map(|number| format!("\"m{number}\":0,")).collect();
+        format!("{{{many}\"{last}\":0}}")
+    };
+
+    for (what, claims, expected) in [
+        ("lists within lists", deep(120), 200),
+        ("objects within objects", objects(120), 200),
+        ("too many lists", deep(200), 401),
+        ("far too many lists", deep(4_000), 401),
+        ("far too many objects", objects(1_500), 401),
+        ("many members", members("last"), 200),
+        ("many members and a twin", members("m400"), 401),
+        ("more than 64 bits", "{\"exp\":18446744073709551617}".to_owned(), 200),
+        ("more than 64 bits, in the past", "{\"exp\":-18446744073709551617}".to_owned(), 401),
+        ("more than a number", "{\"exp\":1e999}".to_owned(), 401),
+        ("a text", "{\"exp\":\"4000000000\"}".to_owned(), 401),
+        ("a tail", "{} {}".to_owned(), 401),
+    ] {
+        let answer = ask(&gateway, &token(&claims));
+        assert_eq!(answer.status(), expected, "{what}: {answer:?}");
+    }
+    let traps = gateway.metrics().sum("zproxy_plugin_traps_total", &[]);
+    assert!(traps < 1.0, "{traps}");
+}
+
+/// A browser asks before a request to another site, without credentials (Fetch §4.8): it is answered by a route
+/// of its own.
+#[test]
+fn a_preflight_passes_where_a_route_is_there_for_it() {
+    let upstream = Upstream::answering("allowed");
+    let gateway = Gateway::start(json!({
+        "middleware": { "jwt": { "jwt_secret": SECRET } },
+        "routes": [
+            { "path": "/api", "methods": ["OPTIONS"], "upstream": upstream.url() },
+            { "path": "/api", "upstream": upstream.url(), "middleware": ["jwt"] },
+        ],
+    }));
+
+    let preflight = "Origin: https://app.example\r\nAccess-Control-Request-Method: GET\r\n";
+    assert_eq!(gateway.ask("OPTIONS", "/api", preflight).status(), 200);
+    refused(&gateway.ask("GET", "/api", preflight), "what follows it");
+    assert_eq!(ask_at(&gateway, "/api", JWT_SAMPLE).status(), 200);
 }
 
 #[test]
@@ -218,6 +285,55 @@ fn the_token_may_come_in_a_cookie_or_the_query() {
     let query = gateway(&upstream, json!({ "token_from": { "query": "token" } }));
     assert_eq!(query.get(&format!("/api/users?a=b&token={JWT_SAMPLE}")).status(), 200);
     refused(&query.get("/api/users?token=x"), "a bad one in the query");
+}
+
+/// A route's own configuration takes the place of the default as a whole.
+#[test]
+fn a_route_can_ask_for_another_token() {
+    let upstream = Upstream::answering("ok");
+    let own = json!({ "plugin": "jwt", "config": { "jwt_secret": "another-secret", "algorithms": ["HS512"] } });
+    let gateway = Gateway::start(json!({
+        "middleware": { "jwt": { "jwt_secret": SECRET } },
+        "routes": [
+            { "path": "/", "upstream": upstream.url(), "middleware": ["jwt"] },
+            { "path": "/own", "upstream": upstream.url(), "middleware": [own] },
+        ],
+    }));
+    let other = signed("another-secret", Algorithm::HS512, &json!({}));
+
+    assert_eq!(ask_at(&gateway, "/", JWT_SAMPLE).status(), 200);
+    assert_eq!(ask_at(&gateway, "/own", &other).status(), 200);
+    refused(&ask_at(&gateway, "/own", JWT_SAMPLE), "the default's token");
+    refused(&ask_at(&gateway, "/", &other), "the route's token");
+}
+
+/// The default's and a route's, all of them, with their places and without a secret.
+#[test]
+fn mistakes_are_told_with_their_places() {
+    let own = json!({ "plugin": "jwt", "config": { "jwt_secret": "271828", "algorithms": ["HS256", "none"] } });
+    let config = json!({
+        "listen_port": 0,
+        "middleware": { "jwt": { "jwt_secret": "", "realm": "\"", "token_from": { "query": "" } } },
+        "routes": [{ "path": "/", "upstream": "http://127.0.0.1:9", "middleware": ["jwt"] },
+                   { "path": "/own", "upstream": "http://127.0.0.1:9", "middleware": [own] }],
+    });
+    let dir = tempfile::TempDir::new().unwrap();
+    std::fs::write(dir.path().join("zproxy.json"), config.to_string()).unwrap();
+
+    let run = run(dir.path(), &["check", "--format", "json"]);
+
+    assert_eq!(run.code, Some(5), "{run:?}");
+    assert!(!format!("{}{}", run.stdout, run.stderr).contains("271828"), "{run:?}");
+    let report: Value = serde_json::from_str(&run.stdout).unwrap();
+    let problems = report["problems"].as_array().unwrap().iter();
+    let paths: Vec<&str> = problems.map(|problem| problem["path"].as_str().unwrap()).collect();
+    let expected = [
+        "middleware.jwt.jwt_secret",
+        "middleware.jwt.realm",
+        "middleware.jwt.token_from.query",
+        "routes[1].middleware[0].config.algorithms[1]",
+    ];
+    assert!(expected.iter().all(|path| paths.contains(path)), "{paths:?}");
 }
 
 /// A WebSocket begins as a request, and is guarded like one.

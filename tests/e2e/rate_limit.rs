@@ -54,6 +54,52 @@ fn sixty_a_minute_are_sixty_over_all_workers() {
     assert!(busy["workers"].as_array().unwrap().iter().all(accepted), "{busy}");
 }
 
+/// Of two limits the smaller one holds, and what it refuses takes nothing from the larger.
+#[test]
+fn several_limits_hold_over_all_workers() {
+    let upstream = Upstream::answering("ok");
+    let hour = json!({ "requests_per_hour": 1000, "name": "hour" });
+    let day = json!({ "requests_per_day": 40, "name": "day" });
+    let gateway = gateway(&upstream, json!({ "limits": [hour, day] }));
+
+    let statuses = burst(&gateway, "/", 160);
+
+    assert_eq!((count(&statuses, 200), count(&statuses, 429)), (40, 120));
+    let refused = gateway.get("/");
+    let policy = r#""hour";q=1000;w=3600, "day";q=40;w=86400"#;
+    assert_eq!(refused.field("ratelimit-policy"), Some(policy));
+    assert!(refused.field("ratelimit").unwrap().starts_with(r#""day";r=0;t=2"#), "{refused:?}");
+    gateway.counts("zproxy_plugin_state_entries", &[("plugin", "rate-limit")], 2.0);
+}
+
+/// As the gateway knows clients: behind a trusted proxy by what that one says.
+#[test]
+fn clients_are_told_apart_by_their_networks() {
+    let upstream = Upstream::answering("ok");
+    let gateway = Gateway::start(json!({
+        "trusted_proxies": ["127.0.0.0/8"],
+        "middleware": { "rate-limit": { "requests_per_hour": 1, "allow_list": ["192.0.2.0/24", "2001:db8:ffff::/48"] } },
+        "routes": [{ "path": "/", "upstream": upstream.url(), "middleware": ["rate-limit"] }],
+    }));
+
+    for (client, expected) in [
+        ("198.51.100.1", 200),
+        ("198.51.100.1", 429),
+        ("::ffff:198.51.100.1", 429),
+        ("198.51.100.2", 200),
+        ("2001:db8::1", 200),
+        ("2001:db8::ffff:0:0:2", 429),
+        ("2001:db8:0:1::1", 200),
+        ("192.0.2.1", 200),
+        ("::ffff:192.0.2.1", 200),
+        ("2001:db8:ffff::1", 200),
+        ("2001:db8:ffff::1", 200),
+    ] {
+        let answer = gateway.ask("GET", "/", &format!("X-Forwarded-For: {client}\r\n"));
+        assert_eq!(answer.status(), expected, "{client}");
+    }
+}
+
 /// RFC 6585 §4, draft-ietf-httpapi-ratelimit-headers.
 #[test]
 fn a_refusal_says_when_to_come_again_and_is_counted_by_route() {

@@ -362,6 +362,34 @@ fn a_handshake_that_does_not_end_is_ended() {
     assert_eq!(site.connect().exchange(GET).body, b"hello");
 }
 
+/// A client that has its answer, or its refusal, and never closes does not keep the connection.
+#[test]
+fn a_client_that_never_closes_is_closed() {
+    let upstream = Upstream::answering("hello");
+    let site = Site::new(&upstream, json!({}), json!({}));
+    let closing = "GET / HTTP/1.1\r\nHost: a.test\r\nConnection: close\r\n\r\n";
+    let mut clients = Vec::new();
+    for (versions, request, status) in [
+        (V12, closing, 200),
+        (V13, closing, 200),
+        (V12, "GET / HTTP/1.1\r\nHost: a b\r\n\r\nand more", 400),
+        (V13, "GET / HTTP/1.1\r\nHost: a b\r\n\r\nand more", 400),
+    ] {
+        let mut client = site.connect_as(&site.authority.client().versions(versions).config());
+        client.send(request);
+        assert_eq!(client.response().status(), status);
+        // Neither a goodbye nor an end.
+        clients.push(client);
+    }
+
+    eventually("the end of all connections", || {
+        let open = site.gateway.metrics().sum("zproxy_connections", &[]);
+        (open == 0.0).then_some(())
+    });
+
+    clients.iter_mut().for_each(Wire::closed);
+}
+
 #[test]
 fn only_so_many_handshakes_go_on_at_a_time() {
     let upstream = Upstream::answering("hello");

@@ -53,6 +53,7 @@ pub(crate) fn command(arguments: Vec<String>) -> Result<()> {
     let swaps = flags.within("swaps", 1..=1_000_000_u64)?.unwrap_or(1000);
     let clients = flags.within("clients", 1..=1_000_u64)?.unwrap_or(32);
     let workers = flags.within("workers", 1..=64_usize)?.unwrap_or(2);
+    let io = flags.text("io").unwrap_or("auto".to_owned());
     flags.finish()?;
     let component = fs::read(&guest).with_context(|| format!("{guest}: run `make guests`"))?;
 
@@ -61,7 +62,7 @@ pub(crate) fn command(arguments: Vec<String>) -> Result<()> {
     let file = folder.join("versioned.wasm");
     fs::write(&file, version(&component, 0)?)?;
     let admin = SocketAddr::from(([127, 0, 0, 1], free_port()?));
-    let gateway = start(&zproxy, &folder, &file, admin, workers);
+    let gateway = start(&zproxy, &folder, &file, admin, json!({ "count": workers, "io": io }));
     let done = gateway.and_then(|gateway| soak(gateway, admin, &component, swaps, clients));
     let _ = fs::remove_dir_all(&folder);
     done
@@ -72,10 +73,10 @@ fn start(
     folder: &Path,
     file: &Path,
     admin: SocketAddr,
-    workers: usize,
+    workers: Value,
 ) -> Result<Gateway> {
     let settings = json!({
-        "workers": { "count": workers },
+        "workers": workers,
         "plugins": { "versioned": { "path": file } },
         "routes": [{ "path": "/", "upstream": "echo", "middleware": ["versioned"] }],
         "admin": { "address": admin.to_string() },

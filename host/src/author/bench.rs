@@ -21,7 +21,7 @@ use super::case::{self, Case};
 use super::subject::{self, Subject};
 use super::{Answer, Error, Limits, log, play, project};
 use crate::config::PluginLimits;
-use crate::plugin::{Chain, Exchange, Flow, Hook, Instances, joined};
+use crate::plugin::{Chain, Exchange, Flow, Hook, Instances, Peer, SocketMessage, Summary, joined};
 
 /// Many and short, so that the median met nobody else on its CPU.
 const ROUNDS: usize = 101;
@@ -120,11 +120,13 @@ fn sample(file: Option<&Path>) -> Result<Case, Error> {
     first.ok_or_else(|| Error::failure(format!("{shown}: no case with a request")))
 }
 
-/// What came of trying both head hooks.
+/// What came of trying both head hooks, and of looking at the case.
 struct Tried {
     flow: Flow,
     /// They may wait for callouts, for which there is nobody here.
     waits: bool,
+    /// The case has no message of a WebSocket.
+    usual_message: bool,
 }
 
 /// What the plugin says to the request. One that fails has no cost worth knowing.
@@ -139,7 +141,8 @@ fn try_once(chain: &Chain, case: &Case) -> Result<Tried, Error> {
     play::fill_answer(&mut exchange, case);
     let (mut exchange, answered) = chain.on_response(exchange, 1, Instant::now());
     answered.map_err(|broken| Error::failure(broken.failure.to_string()))?;
-    Ok(Tried { flow, waits: waiting(&mut exchange) || waits })
+    let waits = waiting(&mut exchange) || waits;
+    Ok(Tried { flow, waits, usual_message: case.messages.is_empty() })
 }
 
 /// What each head hook uses of fuel, on an instance whose instructions are counted: the same number on
@@ -210,6 +213,9 @@ const NOTHING: usize = 3;
 /// What a body hook is shown.
 const CHUNK_BYTES: usize = 16 * 1024;
 
+/// What a hook for messages is shown, when the case has none.
+const MESSAGE_BYTES: usize = 128;
+
 /// Nanoseconds of a bare call, and of each hook.
 struct Measured {
     bare: f64,
@@ -240,6 +246,13 @@ fn measure(
         if let Some(shown) = chunk(chain, case, hook) {
             rows.push(Row::new(hook.as_str(), Some(NOTHING), shown));
         }
+    }
+    if hooks.has(Hook::Message) {
+        let shown = message(chain, case)?;
+        rows.push(Row::new(Hook::Message.as_str(), Some(NOTHING), shown));
+    }
+    if hooks.has(Hook::Log) {
+        rows.push(Row::new(Hook::Log.as_str(), Some(NOTHING), over(chain, case)));
     }
     for _ in 0..ROUNDS {
         for row in &mut rows {
@@ -314,6 +327,41 @@ fn chunk<'a>(chain: &'a Chain, case: &'a Case, hook: Hook) -> Option<impl FnMut(
     })
 }
 
+/// Shows the first message of the case, or a text of 128 bytes.
+fn message<'a>(chain: &'a Chain, case: &'a Case) -> Result<impl FnMut() + 'a, Error> {
+    let usual = SocketMessage { is_text: true, data: vec![b'x'; MESSAGE_BYTES].into() };
+    let (from, message) = match case.messages.first() {
+        Some(shown) => (shown.from, shown.message.clone()),
+        None => (Peer::Client, usual),
+    };
+    let mut place = Some(answered(case));
+    chain
+        .on_message(&mut place, from, message.clone())
+        .map_err(|failure| Error::failure(failure.to_string()))?;
+    Ok(move || {
+        // One that fails later than at its first message is none that is measured.
+        let _ = black_box(chain.on_message(&mut place, from, black_box(&message).clone()));
+    })
+}
+
+/// Says that the exchange is over.
+fn over<'a>(chain: &'a Chain, case: &'a Case) -> impl FnMut() + 'a {
+    let mut place = Some(answered(case));
+    let summary = Summary { status: 200, ..Summary::default() };
+    move || {
+        let Some(exchange) = place.take() else { return };
+        place = Some(chain.on_log(black_box(exchange), 1, &summary));
+    }
+}
+
+/// An exchange with request and answer.
+fn answered(case: &Case) -> Box<Exchange> {
+    let mut exchange = Box::<Exchange>::default();
+    play::fill_request(&mut exchange, case);
+    play::fill_answer(&mut exchange, case);
+    exchange
+}
+
 /// A call with nothing in it, by the same engine.
 fn bare(subject: &Subject) -> Result<impl FnMut() + 'static, Error> {
     let failed = |error: wasmtime::Error| Error::failure(format!("the bare call: {error:#}"));
@@ -354,6 +402,7 @@ fn answer(
         match (*name, tried.flow) {
             ("on-request", Flow::Respond) => note.push_str("   (it answers this request itself)"),
             ("on-request-body" | "on-response-body", _) => note.push_str("   a chunk of 16 KiB"),
+            ("on-message", _) if tried.usual_message => note.push_str("   a text of 128 bytes"),
             _ => {}
         }
         line(name, *ns, &note);

@@ -5,8 +5,9 @@
 //!
 //! Not here: where both come from (`case`, `play`).
 
-use super::case::{Callout, Case, Forwarded, Message, Pattern, Verdict};
+use super::case::{Becomes, Callout, Case, Forwarded, Message, Pattern, Verdict};
 use super::play::Outcome;
+use crate::plugin::Peer;
 use crate::plugin::callout::CalloutError;
 
 /// Everything in which an outcome differs from what its case expects; nothing when it does not.
@@ -68,8 +69,63 @@ pub(super) fn compare(case: &Case, outcome: &Outcome) -> Vec<String> {
         let told = |cut| if cut { "broken off in the middle" } else { "sent to its end" };
         differ(&mut lines, "response", Some(told(expected.cut)), Some(told(outcome.cut)));
     }
+    sockets(&mut lines, case, outcome);
     log(&mut lines, &expected.log, &outcome.log);
     lines
+}
+
+/// What has to become of each message of a WebSocket.
+fn sockets(lines: &mut Vec<String>, case: &Case, outcome: &Outcome) {
+    for (index, shown) in case.messages.iter().enumerate() {
+        let came = outcome.messages.get(index);
+        let sent = Becomes::of(&shown.message);
+        let Some(wanted) = &shown.expected else { continue };
+        let good = match (wanted, came) {
+            (Becomes::Same, Some(Becomes::Same)) => true,
+            // It may well become what it has been.
+            (wanted, Some(Becomes::Same)) => is_like(wanted, &sent),
+            (wanted, Some(came)) => is_like(wanted, came),
+            (_, None) => false,
+        };
+        if !good {
+            let from = match shown.from {
+                Peer::Client => "client",
+                Peer::Server => "server",
+            };
+            lines.push(format!("{from}: {}", told(&sent)));
+            lines.push(format!("- {}", told(wanted)));
+            let came = came.map_or_else(|| "not shown: nothing is open".to_owned(), told);
+            lines.push(format!("+ {came}"));
+        }
+    }
+}
+
+fn is_like(wanted: &Becomes, came: &Becomes) -> bool {
+    match (wanted, came) {
+        (Becomes::Text(pattern), Becomes::Text(text)) => matches(pattern, text),
+        (Becomes::Close(wanted, None), Becomes::Close(code, _)) => wanted == code,
+        (Becomes::Close(wanted, Some(pattern)), Becomes::Close(code, Some(reason))) => {
+            wanted == code && matches(pattern, reason)
+        }
+        _ => wanted == came,
+    }
+}
+
+fn told(becomes: &Becomes) -> String {
+    match becomes {
+        Becomes::Same => "passes".to_owned(),
+        Becomes::Text(text) => format!("{text:?}"),
+        Becomes::Binary(bytes) => {
+            let digits: Vec<String> = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+            format!("binary {}", digits.join(" "))
+        }
+        Becomes::Nothing => "dropped".to_owned(),
+        Becomes::Close(code, reason) => {
+            format!("closes: {code} {}", reason.as_deref().unwrap_or_default())
+                .trim_end()
+                .to_owned()
+        }
+    }
 }
 
 /// Each callout must be made, in this order, and no other.
@@ -361,6 +417,31 @@ mod tests {
         assert_eq!(told("--- cut\n", &came), "");
         let told = told("--- response\n200\n", &came);
         assert!(told.ends_with("+ broken off in the middle"), "{told}");
+    }
+
+    #[test]
+    fn each_message_must_become_what_is_said_behind_it() {
+        let case = "--- client: hello\n--- becomes: HE*\n--- server binary: 00 FF\n--- passes\n\
+                    --- client: bye\n--- closes: 4000\n";
+        let mut came = response("101", &[], "");
+        came.messages = vec![
+            Becomes::Text("HELLO".to_owned()),
+            Becomes::Same,
+            Becomes::Close(4000, Some("as told".to_owned())),
+        ];
+        assert_eq!(told(case, &came), "");
+        assert_eq!(
+            told("--- client: same\n--- becomes: same\n", &came),
+            "client: \"same\"\n- \"same\"\n+ \"HELLO\""
+        );
+
+        came.messages = vec![Becomes::Same, Becomes::Nothing];
+        assert_eq!(
+            told(case, &came),
+            "client: \"hello\"\n- \"HE*\"\n+ passes\nserver: binary 00 ff\n- passes\n+ dropped\n\
+             client: \"bye\"\n- closes: 4000\n+ not shown: nothing is open",
+        );
+        assert_eq!(told("--- client: same\n--- becomes: same\n", &came), "");
     }
 
     #[test]

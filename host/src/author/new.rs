@@ -16,8 +16,9 @@ const PLACEHOLDER: &str = "my-plugin";
 
 /// Why there is no template for Go.
 const NO_GO: &str = "\
-Go is not supported yet: its compiler makes wasm for WASI p1 only, and what turns that into a component \
-either calls into Go before its runtime has started or corrupts its heap. sdk/README.md says what was tried. \
+Go is not supported yet: its compiler makes wasm for WASI p1 only, and the usual adapter from that to a component \
+either calls into Go before its runtime has started or corrupts its heap. sdk/README.md says what was tried, and \
+what works. \
 Write the plugin in Rust, C, JavaScript or Python.";
 
 /// Makes the project `name` in a new folder of the working directory.

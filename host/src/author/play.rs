@@ -5,6 +5,8 @@
 //!                └─ callouts are answered by the case ─────────────┘
 //! ```
 //!
+//! The messages of a WebSocket come behind the answer that opens it.
+//!
 //! What the gateway does to messages itself (its own fields, hop-by-hop fields) is not part of it: a case
 //! shows what the plugin does.
 //!
@@ -16,7 +18,7 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
-use super::case::{Case, Message, Verdict};
+use super::case::{Becomes, Case, Message, Verdict};
 use super::log;
 use super::subject::{self, Subject};
 use crate::http::{Fields, Method, Version};
@@ -25,7 +27,8 @@ use crate::plugin::callout::{
     Answer, CalloutError, CalloutRequest, CalloutResponse, Outside, Scope,
 };
 use crate::plugin::{
-    BodyStop, Chain, Exchange, Flow, Hook, HookFailure, Instances, Summary, Wish, joined,
+    BodyStop, Chain, Exchange, Flow, Hook, HookFailure, Instances, MessagePassed, Summary, Wish,
+    joined,
 };
 
 /// What came of a case.
@@ -44,6 +47,8 @@ pub(super) struct Outcome {
     pub(super) response: Option<Message>,
     /// It was broken off in the middle.
     pub(super) cut: bool,
+    /// What became of the messages of the WebSocket, until it was closed.
+    pub(super) messages: Vec<Becomes>,
     /// Hook and message of a failure.
     pub(super) failed: Option<String>,
     pub(super) log: Vec<String>,
@@ -146,7 +151,10 @@ impl Scene<'_> {
             Err(end) => Err(end),
         };
         match done {
-            Ok(body) => self.outcome.response = Some(response(self.exchange(), &body)),
+            Ok(body) => {
+                self.outcome.response = Some(response(self.exchange(), &body));
+                self.messages();
+            }
             // What was made in its place has no body that is shown.
             Err(End::Answered { .. }) => {
                 let made = self.exchange().body.take().unwrap_or_default();
@@ -324,6 +332,32 @@ impl Scene<'_> {
         let mut scope = Scope { outside, until, gone: &mut |_| Poll::Pending };
         let shown = chain.show_whole(link, hook, place, body, &mut scope).await;
         shown.map_err(|stop| self.stopped(stop, link))
+    }
+
+    /// What comes over the WebSocket, if the request has opened one.
+    fn messages(&mut self) {
+        // An answer of the plugin's own opens none.
+        if self.outcome.verdict != Some(Verdict::Next) {
+            return;
+        }
+        for shown in &self.case.messages {
+            let passed = self.chain.on_message(&mut self.place, shown.from, shown.message.clone());
+            let became = match passed {
+                Ok(MessagePassed::On(message)) if message == shown.message => Becomes::Same,
+                Ok(MessagePassed::On(message)) => Becomes::of(&message),
+                Ok(MessagePassed::Dropped) => Becomes::Nothing,
+                Ok(MessagePassed::Closed(code, reason)) => Becomes::Close(code, Some(reason)),
+                Err(failure) => {
+                    self.outcome.failed = Some(failure.to_string());
+                    Becomes::Close(1011, Some(String::new()))
+                }
+            };
+            let is_last = matches!(became, Becomes::Close(..));
+            self.outcome.messages.push(became);
+            if is_last {
+                return;
+            }
+        }
     }
 
     /// The hook that nobody waits for.

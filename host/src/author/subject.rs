@@ -73,8 +73,7 @@ impl Limits {
             memory_bytes_max: memory.unwrap_or(configured.memory_bytes_max),
             time_max: time.unwrap_or(configured.time_max),
             fuel_max: self.fuel_max.or(configured.fuel_max),
-            body_bytes_max: configured.body_bytes_max,
-            instances_max: configured.instances_max,
+            ..configured
         }
     }
 }
@@ -159,9 +158,11 @@ fn unmentioned() -> (PluginLimits, Arc<Allow>) {
     let limits = PluginLimits {
         memory_bytes_max: default.memory_bytes_max,
         time_max: Duration::from_millis(default.time_ms_max.into()),
+        request_time_max: None,
         fuel_max: default.fuel_max,
         body_bytes_max: default.body_bytes_max,
         instances_max: default.instances_max,
+        callouts_max: default.callouts_max,
     };
     (limits, Arc::default())
 }

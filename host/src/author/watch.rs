@@ -34,6 +34,10 @@ const LEFT_OUT: [&str; 8] = [
     "zproxy-sdk",
 ];
 
+/// Sources in a project's own folder. What else lies there, lines of the gateway's logs first of all, is written for
+/// other reasons, and would be built for ever. Below it any file may be part of a plugin, but for logs.
+const SOURCES: [&str; 11] = ["c", "cjs", "h", "js", "json", "mjs", "py", "rs", "toml", "ts", "wit"];
+
 /// Builds every project of a plugins folder, and then again whenever one is saved, for as long as the
 /// process lives.
 ///
@@ -124,12 +128,22 @@ fn look(project: &Path) -> u64 {
             let Ok(metadata) = fs::metadata(entry.path()) else { continue };
             left = left.saturating_sub(1);
             if metadata.is_dir() {
+                // Its own time says that there is something new in it, a log perhaps.
                 folders.push(entry.path());
+                continue;
+            }
+            if !is_source(Path::new(&*name), folder == project) {
+                continue;
             }
             (&*name, metadata.len(), metadata.modified().ok()).hash(&mut hasher);
         }
     }
     hasher.finish()
+}
+
+fn is_source(name: &Path, at_the_top: bool) -> bool {
+    let extension = name.extension().unwrap_or_default().to_string_lossy();
+    if at_the_top { SOURCES.contains(&&*extension) } else { extension != "log" }
 }
 
 #[cfg(test)]
@@ -163,7 +177,16 @@ mod tests {
         fs::write(inner.join("target/plugin.py"), "1").unwrap();
         fs::write(inner.join(".plugin.py.swp"), "1").unwrap();
         fs::write(plugins.join("inner.wasm"), "1").unwrap();
+        // Nor is what the gateway writes while it is watched.
+        fs::write(inner.join("access.log"), "1").unwrap();
+        fs::write(inner.join("out.txt"), "1").unwrap();
+        fs::create_dir(inner.join("data")).unwrap();
+        fs::write(inner.join("data/error.log"), "1").unwrap();
         assert!(round().is_empty() && round().is_empty());
+        // A part of it, whatever it is.
+        fs::write(inner.join("data/names.txt"), "1").unwrap();
+        assert!(round().is_empty());
+        assert_eq!(round(), ["inner"]);
         // The project that the folder is in.
         fs::write(dir.path().join("plugin.c"), "1").unwrap();
         assert_eq!(round().len(), 1);

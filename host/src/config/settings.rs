@@ -422,12 +422,16 @@ pub struct PluginLimits {
     pub memory_bytes_max: usize,
     /// Longest time in one hook call.
     pub time_max: Duration,
+    /// Longest time in all hooks for the heads and bodies of one request; `None`: it is not added up.
+    pub request_time_max: Option<Duration>,
     /// Most fuel in one hook call; `None`: it is not counted.
     pub fuel_max: Option<u64>,
     /// Largest body that it may hold, or put in place of another.
     pub body_bytes_max: usize,
     /// Instances per worker, of a plugin that waits.
     pub instances_max: usize,
+    /// Callouts for one request, or in one tick.
+    pub callouts_max: u32,
 }
 
 /// What a plugin may reach beyond the exchange that it is shown.
@@ -532,6 +536,8 @@ pub struct AccessLog {
     pub path: AccessLogPath,
     /// How a line looks.
     pub format: AccessLogFormat,
+    /// Notes that a line of JSON shows.
+    pub context: Vec<String>,
     /// Share of the requests that leave one, 0 to 1.
     pub sample: f64,
     /// Header fields whose values are never written, lower case.

@@ -31,9 +31,9 @@ use h2::{Reason, RecvStream};
 
 use super::DRAIN_IDLE;
 use crate::http::connection::poll_fill;
-use crate::http::h2::{self as heads, Account, Alive, Offence, Watch, Wire};
+use crate::http::h2::{self as heads, Account, Alive, Offence, Outlet, Watch, Wire};
 use crate::http::{Connection, Framing};
-use crate::io::{Multiplexed, Stream, TlsFacts};
+use crate::io::{Multiplexed, Stream, Timer, TlsFacts};
 use crate::proxy::client::ClientFacts;
 use crate::proxy::{self, After, Client, Context, Home};
 
@@ -139,13 +139,7 @@ async fn run(shared: &Rc<Shared>, client: &mut Client) -> bool {
     let handshake_timeout = shared.home.current().limits().header_timeout;
     timer.limit(None);
     timer.arm(handshake_timeout);
-    let mut handshake = pin!(builder(&shared.home.current()).handshake::<_, Bytes>(wire));
-    let connection = poll_fn(|cx| match outlet.poll(cx, |cx| handshake.as_mut().poll(cx)) {
-        Poll::Pending if timer.is_due() => Poll::Ready(None),
-        polled => polled.map(Result::ok),
-    })
-    .await;
-    let Some(mut connection) = connection else { return false };
+    let Some(mut connection) = greet(shared, wire, &outlet, timer).await else { return false };
     shared.waker.replace(Some(poll_fn(|cx| Poll::Ready(cx.waker().clone())).await));
     let (mut phase, mut hostile) = (Phase::Handshake, false);
     let pings = shared.home.current().limits().h2_pings;
@@ -215,6 +209,21 @@ async fn run(shared: &Rc<Shared>, client: &mut Client) -> bool {
     }
 }
 
+/// Exchanges the first words. Apart, so that its room is not kept for as long as the connection is there.
+async fn greet<'a>(
+    shared: &Shared,
+    wire: Wire<&'a mut Stream>,
+    outlet: &Outlet<&'a mut Stream>,
+    timer: &Timer,
+) -> Option<h2::server::Connection<Wire<&'a mut Stream>, Bytes>> {
+    let mut handshake = pin!(builder(&shared.home.current()).handshake::<_, Bytes>(wire));
+    poll_fn(|cx| match outlet.poll(cx, |cx| handshake.as_mut().poll(cx)) {
+        Poll::Pending if timer.is_due() => Poll::Ready(None),
+        polled => polled.map(Result::ok),
+    })
+    .await
+}
+
 /// What a connection is waiting for, and its timer for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
@@ -236,7 +245,7 @@ enum Phase {
 
 impl Phase {
     /// What the client has done that ends its connection.
-    fn offence(self, shared: &Shared, timer: &crate::io::Timer) -> Option<Offence> {
+    fn offence(self, shared: &Shared, timer: &Timer) -> Option<Offence> {
         // A head that does not end is a flood, if a slow one.
         let endless = self == Self::Head && timer.is_due();
         shared.account.offence().or(endless.then_some(Offence::Flood))
@@ -248,7 +257,7 @@ impl Phase {
     }
 
     /// Arms the timer when something else is waited for from now on.
-    fn follow(&mut self, shared: &Shared, timer: &crate::io::Timer) {
+    fn follow(&mut self, shared: &Shared, timer: &Timer) {
         let silent = shared.active.get() == 0;
         let next = match *self {
             Self::Ending | Self::Gone => return,

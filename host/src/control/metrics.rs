@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use crate::http::Method;
 use crate::plugin::Hook;
+use crate::plugin::callout::OUTCOMES;
 use crate::plugin::stats::{DURATION_BOUNDS_NS, HookStats, Outcome, PluginStats};
 use crate::state::metrics::{Kind, Metric};
 use crate::state::redis::RemoteCounts;
@@ -387,6 +388,8 @@ fn upstreams(text: &mut Text, reports: &[Report]) {
 struct Sum {
     hooks: [HookStats; Hook::ALL.len()],
     traps: u64,
+    lines_dropped: u64,
+    callouts: [u64; OUTCOMES.len()],
     broken: u64,
     memory_bytes: u64,
     generation: u64,
@@ -400,6 +403,10 @@ fn plugins(text: &mut Text, reports: &[Report]) {
             add(hook, more);
         }
         sum.traps += stats.traps;
+        sum.lines_dropped += stats.lines_dropped;
+        for (count, more) in sum.callouts.iter_mut().zip(stats.callouts) {
+            *count += more;
+        }
         sum.broken += u64::from(stats.broken.is_some());
         sum.memory_bytes += stats.memory_bytes;
         let newest = stats.generations.last().map_or(0, |(generation, _)| *generation);
@@ -433,6 +440,13 @@ fn plugins(text: &mut Text, reports: &[Report]) {
             text.histogram(name, &labels, bounds, &stats.durations, spent);
         }
     }
+    let name = "zproxy_plugin_callouts_total";
+    text.family(name, "counter", "Requests of plugins' own by what came of them.");
+    for (plugin, sum) in &sums {
+        for (outcome, count) in OUTCOMES.iter().zip(sum.callouts).filter(|(_, count)| *count > 0) {
+            text.sample(name, &[("plugin", *plugin), ("outcome", *outcome)], count);
+        }
+    }
     let mut each = |name: &str, kind: &str, help: &str, pick: fn(&Sum) -> u64| {
         text.family(name, kind, help);
         for (plugin, sum) in &sums {
@@ -441,6 +455,8 @@ fn plugins(text: &mut Text, reports: &[Report]) {
     };
     let help = "Instances thrown away after a trap, a time-out or the memory cap.";
     each("zproxy_plugin_traps_total", "counter", help, |sum| sum.traps);
+    let help = "Lines of plugins that were not logged, being too many.";
+    each("zproxy_plugin_log_lines_dropped_total", "counter", help, |sum| sum.lines_dropped);
     let help = "Workers on which it fails so much that it has to wait.";
     each("zproxy_plugin_broken", "gauge", help, |sum| sum.broken);
     let help = "Linear memory of all instances.";

@@ -296,7 +296,26 @@ impl Drop for Gateway {
 /// A plugin cannot be loaded, or refuses a configuration.
 pub fn check(settings: Settings) -> Result<(), StartError> {
     let engine = make_engine(&settings)?;
-    load(&settings, &engine, &Natives::new(), Bad::AllRefused).map(drop)
+    load(&settings, &engine, &Natives::new(), Bad::AllRefused)?;
+    warn_of_what_stays(&settings);
+    Ok(())
+}
+
+/// Who names a Redis may believe that everything is there.
+fn warn_of_what_stays(settings: &Settings) {
+    for plugin in settings.plugins.iter().filter(|_| settings.state.is_some()) {
+        let what = match (plugin.allow.cache.is_some(), plugin.allow.kv.is_some()) {
+            (true, true) => "cached responses and values (kv)",
+            (true, false) => "cached responses",
+            (false, true) => "values (kv)",
+            (false, false) => continue,
+        };
+        let name = &plugin.name;
+        log::warn!(
+            target: "control",
+            "state.backend `redis` is for counters: plugin `{name}` keeps its {what} in the memory of each gateway"
+        );
+    }
 }
 
 fn make_engine(settings: &Settings) -> Result<Arc<PluginEngine>, StartError> {

@@ -92,6 +92,18 @@ pub fn consume(inbox: &mut Option<Buffer>, count: usize) {
     }
 }
 
+/// Puts bytes that were taken from `inbox` back in front of what is there.
+pub fn put_back(inbox: &mut Option<Buffer>, bytes: &[u8], pool: &Rc<BufferPool>) {
+    if !bytes.is_empty() {
+        let rest = inbox.take();
+        let rest = rest.as_ref().map_or(&[][..], Buffer::filled);
+        let mut all = pool.sized(bytes.len() + rest.len());
+        all.push(bytes);
+        all.push(rest);
+        *inbox = Some(all);
+    }
+}
+
 impl Connection {
     /// A connection on which nothing has been received yet.
     pub fn new(stream: Stream) -> Self {

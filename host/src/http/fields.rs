@@ -395,6 +395,13 @@ impl Fields {
         Ok(())
     }
 
+    /// Adds a field of which [`check`](Self::check) has said that it is good.
+    pub(crate) fn append_checked(&mut self, name: &str, value: &[u8]) -> Result<(), EditError> {
+        self.spend(name.len() + value.len() + 4)?;
+        self.push(name, value);
+        Ok(())
+    }
+
     /// Removes every field of a known name.
     pub fn remove_known(&mut self, name: Name) {
         if !self.may_have(name) {

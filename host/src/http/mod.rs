@@ -5,6 +5,7 @@
 
 pub mod body;
 pub mod connection;
+mod copies;
 pub mod fields;
 pub mod h2;
 pub mod head;

@@ -178,7 +178,9 @@ impl Multiplexed {
             if rest.is_empty() {
                 match stream.poll_data(cx) {
                     Poll::Ready(Some(Ok(data))) => {
-                        self.work.set(self.work.get() + 1);
+                        // Content that comes byte by byte is no work, either.
+                        let useful = u64::from(data.len() >= PIECE_BYTES_MIN);
+                        self.work.set(self.work.get() + useful);
                         *rest = data;
                     }
                     Poll::Ready(Some(Err(error))) if count == 0 => {

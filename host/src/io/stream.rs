@@ -333,24 +333,19 @@ impl Reader<'_> {
         Poll::Ready(Ok(moved))
     }
 
-    /// Waits until something happens on the receiving side: bytes, an end, an error. Takes no bytes.
-    pub fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match &mut self.half {
-            ReaderHalf::Socket(half, None) => half.poll_event(cx),
-            ReaderHalf::Socket(half, Some(secure)) => secure.poll_event(cx, half),
-            ReaderHalf::Multiplexed(stream) => {
-                ready!(stream.poll_gone(cx));
-                Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()))
+    /// Waits until something happens on the receiving side, bytes, an end or an error, and says whether it means
+    /// that nobody waits for an answer any more. An error does; an end alone does not: a peer may finish sending and
+    /// still listen (RFC 9112 §9.6). Takes no bytes.
+    pub fn poll_left(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
+        let (half, event) = match &mut self.half {
+            ReaderHalf::Socket(half, None) => (&*half, ready!(half.poll_event(cx))),
+            ReaderHalf::Socket(half, Some(secure)) => {
+                let event = ready!(secure.poll_event(cx, half));
+                (&*half, event)
             }
-        }
-    }
-
-    /// The error that the socket has met, such as a reset.
-    pub fn error(&self) -> Option<io::Error> {
-        match &self.half {
-            ReaderHalf::Socket(half, _) => half.error(),
-            ReaderHalf::Multiplexed(_) => None,
-        }
+            ReaderHalf::Multiplexed(stream) => return stream.poll_gone(cx).map(|()| true),
+        };
+        Poll::Ready(event.is_err() || half.error().is_some())
     }
 
     /// As [`Writer::poll_gone`].

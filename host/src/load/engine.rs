@@ -22,9 +22,10 @@ use rustix::time::{
     timerfd_settime,
 };
 
+use super::link::Link;
 use super::pace::Pace;
 use super::slot::{Received, Slot, Stage};
-use super::sockets::{self, Interest, Moved, Poll};
+use super::sockets::{Interest, Moved, Poll};
 use super::tally::{Fault, Outcome};
 use super::{Expected, Live, Plan, Share};
 
@@ -239,7 +240,7 @@ impl<'a> Engine<'a> {
         self.slots[place].begin();
         if self.slots[place].socket.is_none() {
             let now = self.now();
-            let Ok(socket) = sockets::connect(self.plan.target) else {
+            let Ok(socket) = Link::connect(self.plan.target, self.plan.tls.as_ref()) else {
                 return self.fail(place, Fault::Connect);
             };
             self.slots[place].connect(socket, now);
@@ -253,9 +254,9 @@ impl<'a> Engine<'a> {
         let connected_ns = self.slots[place].connecting_since_ns.map(|since| (since, self.now()));
         let slot = &mut self.slots[place];
         let bytes = slot.bytes_to_send(self.plan);
-        let Some(socket) = &slot.socket else { return };
+        let Some(socket) = &mut slot.socket else { return };
         while slot.sent < bytes.len() {
-            match sockets::send(socket, &bytes[slot.sent..]) {
+            match socket.send(&bytes[slot.sent..]) {
                 Moved::Bytes(count) => slot.sent += count,
                 Moved::Later => break,
                 Moved::End | Moved::Broken if slot.connecting_since_ns.is_some() => {
@@ -320,7 +321,7 @@ impl<'a> Engine<'a> {
     fn receive(&mut self, place: usize, ended: bool) {
         loop {
             let slot = &mut self.slots[place];
-            let Some(socket) = &slot.socket else { return };
+            let Some(socket) = &mut slot.socket else { return };
             let plain = match slot.stage {
                 Stage::Body => Some(usize::try_from(slot.left).unwrap_or(usize::MAX)),
                 Stage::UntilClose => Some(usize::MAX),
@@ -330,9 +331,10 @@ impl<'a> Engine<'a> {
             let room = &mut self.scratch[..room];
             let asked = room.len();
             let moved = match plain {
-                Some(_) => sockets::discard(socket, room),
-                None => sockets::receive(socket, room),
+                Some(_) => socket.discard(room),
+                None => socket.receive(room),
             };
+            let ended = ended || socket.has_ended();
             let count = match moved {
                 Moved::Bytes(count) => count,
                 Moved::Later => return,

@@ -11,6 +11,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::pin::Pin;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, Waker, ready};
 use std::time::{Duration, Instant};
@@ -18,14 +19,14 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use h2::client::SendRequest;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
 use tokio::sync::Mutex;
 
 use super::engine::{self, Edge, nanoseconds};
 use super::pace::Pace;
 use super::tally::{Fault, Outcome};
 use super::target::Http2;
-use super::{Expected, Live, Plan, Share};
+use super::{Expected, Live, Plan, Share, Tls};
+use crate::io::Stream;
 use crate::sys::Watched;
 
 /// How often the ends of the window are looked for.
@@ -273,11 +274,16 @@ impl Run {
     async fn connect(&self) -> Result<SendRequest<Bytes>, Fault> {
         let began = self.now();
         self.tally.borrow_mut().connects += 1;
-        let socket = TcpStream::connect(self.plan.target).await.map_err(|_| Fault::Connect)?;
-        // Fails only on a socket that has ended already.
-        let _ = socket.set_nodelay(true);
+        let stream = Stream::connect_tcp(self.plan.target).await;
+        let mut stream = stream.map_err(|_| Fault::Connect)?;
+        if let Some(Tls { config, name }) = &self.plan.tls {
+            let begun = stream.begin_client(Arc::clone(config), name.clone());
+            begun.map_err(|_| Fault::Connect)?;
+            let shaken = std::future::poll_fn(|cx| stream.poll_handshake(cx)).await;
+            shaken.map_err(|_| Fault::Connect)?;
+        }
         self.tally.borrow_mut().connects_ns.record(self.now() - began);
-        let socket = Counted { socket, moved: Rc::clone(&self.moved) };
+        let socket = Counted { stream, moved: Rc::clone(&self.moved) };
         let mut builder = h2::client::Builder::new();
         builder
             .enable_push(false)
@@ -349,9 +355,9 @@ impl Run {
     }
 }
 
-/// A socket that counts what passes.
+/// A connection that counts what passes, with TLS the content of its records.
 struct Counted {
-    socket: TcpStream,
+    stream: Stream,
     moved: Rc<(Cell<u64>, Cell<u64>)>,
 }
 
@@ -361,10 +367,9 @@ impl AsyncRead for Counted {
         cx: &mut Context<'_>,
         into: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        let before = into.filled().len();
-        ready!(Pin::new(&mut self.socket).poll_read(cx, into))?;
-        let received = &self.moved.0;
-        received.set(received.get() + (into.filled().len() - before) as u64);
+        let count = ready!(self.stream.poll_read(cx, into.initialize_unfilled()))?;
+        into.advance(count);
+        self.moved.0.set(self.moved.0.get() + count as u64);
         Poll::Ready(Ok(()))
     }
 }
@@ -375,7 +380,7 @@ impl AsyncWrite for Counted {
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        let written = ready!(Pin::new(&mut self.socket).poll_write(cx, bytes))?;
+        let written = ready!(self.stream.poll_write(cx, bytes))?;
         self.moved.1.set(self.moved.1.get() + written as u64);
         Poll::Ready(Ok(written))
     }
@@ -385,20 +390,20 @@ impl AsyncWrite for Counted {
         cx: &mut Context<'_>,
         parts: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let written = ready!(Pin::new(&mut self.socket).poll_write_vectored(cx, parts))?;
+        let written = ready!(self.stream.poll_write_vectored(cx, parts))?;
         self.moved.1.set(self.moved.1.get() + written as u64);
         Poll::Ready(Ok(written))
     }
 
     fn is_write_vectored(&self) -> bool {
-        true
+        self.stream.is_write_vectored()
     }
 
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.socket).poll_flush(cx)
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.socket).poll_shutdown(cx)
+        self.stream.poll_shutdown(cx)
     }
 }

@@ -12,8 +12,9 @@
 //!   request that it delayed, not in one (coordinated omission).
 //!
 //! - `target.rs`: URL and fields to the bytes of a request · `engine.rs`: one thread's event loop ·
-//!   `http2.rs`: the same for HTTP/2 · `pace.rs`: when requests are due · `head.rs`: as much HTTP/1.1 as it takes · `tally.rs`: what is
-//!   counted, as JSON · `table.rs`: the same for people · `sockets.rs`, `histogram.rs`.
+//!   `http2.rs`: the same for HTTP/2 · `pace.rs`: when requests are due · `head.rs`: as much HTTP/1.1 as it takes ·
+//!   `link.rs`: connections, with TLS or without · `tally.rs`: what is counted, as JSON · `table.rs`: the same for
+//!   people · `sockets.rs`, `histogram.rs`.
 //!
 //! Not here: flags, signals and progress (`main`), a server (the benches have their own).
 
@@ -21,6 +22,7 @@ mod engine;
 pub mod head;
 mod histogram;
 mod http2;
+mod link;
 mod pace;
 mod slot;
 pub mod sockets;
@@ -29,6 +31,7 @@ mod tally;
 mod target;
 
 pub use engine::{Edge, run_here};
+pub use link::{Agreed, Tls};
 pub use table::table;
 pub use tally::{Fault, Outcome};
 pub use target::{Request, Target};
@@ -57,6 +60,8 @@ pub struct Plan {
     pub requests: Option<u64>,
     /// A request that waits so long for the rest of its answer is given up.
     pub timeout: Duration,
+    /// TLS, if it is to be spoken.
+    pub tls: Option<Tls>,
     /// What is asked.
     pub request: Request,
     /// What is a good answer.

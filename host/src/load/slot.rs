@@ -2,9 +2,8 @@
 //!
 //! Not here: sockets' events and the clock (`engine`).
 
-use std::os::fd::OwnedFd;
-
 use super::head::{self, Head};
+use super::link::Link;
 use super::sockets::Interest;
 use super::tally::Fault;
 use super::{Expected, Plan};
@@ -52,7 +51,7 @@ pub(super) enum Received {
 
 #[derive(Debug)]
 pub(super) struct Slot {
-    pub(super) socket: Option<OwnedFd>,
+    pub(super) socket: Option<Link>,
     pub(super) stage: Stage,
     /// How the socket is registered, if it is.
     pub(super) interest: Option<Interest>,
@@ -107,7 +106,7 @@ impl Slot {
     }
 
     /// Takes a connection that was begun now.
-    pub(super) fn connect(&mut self, socket: OwnedFd, now_ns: u64) {
+    pub(super) fn connect(&mut self, socket: Link, now_ns: u64) {
         self.socket = Some(socket);
         self.interest = None;
         self.connecting_since_ns = Some(now_ns);

@@ -15,8 +15,10 @@ use crate::http::{HeadLimits, RequestHead, h2};
 pub struct Target {
     /// Name or address, without brackets.
     pub host: String,
-    /// 80 when it names none.
+    /// When it names none, 80, and with TLS 443.
     pub port: u16,
+    /// Whether it is asked over TLS.
+    pub tls: bool,
     /// As it stands in the URL.
     authority: String,
     /// Path and query.
@@ -32,6 +34,7 @@ pub struct Request {
     pub answer_has_body: bool,
     /// Whether it may be sent again when a kept connection was closed under it (RFC 9110 §9.2.2).
     pub repeatable: bool,
+    scheme: &'static str,
     /// The same for HTTP/2, if it is to be sent so.
     pub(super) http2: Option<Http2>,
 }
@@ -46,16 +49,14 @@ pub(super) struct Http2 {
 }
 
 impl Target {
-    /// Reads `http://host[:port][/path][?query]`; the scheme may be left out. Else says what is
-    /// wrong and how to write it.
+    /// Reads `http://host[:port][/path][?query]`, or `https://…`; without a scheme it is `http`. Else says what
+    /// is wrong and how to write it.
     pub fn parse(url: &str) -> Result<Self, String> {
-        let rest = match url.split_once("://") {
-            None => url,
-            Some((scheme, rest)) if scheme.eq_ignore_ascii_case("http") => rest,
-            Some((scheme, _)) if scheme.eq_ignore_ascii_case("https") => {
-                return Err(format!("`{url}`: TLS comes later; write http://…"));
-            }
-            Some(_) => return Err(format!("`{url}`: write http://host:port/path")),
+        let (tls, rest) = match url.split_once("://") {
+            None => (false, url),
+            Some((scheme, rest)) if scheme.eq_ignore_ascii_case("http") => (false, rest),
+            Some((scheme, rest)) if scheme.eq_ignore_ascii_case("https") => (true, rest),
+            Some(_) => return Err(format!("`{url}`: write http://host:port/path, or https://…")),
         };
         let rest = rest.split('#').next().unwrap_or_default();
         let (authority, path) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
@@ -70,14 +71,19 @@ impl Target {
         }
         let colon = authority.rfind(':').filter(|colon| !authority[*colon..].contains(']'));
         let (host, port) = match colon {
-            None => (authority, "80"),
+            None => (authority, ""),
             Some(colon) => (&authority[..colon], &authority[colon + 1..]),
         };
-        let port = if port.is_empty() { "80" } else { port };
+        let port = match port {
+            "" if tls => "443",
+            "" => "80",
+            port => port,
+        };
         let port = port.parse().ok().filter(|port| *port > 0);
         Ok(Self {
             host: host.trim_matches(['[', ']']).to_owned(),
             port: port.ok_or_else(|| format!("`{url}`: a port is a number from 1 to 65535"))?,
+            tls,
             authority: authority.to_owned(),
             path,
         })
@@ -117,6 +123,7 @@ impl Request {
             bytes: bytes.into(),
             answer_has_body: method != "HEAD",
             repeatable: crate::http::Method::of(method.as_bytes()).is_idempotent(),
+            scheme: if target.tls { "https" } else { "http" },
             http2: None,
         })
     }
@@ -131,7 +138,7 @@ impl Request {
         let end = memchr::memmem::find(&self.bytes, b"\r\n\r\n").map_or(0, |found| found + 4);
         let mut head = RequestHead::default();
         let parsed = parse::request(&self.bytes[..end], &mut head, &limits);
-        let written = parsed.and_then(|_| h2::write_request(&head, "http", ""));
+        let written = parsed.and_then(|_| h2::write_request(&head, self.scheme, ""));
         let head = written.map_err(|error| format!("over HTTP/2: {error}"))?;
         let body = Bytes::copy_from_slice(&self.bytes[end..]);
         self.http2 = Some(Http2 { head, body, streams: streams.max(1) });
@@ -140,7 +147,13 @@ impl Request {
 
     /// These bytes, whatever they are.
     pub fn raw(bytes: Vec<u8>) -> Self {
-        Self { bytes: bytes.into(), answer_has_body: true, repeatable: false, http2: None }
+        Self {
+            bytes: bytes.into(),
+            answer_has_body: true,
+            repeatable: false,
+            scheme: "http",
+            http2: None,
+        }
     }
 }
 
@@ -171,11 +184,14 @@ mod tests {
             ("127.0.0.1:8080", "127.0.0.1", 8_080, "127.0.0.1:8080", "/"),
             ("http://[::1]:81?x", "::1", 81, "[::1]:81", "/?x"),
             ("http://[::1]/", "::1", 80, "[::1]", "/"),
+            ("https://a.example/b", "a.example", 443, "a.example", "/b"),
+            ("HTTPS://a.example:81", "a.example", 81, "a.example:81", "/"),
         ] {
             let target = Target::parse(url).unwrap();
 
             assert_eq!((&*target.host, target.port), (host, port), "{url}");
             assert_eq!((&*target.authority, &*target.path), (authority, path), "{url}");
+            assert_eq!(target.tls, url.to_lowercase().starts_with("https:"), "{url}");
         }
     }
 
@@ -184,7 +200,7 @@ mod tests {
         for url in [
             "",
             "http://",
-            "https://a.example/",
+            "https://a.example:0/",
             "ftp://a.example/",
             "http://a:0/",
             "http://a:99999/",
@@ -195,7 +211,6 @@ mod tests {
         ] {
             assert!(Target::parse(url).is_err(), "{url}");
         }
-        assert!(Target::parse("https://a.example/").unwrap_err().contains("TLS"));
     }
 
     #[test]

@@ -75,6 +75,7 @@ fn plan(target: SocketAddr) -> Plan {
         window: Duration::from_secs(20),
         requests: Some(50),
         timeout: Duration::from_secs(10),
+        tls: None,
         request: Request::new(&url, "GET", &[], None, false).unwrap(),
         expected: Expected::Success,
         tunnel: None,

@@ -4,7 +4,7 @@
 
 use std::io::{IsTerminal as _, Write as _};
 use std::net::{SocketAddr, TcpStream, ToSocketAddrs as _};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use clap::{Args, ValueEnum};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
-use zproxy::load::{self, Expected, Live, Outcome, Plan, Request, Target};
+use zproxy::load::{self, Agreed, Expected, Live, Outcome, Plan, Request, Target, Tls};
 
 use super::{Exit, Format, print, say};
 
@@ -32,7 +32,7 @@ const LINE_EVERY: Duration = Duration::from_secs(5);
 
 #[derive(Args)]
 pub(crate) struct Options {
-    /// What is asked: http://host:port/path.
+    /// What is asked: http://host:port/path, or https://….
     url: String,
     /// Requests at once, each on a connection of its own but with --http2 [default: 50].
     #[arg(long, short = 'c', value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
@@ -64,9 +64,15 @@ pub(crate) struct Options {
     /// Gives up a request after so long: seconds, or with a unit.
     #[arg(long, value_name = "S", default_value = "10", value_parser = duration)]
     timeout: Duration,
-    /// Asks over HTTP/2, with prior knowledge.
+    /// Asks over HTTP/2: agreed on by TLS, else with prior knowledge.
     #[arg(long)]
     http2: bool,
+    /// Believes servers that the certificates in this file vouch for (PEM) [default: those that this system trusts].
+    #[arg(long, value_name = "FILE")]
+    ca: Option<PathBuf>,
+    /// Believes every server.
+    #[arg(long, short = 'k', conflicts_with = "ca")]
+    insecure: bool,
     /// Requests at a time on each connection of HTTP/2.
     #[arg(long, value_name = "N", default_value = "100", requires = "http2", value_parser = clap::value_parser!(u16).range(1..))]
     streams: u16,
@@ -91,6 +97,16 @@ pub(crate) fn bench(options: Options) -> Exit {
             return exit;
         }
     };
+    // A server that does not agree would be a load of failed connections, each without a word about why.
+    let agreed = match plan.tls.as_ref().map_or(Ok(None), |tls| tls.look(plan.target, plan.timeout))
+    {
+        Ok(agreed) => agreed,
+        Err(why) => {
+            let hint = if options.insecure { "" } else { "; see --ca and --insecure" };
+            say(&format!("error: {} at {}: {why}{hint}", options.url, plan.target));
+            return Exit::Failure;
+        }
+    };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let ended = runtime.and_then(|runtime| runtime.block_on(watch(&plan, &options)));
     let (outcome, interrupted) = match ended {
@@ -105,11 +121,14 @@ pub(crate) fn bench(options: Options) -> Exit {
             let threads = options.threads;
             let kind = if plan.rate.is_some() { "at a rate" } else { "closed loop" };
             let cut = if interrupted { ", interrupted" } else { "" };
-            let head =
-                format!("{} at {}, {kind}, threads: {threads}{cut}", options.url, plan.target);
+            let tls = agreed.map_or(String::new(), |it| format!(", {} {}", it.version, it.cipher));
+            let (url, target) = (&options.url, plan.target);
+            let head = format!("{url} at {target}{tls}, {kind}, threads: {threads}{cut}");
             print(&format!("{head}\n\n{}", load::table(&plan, &outcome).trim_end()))
         }
-        Format::Json => print(&format!("{:#}", report(&plan, &options, &outcome, interrupted))),
+        Format::Json => {
+            print(&format!("{:#}", report(&plan, &options, agreed, &outcome, interrupted)))
+        }
     };
     if printed != Exit::Ok {
         return printed;
@@ -148,6 +167,7 @@ fn plan(options: &Options) -> Result<Plan, (Exit, String)> {
     if options.http2 {
         request = request.over_http2(usize::from(options.streams)).map_err(usage)?;
     }
+    let tls = tls(options, &target).map_err(usage)?;
     let (limit, _) = zproxy::sys::raise_descriptor_limit();
     if concurrency as u64 + DESCRIPTORS + u64::from(options.threads) * 4 > limit {
         let message = format!(
@@ -165,10 +185,23 @@ fn plan(options: &Options) -> Result<Plan, (Exit, String)> {
         window: duration,
         requests: options.requests,
         timeout: options.timeout,
+        tls,
         request,
         expected: Expected::Success,
         tunnel: None,
     })
+}
+
+/// TLS as the flags ask for it.
+fn tls(options: &Options, target: &Target) -> Result<Option<Tls>, String> {
+    if target.tls {
+        let made = Tls::new(&target.host, options.http2, options.ca.as_deref(), options.insecure);
+        return made.map(Some);
+    }
+    match (options.insecure, &options.ca) {
+        (false, None) => Ok(None),
+        _ => Err("--ca and --insecure are about TLS; write https://…".to_owned()),
+    }
 }
 
 fn body(data: &str) -> Result<Vec<u8>, String> {
@@ -311,6 +344,7 @@ fn write(text: &str) {
 fn report(
     plan: &Plan,
     options: &Options,
+    agreed: Option<Agreed>,
     outcome: &Outcome,
     interrupted: bool,
 ) -> serde_json::Value {
@@ -319,6 +353,7 @@ fn report(
         "address": plan.target.to_string(),
         "concurrency": plan.connections,
         "protocol": if options.http2 { "h2" } else { "h1" },
+        "tls": agreed.map(|it| serde_json::json!({ "version": it.version, "cipher": it.cipher })),
         "threads": options.threads,
         "keepalive": !plan.per_request,
         "rate": plan.rate,

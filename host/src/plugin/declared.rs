@@ -3,6 +3,7 @@
 //! Not here: the WIT functions that look up fields one by one (`host/request`, `host/response`).
 
 use std::io::Write;
+use std::net::IpAddr;
 
 use super::exchange::Exchange;
 use crate::http::Fields;
@@ -21,6 +22,7 @@ pub(super) enum Field {
     Scheme,
     Protocol,
     ClientIp,
+    ClientAddress,
     Route,
     RequestId,
     Upstream,
@@ -45,6 +47,7 @@ impl Field {
             ":scheme" => Self::Scheme,
             ":protocol" => Self::Protocol,
             ":client-ip" => Self::ClientIp,
+            ":client-address" => Self::ClientAddress,
             ":route" => Self::Route,
             ":request-id" => Self::RequestId,
             ":upstream" => Self::Upstream,
@@ -77,6 +80,11 @@ impl Field {
             Self::Protocol => put(out, Some(request.version.as_str().as_bytes())),
             // Writing to memory cannot fail.
             Self::ClientIp => exchange.client_ip.is_some_and(|ip| write!(out, "{ip}").is_ok()),
+            Self::ClientAddress => match exchange.client_ip.map(|ip| ip.to_canonical()) {
+                Some(IpAddr::V4(v4)) => put(out, Some(&v4.octets())),
+                Some(IpAddr::V6(v6)) => put(out, Some(&v6.octets())),
+                None => false,
+            },
             Self::Route => put(out, exchange.route.as_ref().map(|route| route.as_bytes())),
             Self::RequestId => put(out, request.fields.get("x-request-id")),
             Self::Upstream => {
@@ -141,7 +149,7 @@ fn fields(
 }
 
 /// The values of a call's declared fields. Its memory is used again for every call.
-#[derive(Default)]
+#[derive(Clone, Default, PartialEq)]
 pub(super) struct Values {
     bytes: Vec<u8>,
     /// End of each value in `bytes`, and whether there is one.
@@ -172,6 +180,16 @@ impl Values {
             let found = find(field, &mut self.bytes);
             self.ends.push((self.bytes.len(), found));
         }
+    }
+
+    /// All values, without what tells one from the next.
+    pub(super) fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    /// Whether nothing is declared.
+    pub(super) fn is_empty(&self) -> bool {
+        self.ends.is_empty()
     }
 
     /// Calls `hook` with the values as slices.
@@ -277,6 +295,24 @@ mod tests {
         let expected = ["PUT", "", "1, 2", "a; b", "/a?b", "127.0.0.1", ""];
         let expected = expected.map(|value| (!value.is_empty()).then(|| value.to_owned()));
         assert_eq!(found, expected);
+    }
+
+    /// So that nobody has to read what was a number before.
+    #[test]
+    fn addresses_come_as_bytes_too() {
+        let declared = request_fields(&names(&[":client-address"])).unwrap();
+        let mut exchange = exchange();
+        for (address, expected) in [
+            (Some("192.0.2.1"), Some(&[192, 0, 2, 1][..])),
+            (Some("::ffff:192.0.2.1"), Some(&[192, 0, 2, 1])),
+            (Some("::1"), Some(&[0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1])),
+            (None, None),
+        ] {
+            exchange.client_ip = address.map(|text| text.parse().unwrap());
+            let mut values = Values::default();
+            values.find(&declared, |field, out| field.of_request(&exchange, out));
+            values.hand(|found| assert_eq!(found, [expected]));
+        }
     }
 
     #[test]

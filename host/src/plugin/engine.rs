@@ -15,6 +15,7 @@ use std::thread;
 use std::time::Duration;
 use std::time::Instant;
 
+use crossbeam::utils::CachePadded;
 use wasmtime::Config;
 use wasmtime::Engine;
 use wasmtime::InstanceAllocationStrategy;
@@ -47,6 +48,7 @@ pub struct PluginEngine {
     metered: Arc<OnceLock<Side>>,
     /// Ends the ticker by being dropped.
     ticker: Mutex<Option<mpsc::Sender<()>>>,
+    ticks: Ticks,
     generation: AtomicU64,
     /// What is loaded: an unchanged file is not compiled twice, and its instances stay warm.
     pub(super) loaded: Mutex<Vec<Weak<Plugin>>>,
@@ -57,6 +59,21 @@ pub struct PluginEngine {
     pub(super) states: States,
     /// Hears what becomes of them.
     pub(super) listener: OnceLock<Listener>,
+}
+
+/// Ticks of the clock that have gone by: what asks whether time has passed at all reads a number that hardly
+/// ever changes, in place of a clock, which costs a tenth of a call.
+#[derive(Clone, Default)]
+pub(super) struct Ticks(Arc<CachePadded<AtomicU64>>);
+
+impl Ticks {
+    pub(super) fn count(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn go_by(&self) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
 }
 
 /// wasmtime's engine, and everything that plugins may import, but for what [`host::deny`] adds.
@@ -104,6 +121,7 @@ impl PluginEngine {
             plain: Side::new(false).map_err(readable)?,
             metered: Arc::default(),
             ticker: Mutex::new(None),
+            ticks: Ticks::default(),
             generation: AtomicU64::new(0),
             loaded: Mutex::new(Vec::new()),
             cache: Mutex::default(),
@@ -146,6 +164,11 @@ impl PluginEngine {
         self.started
     }
 
+    /// Counts what its clock does.
+    pub(super) fn ticks(&self) -> &Ticks {
+        &self.ticks
+    }
+
     /// A number that no plugin had before.
     pub(super) fn next_generation(&self) -> u64 {
         self.generation.fetch_add(1, Ordering::Relaxed) + 1
@@ -159,9 +182,11 @@ impl PluginEngine {
         }
         let (stop, stopped) = mpsc::channel::<()>();
         let (plain, metered) = (self.plain.engine.clone(), Arc::clone(&self.metered));
+        let ticks = self.ticks.clone();
         thread::Builder::new().name("plugin-clock".to_owned()).spawn(move || {
             while stopped.recv_timeout(TICK) == Err(mpsc::RecvTimeoutError::Timeout) {
                 plain.increment_epoch();
+                ticks.go_by();
                 if let Some(side) = metered.get() {
                     side.engine.increment_epoch();
                 }

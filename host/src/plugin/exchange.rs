@@ -11,6 +11,7 @@ use bytes::Bytes;
 use super::body::{Halt, Stage, Wish};
 use super::failure::FailureKind;
 use super::instance::Hook;
+use super::repeat::Course;
 use crate::http::{EditError, PathAt, RequestHead, RequestMark, ResponseHead, ResponseMark};
 use crate::io::TlsFacts;
 use crate::route::Params;
@@ -58,8 +59,8 @@ pub struct Exchange {
     pub(crate) chosen: Option<usize>,
     /// Upstream and server that the request was sent to.
     pub(crate) sent_to: Option<(Arc<str>, Option<Arc<str>>)>,
-    /// Requests that its plugins have sent.
-    pub(crate) callouts: u32,
+    /// Requests that its plugins have sent: which, how many.
+    pub(crate) callouts: Vec<(Arc<str>, u32)>,
     /// The head of the answer is on its way to the client.
     pub(crate) sent: bool,
     /// What the plugin that was called last asks for the message's body.
@@ -88,6 +89,8 @@ pub struct Exchange {
     pub(crate) coming: Option<Follow>,
     /// The request goes on in the background once it has been answered.
     pub(crate) refetch: Option<Refetch>,
+    /// The answer that has just been made may be given again.
+    pub(super) repeat: Option<Box<Course>>,
     /// Fields for the response when it passes a link.
     pub(super) later: Vec<Later>,
     /// Links before this one are not shown the response.
@@ -217,8 +220,8 @@ impl Exchange {
     pub(super) fn add_later(&mut self, link: usize) {
         for later in self.later.iter().filter(|later| later.link == Some(link)) {
             for (name, value) in unpack(&later.packed).flatten() {
-                // They have been checked; what is more than edits may hold is left out.
-                let _ = self.response.fields.append(name, value);
+                // What is more than edits may hold is left out.
+                let _ = self.response.fields.append_checked(name, value);
             }
         }
     }
@@ -236,7 +239,7 @@ impl Exchange {
         self.upstreams = None;
         self.chosen = None;
         self.sent_to = None;
-        self.callouts = 0;
+        self.callouts.clear();
         self.sent = false;
         self.wish = None;
         self.halt = None;
@@ -250,6 +253,7 @@ impl Exchange {
         self.waiting = None;
         self.waits_until_us = None;
         self.coming = None;
+        self.repeat = None;
         self.later.clear();
         self.refetch = None;
         self.floor = 0;
@@ -282,9 +286,40 @@ impl Exchange {
         }
     }
 
+    /// How long the hooks of this plugin took that were timed.
+    pub(super) fn time_of(&self, plugin: &str) -> Duration {
+        let timed = self.timed.iter().find(|(timed, _)| **timed == *plugin);
+        timed.map_or(Duration::ZERO, |(_, took)| *took)
+    }
+
+    /// Counts a callout of this plugin; false, and it is not counted, when it has made as many as it may.
+    pub(super) fn add_callout(&mut self, plugin: &Arc<str>, max: u32) -> bool {
+        let index = match self.callouts.iter().position(|(known, _)| known == plugin) {
+            Some(index) => index,
+            None => {
+                self.callouts.push((Arc::clone(plugin), 0));
+                self.callouts.len() - 1
+            }
+        };
+        let made = &mut self.callouts[index].1;
+        let may = *made < max;
+        *made += u32::from(may);
+        may
+    }
+
     /// Makes `head` and `body` the response. What it takes the place of is in `head` then.
     pub(super) fn put_answer(&mut self, head: &mut ResponseHead, body: Bytes) {
         std::mem::swap(&mut self.response, head);
+        self.answered(body);
+    }
+
+    /// The same with a copy of `head`.
+    pub(super) fn answer_again(&mut self, head: &ResponseHead, body: Bytes) {
+        self.response.copy_from(head);
+        self.answered(body);
+    }
+
+    fn answered(&mut self, body: Bytes) {
         self.body = Some(body);
         // Nobody reads the body of the response that was there.
         self.captures.clear();

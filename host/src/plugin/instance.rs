@@ -38,6 +38,7 @@ use super::broken::Outage;
 use super::callout::Asks;
 use super::callout::CalloutError;
 use super::callout::Scope;
+use super::callout::outcome_of;
 use super::failure::Failure;
 use super::failure::FailureKind;
 use super::live::Live;
@@ -288,11 +289,16 @@ impl Instance {
                     false => scope.send(ask.request, self.plugin.allow()).await,
                 };
                 over = answer.is_none();
+                let answer = answer.unwrap_or(Err(CalloutError::Timeout));
+                self.meter.record_callout(outcome_of(&answer));
                 // Who does not wait any more needs no answer.
-                let _ = ask.answer.send(answer.unwrap_or(Err(CalloutError::Timeout)));
+                let _ = ask.answer.send(answer);
             }
         };
         live.keep_channel((asks, asked));
+        for _ in 0..live.take_busy() {
+            self.meter.record_callout(outcome_of(&Err(CalloutError::Busy)));
+        }
         lent.is_sound = true;
         if let Err(failure) = &result
             && !failure.kind.leaves_it_sound()
@@ -322,14 +328,17 @@ impl Instance {
         }
     }
 
-    /// An instance that nobody waits in, if there is one or may be one more.
+    /// An instance that nobody waits in, if one more may be waited in. Hooks that do not wait have one of their own
+    /// by the side then.
     fn free_or_new(&self) -> Result<Option<Live>, Box<Failure>> {
-        let mut slot = self.slot.borrow_mut();
-        let live = slot.live.take().or_else(|| self.idle.borrow_mut().pop());
-        if live.is_none() && self.out.get() < self.plugin.limits().instances_max {
-            return slot.make(&self.plugin, &self.config, Instant::now()).map(Some);
+        if self.out.get() >= self.plugin.limits().instances_max {
+            return Ok(None);
         }
-        Ok(live)
+        let mut slot = self.slot.borrow_mut();
+        match slot.live.take().or_else(|| self.idle.borrow_mut().pop()) {
+            Some(live) => Ok(Some(live)),
+            None => slot.make(&self.plugin, &self.config, Instant::now()).map(Some),
+        }
     }
 
     #[cold]

@@ -22,6 +22,7 @@ use wasmtime::UpdateDeadline;
 use wasmtime::WasmBacktrace;
 use wasmtime::component::Instance;
 
+use super::backtrace;
 use super::body::BODY_BYTES_MAX;
 use super::body::ChunkFlow;
 use super::body::Showing;
@@ -49,6 +50,7 @@ use super::message::MessageFlow;
 use super::message::Peer;
 use super::message::SocketMessage;
 use super::remote::Handle;
+use super::repeat::Repeats;
 use super::settle::settle_chunk;
 use super::settle::settle_head;
 use super::settle::settle_message;
@@ -77,6 +79,7 @@ pub(super) struct Live {
     request_fields: Box<[Field]>,
     response_fields: Box<[Field]>,
     values: Values,
+    repeats: Repeats,
     /// Its store has a function that waits, so that every call of it has to be on a fiber.
     waits: bool,
     /// Where its questions go, kept from call to call: making one costs more than a call.
@@ -214,6 +217,7 @@ impl Live {
             request_fields: request_fields.map_err(unavailable)?,
             response_fields: response_fields.map_err(unavailable)?,
             values: Values::default(),
+            repeats: Repeats::default(),
             waits: plugin.waits,
             channel: None,
             bounds: Bounds { ticks: ticks(limits.time_max), fuel: limits.fuel_max },
@@ -229,6 +233,11 @@ impl Live {
     /// Keeps it for the next call; nothing is in there when a call has ended.
     pub(super) fn keep_channel(&mut self, channel: Channel) {
         self.channel = Some(channel);
+    }
+
+    /// Callouts of the last call that were one too many.
+    pub(super) fn take_busy(&mut self) -> u32 {
+        self.store.data_mut().waits.take_refused()
     }
 
     /// Counters that other gateways share are asked for there.
@@ -263,6 +272,11 @@ impl Live {
             (Hook::Request, Guests { request_filter: Some(guest), .. }) => {
                 let find = |field: &Field, out: &mut Vec<u8>| field.of_request(exchange, out);
                 self.values.find(&self.request_fields, find);
+                let state = self.store.data();
+                let again = self.repeats.give(&self.values, state.cache(), place, state.at(began));
+                if let Some(flow) = again {
+                    return Ok(flow);
+                }
                 begin(&mut self.store, self.bounds, Phase::Head, place);
                 self.values.hand(|fields| guest.call_on_request(&mut self.store, fields))
             }
@@ -276,7 +290,11 @@ impl Live {
             }
             _ => return Ok(Flow::Next),
         };
-        self.end(answer, place, began, settle_head)
+        let flow = self.end(answer, place, began, settle_head)?;
+        if let (Hook::Request, Some(exchange)) = (hook, place.as_deref_mut()) {
+            self.repeats.keep(&self.values, self.store.data().cache(), exchange);
+        }
+        Ok(flow)
     }
 
     /// The same for a plugin that waits; its questions go to `asks`.
@@ -525,8 +543,8 @@ fn failure(
         Some(trap) => (FailureKind::Trap, trap.to_string()),
         None => (FailureKind::Trap, error.root_cause().to_string()),
     };
-    if let Some(backtrace) = error.downcast_ref::<WasmBacktrace>() {
-        message.push_str(&way(backtrace));
+    if let Some(trace) = error.downcast_ref::<WasmBacktrace>() {
+        message.push_str(&backtrace::way(trace));
     }
     let mut journal = state.journal();
     let lines = journal.last_lines(began);
@@ -534,42 +552,6 @@ fn failure(
         message = format!("{message}; it wrote: {}", lines.join(" | "));
     }
     Failure::new(kind, clean(message.as_bytes(), 4096))
-}
-
-/// Functions of a back-trace that are named: enough to tell who called what, on one line.
-const FRAMES_MAX: usize = 12;
-
-/// Bytes of a function's name that are shown.
-const FRAME_BYTES_MAX: usize = 200;
-
-/// The functions that a failure came through, the innermost first, with their places in the source when
-/// the component carries those (DWARF).
-fn way(backtrace: &WasmBacktrace) -> String {
-    let mut frames = Vec::new();
-    for frame in backtrace.frames() {
-        // Functions that the compiler has put into this one come first.
-        for symbol in frame.symbols() {
-            let name = symbol.name().or(frame.func_name());
-            let place = symbol.file().map(|file| match symbol.line() {
-                Some(line) => format!(" ({file}:{line})"),
-                None => format!(" ({file})"),
-            });
-            frames.extend(name.map(|name| (name, place.unwrap_or_default())));
-        }
-        if frame.symbols().is_empty() {
-            frames.extend(frame.func_name().map(|name| (name, String::new())));
-        }
-    }
-    let mut text = String::new();
-    for (index, (name, place)) in frames.iter().take(FRAMES_MAX).enumerate() {
-        let between = if index == 0 { ", in" } else { " <" };
-        let name = clean(name.as_bytes(), FRAME_BYTES_MAX);
-        text.push_str(&format!("{between} `{name}`{place}"));
-    }
-    if frames.len() > FRAMES_MAX {
-        text.push_str(" < …");
-    }
-    text
 }
 
 #[cfg(test)]

@@ -145,7 +145,7 @@ pub enum LoadError {
     #[error(
         "imports `{0}`, which this gateway does not offer; it offers zproxy:gateway/{{body, cache, \
          callout, clock, context, counters, crypto, environment, kv, log, metrics, random, reply, request, \
-         response}}@0.1.0 and wasi:{{cli, clocks, filesystem, \
+         response, websocket}}@0.1.0 and wasi:{{cli, clocks, filesystem, \
          io, random, sockets}}@0.2"
     )]
     UnknownImport(String),

@@ -33,6 +33,7 @@ pub mod middleware;
 mod remote;
 pub mod stats;
 mod backoff;
+mod backtrace;
 mod broken;
 pub mod built_in;
 mod declared;
@@ -41,6 +42,7 @@ mod host;
 mod imports;
 mod live;
 mod native;
+mod repeat;
 mod settle;
 mod shape;
 

@@ -37,6 +37,7 @@ pub(super) fn settle_head(
                 return Err("it answered `respond` without a call of `reply.send`");
             };
             state.reply.put_into(exchange);
+            exchange.repeat = state.course.wanted();
             exchange.refetch = state.refetch.take().map(|fetch| Refetch { fetch, link: 0 });
             Ok(Flow::Respond)
         }

@@ -8,6 +8,7 @@ use std::time::Duration;
 use std::time::Instant;
 
 use super::body::ChunkFlow;
+use super::callout::OUTCOMES;
 use super::exchange::Flow;
 use super::failure::Failure;
 use super::failure::FailureKind;
@@ -151,6 +152,8 @@ pub struct PluginStats {
     pub broken: Option<Arc<str>>,
     /// Log lines that were not written because there were too many.
     pub lines_dropped: u64,
+    /// Callouts by what came of them, in the order of [`OUTCOMES`].
+    pub callouts: [u64; OUTCOMES.len()],
     /// In the order of [`Hook::ALL`].
     pub hooks: [HookStats; Hook::ALL.len()],
 }
@@ -160,16 +163,19 @@ pub(super) struct Meter {
     pub(super) plugin: Arc<str>,
     hooks: [HookMeter; Hook::ALL.len()],
     lines_dropped: Cell<u64>,
+    callouts: [Cell<u64>; OUTCOMES.len()],
     complaints: Cell<u32>,
     suppressed: Cell<u64>,
     second: Cell<Option<Instant>>,
 }
 
+/// In this order: what every call touches is in one line of the cache.
 #[derive(Default)]
+#[repr(C)]
 struct HookMeter {
-    calls: [Cell<u64>; Outcome::ALL.len()],
     /// Calls until the next that is timed.
     untimed: Cell<u32>,
+    calls: [Cell<u64>; Outcome::ALL.len()],
     durations: [Cell<u64>; DURATION_BUCKETS],
     duration_ns_sum: Cell<u64>,
 }
@@ -184,6 +190,7 @@ impl Meter {
             plugin,
             hooks: Default::default(),
             lines_dropped: Cell::new(0),
+            callouts: Default::default(),
             complaints: Cell::new(0),
             suppressed: Cell::new(0),
             second: Cell::new(None),
@@ -215,6 +222,13 @@ impl Meter {
 
     pub(super) fn add_lines_dropped(&self, lines: u64) {
         add(&self.lines_dropped, lines);
+    }
+
+    /// Counts what came of a callout, by its place in [`OUTCOMES`].
+    pub(super) fn record_callout(&self, outcome: usize) {
+        if let Some(count) = self.callouts.get(outcome) {
+            add(count, 1);
+        }
     }
 
     /// Counts and logs a call that failed.
@@ -272,6 +286,7 @@ impl Meter {
             traps: hooks.iter().map(traps).sum(),
             broken: None,
             lines_dropped: self.lines_dropped.get(),
+            callouts: self.callouts.each_ref().map(Cell::get),
             hooks,
         }
     }

@@ -92,7 +92,7 @@ pub async fn local(
     exchange.response.fields.remove_known(Name::ContentLength);
     exchange.response.fields.remove_known(Name::TransferEncoding);
     if !bodiless {
-        exchange.response.fields.push("Content-Length", body.len().to_string().as_bytes());
+        exchange.response.fields.push_number("Content-Length", body.len() as u64);
     }
     let Client { connection, timer, .. } = &mut *client;
     for capture in exchange.captures.drain(..) {
@@ -103,7 +103,10 @@ pub async fn local(
     let field = connection_field(exchange.request.version, after);
     let response = &mut exchange.response;
     let behind = if long { 0 } else { body.len() };
-    let mut message = Vec::with_capacity(response.fields.written_len() + HEAD_BYTES + behind);
+    // Taken for as long as it takes to send: who comes meanwhile begins another one.
+    let mut message = std::mem::take(&mut *context.out.borrow_mut());
+    message.clear();
+    message.reserve(response.fields.written_len() + HEAD_BYTES + behind);
     let opening = connection.prepare_response(&mut message, response, Framing::None, field);
     let head = opening.bytes;
     if !long {
@@ -122,6 +125,7 @@ pub async fn local(
     if connection.write_end(end, timer, idle).await.is_err() {
         return Delivered::nothing(context);
     }
+    *context.out.borrow_mut() = message;
     if after == After::KeepAlive
         && let Some(rest) = rest
         && drain(context, client, rest).await.is_err()
@@ -376,10 +380,11 @@ async fn duplex(
     let (mut from_client, mut to_client) = connection.stream.split();
     let (mut from_server, mut to_server) = server.stream.split();
     let (client_inbox, server_inbox) = (&mut connection.inbox, &mut server.inbox);
+    let gone = || Poll::Ready(Err(PumpError::Sink(std::io::ErrorKind::ConnectionReset.into())));
+    let mut watching = true;
     poll_fn(|cx| {
         if to_client.poll_gone(cx).is_ready() {
-            let gone = std::io::ErrorKind::ConnectionReset.into();
-            return Poll::Ready(Err(PumpError::Sink(gone)));
+            return gone();
         }
         if let Upload { pump: Some(pump), state: state @ UploadState::Open } = upload {
             match pump.poll(cx, &mut from_client, client_inbox, &mut to_server, &lanes, place) {
@@ -396,6 +401,16 @@ async fn duplex(
             } else {
                 PumpError::Source
             })),
+            // The server is silent, so no write tells that the client has gone.
+            Poll::Pending
+                if watching
+                    && upload.state == UploadState::Whole
+                    && !download.waits_for_receiver()
+                    && let Poll::Ready(left) = from_client.poll_left(cx) =>
+            {
+                watching = false;
+                if left { gone() } else { Poll::Pending }
+            }
             other => other,
         }
     })

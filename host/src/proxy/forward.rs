@@ -15,7 +15,6 @@
 
 use std::future::poll_fn;
 use std::io;
-use std::rc::Rc;
 use std::task::{Context as TaskContext, Poll};
 use std::time::{Duration, Instant};
 
@@ -24,10 +23,10 @@ use super::context::{Clock, Context};
 use super::relay::{Lanes, Place, Pump, PumpError};
 use crate::error::RequestError;
 use crate::http::body::{BodyReader, Form};
-use crate::http::connection::{consume, poll_fill};
+use crate::http::connection::{consume, poll_fill, put_back};
 use crate::http::parse::{self, Framing, RequestFacts, ResponseFacts};
 use crate::http::{Connection, Name, ResponseHead, Version, h2};
-use crate::io::{Buffer, BufferPool, Reader, Timer, Writer};
+use crate::io::{Buffer, Reader, Timer, Writer};
 use crate::plugin::{BodyFilter, Exchange};
 use crate::upstream::{Lease, Need, Upstream};
 
@@ -416,28 +415,22 @@ impl Talk<'_> {
                 }
                 Poll::Ready(Err(PumpError::Bad(error))) => return Poll::Ready(Err(error)),
             }
-        } else if self.watching
-            && let Poll::Ready(event) = client.poll_event(cx)
-        {
-            // A reset means that nobody waits for the answer. An end alone does not: a client may
-            // finish sending and still listen.
-            if event.is_err() || client.error().is_some() {
-                return Poll::Ready(Err(RequestError::ClientGone));
-            }
-            self.watching = false;
         }
         if let Some(polled) = upstream.poll_head(cx) {
-            return polled.map(|head| match head {
-                Ok((head, ended)) => self.take_message(here(place)?, head, ended),
-                Err(error) => Err(not_answered(&error)),
-            });
+            return match polled {
+                Poll::Pending => self.watch(cx, client),
+                Poll::Ready(Ok((head, ended))) => {
+                    Poll::Ready(self.take_message(here(place)?, head, ended))
+                }
+                Poll::Ready(Err(error)) => Poll::Ready(Err(not_answered(&error))),
+            };
         }
         loop {
             if let Some(event) = self.take_head(here(place)?, upstream_inbox)? {
                 return Poll::Ready(Ok(event));
             }
             match poll_fill(cx, upstream, upstream_inbox, lanes.pool) {
-                Poll::Pending => return Poll::Pending,
+                Poll::Pending => return self.watch(cx, client),
                 Poll::Ready(Ok(0)) if upstream_inbox.is_some() => {
                     return Poll::Ready(Err(RequestError::BadResponse("unfinished head")));
                 }
@@ -460,6 +453,24 @@ impl Talk<'_> {
         } else if self.waits_for_go && !upload.waits_for_receiver() {
             lanes.timer.tighten(times.response);
         }
+    }
+
+    /// Waits for the upstream: a client that has said everything may leave meanwhile.
+    fn watch(
+        &mut self,
+        cx: &mut TaskContext<'_>,
+        client: &mut Reader<'_>,
+    ) -> Poll<Result<Event, RequestError>> {
+        if !self.uploading
+            && self.watching
+            && let Poll::Ready(left) = client.poll_left(cx)
+        {
+            if left {
+                return Poll::Ready(Err(RequestError::ClientGone));
+            }
+            self.watching = false;
+        }
+        Poll::Pending
     }
 
     /// The upstream has said 100 Continue.
@@ -556,18 +567,6 @@ pub(super) fn upload_time(request: Duration, received: u64, passed: Duration) ->
     let bought = Duration::from_secs(received / UPLOAD_BYTES_PER_SECOND);
     let all = request.max(UPLOAD_GRACE).saturating_add(bought);
     request.min(all.saturating_sub(passed))
-}
-
-/// Puts bytes that were taken from `inbox` back in front of what is there.
-fn put_back(inbox: &mut Option<Buffer>, bytes: &[u8], pool: &Rc<BufferPool>) {
-    if !bytes.is_empty() {
-        let rest = inbox.take();
-        let rest = rest.as_ref().map_or(&[][..], Buffer::filled);
-        let mut all = pool.sized(bytes.len() + rest.len());
-        all.push(bytes);
-        all.push(rest);
-        *inbox = Some(all);
-    }
 }
 
 /// Why a stream has ended without an answer. RFC 9113 §8.7: a stream after the last one that a GOAWAY

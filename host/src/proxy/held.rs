@@ -272,7 +272,7 @@ fn scope<'a>(
     Scope { outside, until, gone }
 }
 
-/// Tells when the client has left: a reset says so, an end alone does not.
+/// Tells when the client has left.
 fn gone(client: &mut Client) -> impl FnMut(&mut TaskContext<'_>) -> Poll<()> + '_ {
     let (mut reader, _) = client.connection.stream.split();
     let mut watching = true;
@@ -280,8 +280,7 @@ fn gone(client: &mut Client) -> impl FnMut(&mut TaskContext<'_>) -> Poll<()> + '
         if !watching {
             return Poll::Pending;
         }
-        let event = ready!(reader.poll_event(cx));
-        if event.is_err() || reader.error().is_some() {
+        if ready!(reader.poll_left(cx)) {
             return Poll::Ready(());
         }
         watching = false;

@@ -63,6 +63,7 @@ pub(super) fn record(
         websocket: delivered.conversation.as_ref(),
         cache: exchange.cached.map(Outcome::as_str),
         plugins: &plugins,
+        note: &|key| exchange.note(key),
     });
     summary
 }

@@ -9,8 +9,8 @@
 //! of microseconds divided by the quota's count, so that the time for one of `count` in a period needs
 //! no rounding.
 
-use super::store::{Slot, Store};
-use super::{KEY_BYTES_MAX, Now};
+use super::Now;
+use super::slots::{Kind, Numbers, Slots};
 
 /// How much may be taken: `count` in every `period_ms`, and up to `burst` at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,31 +62,25 @@ pub struct Shortage {
     pub decision: Decision,
 }
 
-/// What is known under a key.
-#[derive(Clone, Copy, Debug)]
-enum Count {
-    /// The count of the window with this number.
-    Window { number: u64, count: i64 },
-    /// A time in microseconds, and the rest of it as a part of `of`.
-    Arrival { us: u64, part: u32, of: u32 },
-}
-
-impl Count {
-    /// A time that is counted in microseconds divided by `count`.
-    fn arrival(units: u128, count: u32) -> Self {
-        let of = count.max(1);
-        let us = u64::try_from(units / u128::from(of)).unwrap_or(u64::MAX);
-        let part = u32::try_from(units % u128::from(of)).unwrap_or(0);
-        Self::Arrival { us, part, of }
-    }
+/// A time that is counted in microseconds divided by `count`, as it is kept: in microseconds, with the rest of it
+/// and what that is a part of.
+fn arrival(units: u128, count: u32) -> Numbers {
+    let of = count.max(1);
+    let us = u64::try_from(units / u128::from(of)).unwrap_or(u64::MAX);
+    let part = u64::try_from(units % u128::from(of)).unwrap_or(0);
+    [us, part << 32 | u64::from(of)]
 }
 
 /// The counters of one plugin.
 #[derive(Default)]
-pub struct Counters(Store<Count>);
+pub struct Counters(Slots);
 
-/// A key with what tells its counts apart: one byte for the kind, four for the window.
-const PREFIX_BYTES: usize = 5;
+/// Keeps the counts of windows apart from each other and from quotas, which have none.
+fn space(window_ms: u32) -> u64 {
+    1 << 32 | u64::from(window_ms)
+}
+
+const QUOTAS: u64 = 0;
 
 impl Counters {
     /// Memory for all of them from now on.
@@ -101,48 +95,34 @@ impl Counters {
 
     /// Adds to the count under `key` in the current window, and returns the new count.
     pub fn add(&self, key: &[u8], delta: i64, window_ms: u32, now: Now) -> i64 {
-        self.with(b'w', window_ms, key, |slot| {
+        self.0.with((space(window_ms), key), Kind::Any, now.monotonic_us, |known| {
             let number = window(now, window_ms);
-            if let Some(Count::Window { number: known, count }) = slot.get()
-                && is_current(*known, number)
-            {
-                *count = count.saturating_add(delta);
-                return *count;
-            }
-            slot.set(Count::Window { number, count: delta }, 0);
-            delta
+            let (number, count) = match known {
+                Some([known, count]) if is_current(known, number) => {
+                    (known, count.cast_signed().saturating_add(delta))
+                }
+                _ => (number, delta),
+            };
+            (count, Some([number, count.cast_unsigned()]))
         })
     }
 
     /// The count in the current window.
     pub fn get(&self, key: &[u8], window_ms: u32, now: Now) -> i64 {
-        self.with(b'w', window_ms, key, |slot| match slot.get() {
-            Some(Count::Window { number, count })
-                if is_current(*number, window(now, window_ms)) =>
-            {
-                *count
-            }
-            _ => 0,
+        self.0.with((space(window_ms), key), Kind::Any, now.monotonic_us, |known| {
+            let number = window(now, window_ms);
+            let current = known.filter(|[known, _]| is_current(*known, number));
+            (current.map_or(0, |[_, count]| count.cast_signed()), None)
         })
     }
 
     /// Takes `cost` from the quota under `key`, or nothing.
     pub fn take(&self, key: &[u8], quota: Quota, cost: u32, now: Now) -> Decision {
-        self.with(b'q', 0, key, |slot| {
-            let known = slot.get();
-            let before = match &known {
-                Some(Count::Arrival { us, part, of }) => scaled(*us, *part, *of, quota.count),
-                _ => 0,
-            };
+        self.0.with((QUOTAS, key), Kind::Time, now.monotonic_us, |known| {
+            let before = known.map_or(0, |known| scaled(known, quota.count));
             let (decision, after) = decide(quota, cost, before, now.monotonic_us);
-            if decision.allowed && cost > 0 {
-                let after = Count::arrival(after, quota.count);
-                match known {
-                    Some(count) => *count = after,
-                    None => _ = slot.set(after, 0),
-                }
-            }
-            decision
+            let taken = decision.allowed && cost > 0;
+            (decision, taken.then(|| arrival(after, quota.count)))
         })
     }
 
@@ -154,7 +134,7 @@ impl Counters {
             let decision = self.take(&one.key, one.quota, one.cost, now);
             if !decision.allowed {
                 for before in &wanted[..index] {
-                    self.give_back(&before.key, before.quota, before.cost);
+                    self.give_back(&before.key, before.quota, before.cost, now);
                 }
                 return Err(Shortage { index, decision });
             }
@@ -165,33 +145,15 @@ impl Counters {
 
     /// Puts back what was taken from the quota under `key`. A time that has passed is as good as none, so
     /// that there is never more than the full burst.
-    pub fn give_back(&self, key: &[u8], quota: Quota, cost: u32) {
+    pub fn give_back(&self, key: &[u8], quota: Quota, cost: u32, now: Now) {
         if quota.allows_nothing() {
             return;
         }
-        self.with(b'q', 0, key, |slot| {
-            if let Some(Count::Arrival { us, part, of }) = slot.get() {
-                let before = scaled(*us, *part, *of, quota.count);
-                let given = u128::from(cost) * u128::from(quota.period_ms) * 1000;
-                let after = Count::arrival(before.saturating_sub(given), quota.count);
-                slot.set(after, 0);
-            }
+        self.0.with((QUOTAS, key), Kind::Time, now.monotonic_us, |known| {
+            let given = u128::from(cost) * u128::from(quota.period_ms) * 1000;
+            let after = known.map(|known| scaled(known, quota.count).saturating_sub(given));
+            ((), after.map(|after| arrival(after, quota.count)))
         });
-    }
-
-    fn with<R>(
-        &self,
-        kind: u8,
-        window_ms: u32,
-        key: &[u8],
-        work: impl FnOnce(&mut Slot<'_, Count>) -> R,
-    ) -> R {
-        let mut whole = [0; PREFIX_BYTES + KEY_BYTES_MAX];
-        let key = &key[..key.len().min(KEY_BYTES_MAX)];
-        whole[0] = kind;
-        whole[1..PREFIX_BYTES].copy_from_slice(&window_ms.to_le_bytes());
-        whole[PREFIX_BYTES..][..key.len()].copy_from_slice(key);
-        self.0.with(&whole[..PREFIX_BYTES + key.len()], work)
     }
 }
 
@@ -206,10 +168,11 @@ fn is_current(known: u64, number: u64) -> bool {
     known == number || known == number.saturating_add(1)
 }
 
-/// A time, counted in microseconds divided by `count`, never earlier than it was.
-fn scaled(us: u64, part: u32, of: u32, count: u32) -> u128 {
+/// A time that is kept, counted in microseconds divided by `count`, never earlier than it was.
+fn scaled([us, rest]: Numbers, count: u32) -> u128 {
+    let (part, of) = (rest >> 32, rest & u64::from(u32::MAX));
     let whole = u128::from(us) * u128::from(count);
-    if of == count {
+    if of == u64::from(count) {
         return whole + u128::from(part);
     }
     // The quota has changed since.

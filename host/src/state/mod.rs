@@ -7,7 +7,7 @@
 //! It is in memory, shared by all workers. Whoever asks for it says what it is told to do and what time
 //! it is, and never sees how it is kept.
 //!
-//! Layout: `store` is a bounded map in shards, each a `table`; `counters`, `kv`, `cache` and `metrics` are what
+//! Layout: `store` is a bounded map in shards, each a `table`, and `slots` another for numbers; `counters`, `kv`, `cache` and `metrics` are what
 //! plugins know; `redis` is how counters are kept where several gateways share them.
 //!
 //! Not here: what plugins may call (`plugin::host`), who may (`config::Allow`).
@@ -17,6 +17,7 @@ pub mod counters;
 pub mod kv;
 pub mod metrics;
 pub mod redis;
+mod slots;
 mod store;
 mod table;
 

@@ -5,7 +5,8 @@
 //!
 //! Fields, in JSON: `ts request_id trace_id client method host path protocol tls_version tls_cipher
 //! tls_server_name status flags bytes_in bytes_out duration_us phases{upstream_us} route upstream server attempts cache
-//! websocket{closed_by,code,messages_in,messages_out} plugins[{name,generation,verdict,us}]`. A plugin's `us`, its hooks together, is there for a sample of
+//! websocket{closed_by,code,messages_in,messages_out} plugins[{name,generation,verdict,us}] context{…}`. In
+//! `context` are the notes of plugins that the configuration names. A plugin's `us`, its hooks together, is there for a sample of
 //! the requests: reading clocks costs as much as a tenth of a call.
 //! What does not apply is left out. `method`, `host`, `path` and `protocol` are the client's own,
 //! before a rewrite or a plugin changed them. Bytes that are not UTF-8 appear as U+FFFD, and so do
@@ -79,6 +80,8 @@ pub struct AccessRecord<'a> {
     pub cache: Option<&'static str>,
     /// Plugins that have seen the request, with what each one said. Asked only for a line that holds it.
     pub plugins: &'a dyn Fn() -> Vec<PluginRecord<'a>>,
+    /// The note that a plugin has made under a key.
+    pub note: &'a dyn Fn(&str) -> Option<&'a [u8]>,
 }
 
 /// What the log says of a plugin.
@@ -97,6 +100,7 @@ pub struct PluginRecord<'a> {
 pub struct AccessLog {
     sink: Sink,
     format: Format,
+    context: Vec<String>,
     sample: f64,
     redact: Vec<String>,
 }
@@ -113,6 +117,7 @@ enum Part {
     Text(String),
     Field(String),
     RequestHeader(String),
+    Note(String),
     Redacted,
 }
 
@@ -150,7 +155,8 @@ impl AccessLog {
             AccessLogFormat::Template(text) => Format::Template(parts(text, &settings.redact)),
         };
         let (sample, redact) = (settings.sample, settings.redact.clone());
-        Ok(Some(Arc::new(Self { sink, format, sample, redact })))
+        let context = settings.context.clone();
+        Ok(Some(Arc::new(Self { sink, format, context, sample, redact })))
     }
 
     /// An end of the log for a worker.
@@ -193,7 +199,7 @@ impl AccessLogger {
         let mut lines = self.lines.borrow_mut();
         let (bytes, count) = &mut *lines;
         match &self.log.format {
-            Format::Json => json(bytes, record, &self.log.redact),
+            Format::Json => json(bytes, record, &self.log.redact, &self.log.context),
             Format::Combined => combined(bytes, record, &self.log.redact),
             Format::Template(parts) => template(bytes, record, parts),
         }
@@ -237,7 +243,7 @@ fn number(out: &mut Vec<u8>, name: &str, value: u64) {
     let _ = write!(out, "\"{name}\":{value}");
 }
 
-fn json(out: &mut Vec<u8>, record: &AccessRecord<'_>, redact: &[String]) {
+fn json(out: &mut Vec<u8>, record: &AccessRecord<'_>, redact: &[String], context: &[String]) {
     out.push(b'{');
     for name in HEAD {
         match text_field(record, name) {
@@ -294,6 +300,12 @@ fn json(out: &mut Vec<u8>, record: &AccessRecord<'_>, redact: &[String]) {
         }
         out.push(b']');
     }
+    let mut notes = context.iter().filter_map(|key| Some((key, (record.note)(key)?))).peekable();
+    if notes.peek().is_some() {
+        out.extend_from_slice(b",\"context\":{");
+        notes.for_each(|(key, value)| member(out, key, &printable(value)));
+        out.push(b'}');
+    }
     out.extend_from_slice(b"}\n");
 }
 
@@ -345,6 +357,7 @@ fn template(out: &mut Vec<u8>, record: &AccessRecord<'_>, parts: &[Part]) {
             Part::RequestHeader(name) => {
                 escape(out, record.request.fields.get(name).unwrap_or(b"-"));
             }
+            Part::Note(key) => escape(out, (record.note)(key).unwrap_or(b"-")),
             Part::Field(name) => match number_field(record, name) {
                 Some(value) => {
                     let _ = write!(out, "{value}");
@@ -373,14 +386,10 @@ fn number_field(record: &AccessRecord<'_>, name: &str) -> Option<u64> {
 
 fn text_field(record: &AccessRecord<'_>, name: &str) -> Option<String> {
     let head = record.request;
-    // JSON escapes control characters up to U+001F only.
-    let text = |bytes: &[u8]| {
-        String::from_utf8_lossy(bytes).replace(|c: char| c > ' ' && c.is_control(), "\u{fffd}")
-    };
     match name {
         "ts" => Some(date::timestamp(record.wall_ms)),
-        "request_id" => head.fields.get("x-request-id").map(text),
-        "trace_id" => record.trace_id.map(text),
+        "request_id" => head.fields.get("x-request-id").map(printable),
+        "trace_id" => record.trace_id.map(printable),
         "client" => record.client.map(|client| client.to_string()),
         // A head that could not be read has none.
         "method" => Some(head.method_name()).filter(|name| !name.is_empty()).map(str::to_owned),
@@ -398,6 +407,11 @@ fn text_field(record: &AccessRecord<'_>, name: &str) -> Option<String> {
     }
 }
 
+/// As text for JSON, which escapes control characters up to U+001F only.
+fn printable(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).replace(|c: char| c > ' ' && c.is_control(), "\u{fffd}")
+}
+
 /// Cuts a template into parts. Unknown fields were refused with the configuration.
 fn parts(template: &str, redact: &[String]) -> Vec<Part> {
     let mut parts = Vec::new();
@@ -406,10 +420,11 @@ fn parts(template: &str, redact: &[String]) -> Vec<Part> {
         let Some(length) = rest[open..].find('}') else { break };
         parts.push(Part::Text(rest[..open].to_owned()));
         let name = &rest[open + 1..open + length];
-        parts.push(match name.strip_prefix("request_header.") {
+        parts.push(match name.split_once('.') {
             _ if is_redacted(header_of(name), redact) => Part::Redacted,
-            Some(header) => Part::RequestHeader(header.to_owned()),
-            None => Part::Field(name.to_owned()),
+            Some(("request_header", header)) => Part::RequestHeader(header.to_owned()),
+            Some(("context", key)) => Part::Note(key.to_owned()),
+            _ => Part::Field(name.to_owned()),
         });
         rest = &rest[open + length + 1..];
     }
@@ -492,6 +507,11 @@ mod tests {
                 let (name, generation, verdict) = ("stamp", None, "trap");
                 vec![jwt, PluginRecord { name, generation, verdict, took: None }]
             },
+            note: &|key| match key {
+                "user" => Some(b"k\"im"),
+                "raw" => Some(b"a\xc2\x9b\nb\xff"),
+                _ => None,
+            },
         };
         let mut out = Vec::new();
         format(&mut out, &record);
@@ -500,7 +520,7 @@ mod tests {
 
     #[test]
     fn a_json_line_is_one_object_with_the_fields_that_apply() {
-        let out = line(|out, record| json(out, record, &[]));
+        let out = line(|out, record| json(out, record, &[], &[]));
 
         let value: serde_json::Value = serde_json::from_slice(&out).unwrap();
         assert_eq!(
@@ -517,6 +537,21 @@ mod tests {
             })
         );
         assert_eq!(out.iter().filter(|byte| **byte == b'\n').count(), 1);
+    }
+
+    #[test]
+    fn notes_are_shown_where_they_are_asked_for() {
+        let asked = ["user", "none", "raw"].map(str::to_owned);
+        let out = line(|out, record| json(out, record, &[], &asked));
+        let value: serde_json::Value = serde_json::from_slice(&out).unwrap();
+        let notes = serde_json::json!({ "user": "k\"im", "raw": "a\u{fffd}\nb\u{fffd}" });
+        assert_eq!(value["context"], notes);
+        let out = line(|out, record| json(out, record, &[], &["none".to_owned()]));
+        assert!(!String::from_utf8(out).unwrap().contains("context"));
+
+        let parts = parts("{context.user} {context.none} {context.raw}", &[]);
+        let text = String::from_utf8(line(|out, record| template(out, record, &parts))).unwrap();
+        assert_eq!(text, "k\\\"im - a\\xc2\\x9b\\x0ab\\xff\n");
     }
 
     #[test]
@@ -547,7 +582,7 @@ mod tests {
         let parts = parts("{host} {request_id} {request_header.referer}", &redact);
 
         for out in [
-            line_of(head, |out, record| json(out, record, &redact)),
+            line_of(head, |out, record| json(out, record, &redact, &[])),
             line_of(head, |out, record| combined(out, record, &redact)),
             line_of(head, |out, record| template(out, record, &parts)),
         ] {
@@ -561,7 +596,7 @@ mod tests {
     fn a_json_line_holds_no_control_characters() {
         let head = "GET / HTTP/1.1\r\nHost: h\r\nX-Request-Id: a\u{9b}31mb\r\n\r\n";
 
-        let out = line_of(head.as_bytes(), |out, record| json(out, record, &[]));
+        let out = line_of(head.as_bytes(), |out, record| json(out, record, &[], &[]));
 
         let text = String::from_utf8(out).unwrap();
         assert!(text.contains("\"request_id\":\"a\u{fffd}31mb\""), "{text}");

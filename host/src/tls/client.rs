@@ -6,9 +6,12 @@
 //!
 //! Not here: connecting (`upstream`).
 
+use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::Arc;
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::aws_lc_rs::default_provider;
 use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
@@ -71,7 +74,7 @@ pub fn server_name(
 }
 
 /// Every file that an upstream needs.
-pub(super) fn files(tls: &config::UpstreamTls) -> impl Iterator<Item = &std::path::Path> {
+pub(super) fn files(tls: &config::UpstreamTls) -> impl Iterator<Item = &Path> {
     let identity = tls.identity.iter().flat_map(|one| [one.cert.as_path(), one.key.as_path()]);
     tls.ca.as_deref().into_iter().chain(identity)
 }
@@ -138,6 +141,26 @@ pub(super) fn make(
             None
         }
     }
+}
+
+/// What a program runs on that asks servers by itself: those are believed for whom a root in `ca` vouches, or
+/// without it one that this system trusts. With `verify` false everybody is.
+pub fn client(ca: Option<&Path>, verify: bool, alpn: &[&str]) -> Result<ClientConfig, String> {
+    let roots = match ca {
+        _ if !verify => None,
+        Some(path) => {
+            let mut files = Files { environment: &config::System, digests: BTreeMap::new() };
+            Some(Arc::new(roots(path, &mut files)?))
+        }
+        None => {
+            let system = SystemRoots::load();
+            if let Some(problem) = system.problem {
+                return Err(problem);
+            }
+            Some(system.roots)
+        }
+    };
+    config(&Arc::new(default_provider()), roots, None, alpn)
 }
 
 /// Without roots, nothing is verified.

@@ -27,7 +27,17 @@ mod server;
 mod tests;
 
 pub use certificate::CertificateFacts;
-pub use client::{UpstreamTls, server_name};
+pub use client::{UpstreamTls, client, server_name};
 pub use load::{TlsSet, load};
 pub use names::{Certificates, Hello};
 pub use server::ListenerTls;
+
+/// A version as people write it: `TLSv1.3`.
+#[must_use]
+pub fn version_name(version: Option<rustls::ProtocolVersion>) -> &'static str {
+    match version {
+        Some(rustls::ProtocolVersion::TLSv1_2) => "TLSv1.2",
+        Some(rustls::ProtocolVersion::TLSv1_3) => "TLSv1.3",
+        _ => "",
+    }
+}

@@ -1,11 +1,15 @@
-//! From what the operator writes to [`Cache`].
+//! From what the operator writes to [`Cache`]. What is wrong is collected, each problem with its place.
 
 use std::collections::BTreeMap;
 
 use serde::Deserialize;
+use zproxy_sdk::Problem;
 
 use crate::Cache;
 use crate::key::{Part, is_token};
+
+/// Parts of a key, each of which costs every request.
+const PARTS_MAX: usize = 24;
 
 /// As written.
 #[derive(Deserialize)]
@@ -96,59 +100,77 @@ impl Policy {
     }
 }
 
-impl TryFrom<Config> for Cache {
-    type Error = String;
+/// What tells requests apart. What is no part is among the problems, and left out.
+fn parts(key: Option<&[String]>, vary: &[String], problems: &mut Vec<Problem>) -> Vec<Part> {
+    let mut parts = vec![Part::Scheme, Part::Host, Part::Path, Part::Query];
+    if let Some(key) = key {
+        parts.clear();
+        for (index, text) in key.iter().enumerate() {
+            match Part::read(text) {
+                Some(part) => parts.push(part),
+                None => problems.push(Problem::new(
+                    format!("/key/{index}"),
+                    format!(
+                        "`{text}` is no part of a request; write `scheme`, `host`, `path`, `query`, `query:NAME`, \
+                         `header:NAME` or `cookie:NAME`"
+                    ),
+                )),
+            }
+        }
+        if !parts.contains(&Part::Path) {
+            problems.push(Problem::new(
+                "/key",
+                "without `path` all paths would share one response; add it",
+            ));
+        }
+    }
+    for (index, name) in vary.iter().enumerate() {
+        match is_token(name) {
+            true => parts.push(Part::Header(name.to_ascii_lowercase())),
+            false => problems.push(Problem::new(
+                format!("/vary/{index}"),
+                format!("`{name}` cannot name a field"),
+            )),
+        }
+    }
+    if parts.len() > PARTS_MAX {
+        problems.push(Problem::new("/key", "write at most 24 parts, those of `vary` among them"));
+    }
+    parts
+}
 
-    fn try_from(config: Config) -> Result<Self, String> {
+/// Whether this is a status, or a class of them, that can be stored.
+fn is_storable(status: &str) -> bool {
+    match status.as_bytes() {
+        [b'2'..=b'5', b'x', b'x'] => true,
+        [b'2'..=b'5', b'0'..=b'9', b'0'..=b'9'] => !matches!(status, "206" | "304"),
+        _ => false,
+    }
+}
+
+impl From<Config> for Cache {
+    fn from(config: Config) -> Self {
+        let mut problems = Vec::new();
         if config.heuristic_percent > 100 {
-            return Err("heuristic_percent: write 0 to 100".to_owned());
+            problems.push(Problem::new("/heuristic_percent", "write 0 to 100"));
         }
         if config.max_body_bytes == Some(0) {
-            return Err("max_body_bytes: write 1 or more".to_owned());
+            problems.push(Problem::new("/max_body_bytes", "write 1 or more"));
         }
-        for status in config.negative_ttl_seconds.keys() {
-            let bytes = status.as_bytes();
-            let class = matches!(bytes, [b'2'..=b'5', b'x', b'x']);
-            let number = matches!(bytes, [b'2'..=b'5', b'0'..=b'9', b'0'..=b'9']);
-            if !class && (!number || matches!(&**status, "206" | "304")) {
-                return Err(format!(
-                    "negative_ttl_seconds: `{status}` is no status that can be stored; write one like \
-                     \"404\" or a class like \"5xx\""
-                ));
-            }
+        for status in config.negative_ttl_seconds.keys().filter(|status| !is_storable(status)) {
+            let place = status.replace('~', "~0").replace('/', "~1");
+            let message = format!(
+                "`{status}` is no status that can be stored; write one like \"404\" or a class like \"5xx\""
+            );
+            problems.push(Problem::new(format!("/negative_ttl_seconds/{place}"), message));
         }
-        let mut parts = match config.key {
-            None => vec![Part::Scheme, Part::Host, Part::Path, Part::Query],
-            Some(parts) => {
-                let read = |part: &String| {
-                    Part::read(part).ok_or_else(|| {
-                        format!(
-                            "key: `{part}` is no part of a request; write `scheme`, `host`, `path`, \
-                             `query`, `query:NAME`, `header:NAME` or `cookie:NAME`"
-                        )
-                    })
-                };
-                parts.iter().map(read).collect::<Result<Vec<_>, _>>()?
-            }
-        };
-        if !parts.contains(&Part::Path) {
-            return Err("key: without `path` all paths would share one response; add it".to_owned());
-        }
-        for name in &config.vary {
-            if !is_token(name) {
-                return Err(format!("vary: `{name}` cannot name a field"));
-            }
-            parts.push(Part::Header(name.to_ascii_lowercase()));
-        }
-        if parts.len() > 24 {
-            return Err("key, vary: write at most 24 parts altogether".to_owned());
-        }
+        let parts = parts(config.key.as_deref(), &config.vary, &mut problems);
         let bypass = config.bypass_header.map(|name| name.to_ascii_lowercase());
         if let Some(name) = bypass.as_ref().filter(|name| !is_token(name)) {
-            return Err(format!("bypass_header: `{name}` cannot name a field"));
+            problems.push(Problem::new("/bypass_header", format!("`{name}` cannot name a field")));
         }
         let negative = config.negative_ttl_seconds.into_iter();
-        Ok(Self {
+        Self {
             policy: Policy {
                 ttl: config.ttl_seconds.into(),
                 heuristic_percent: config.heuristic_percent.into(),
@@ -160,6 +182,7 @@ impl TryFrom<Config> for Cache {
             parts,
             bypass,
             wait_ms: config.collapse_wait_ms,
-        })
+            problems,
+        }
     }
 }

@@ -1,4 +1,5 @@
-//! `Cache-Control` of requests and responses (RFC 9111 §5.2), and `CDN-Cache-Control` (RFC 9213).
+//! `Cache-Control` of requests and responses (RFC 9111 §5.2), `CDN-Cache-Control` (RFC 9213), and `Surrogate-Control`, which
+//! came before that.
 //!
 //! Directives are compared without regard to case. A value that is no number of seconds is as bad as can
 //! be: of a response the freshness it would give is none (§4.2.1), and of two that differ the smaller counts.
@@ -139,6 +140,30 @@ impl ResponseDirectives {
             any |= matches!(value, Item::Integer(_) | Item::True);
         }
         any.then_some(read)
+    }
+
+    /// Reads `Surrogate-Control` (Edge Architecture Specification, W3C Note of 2001), which says how long a response may be
+    /// stale behind a `+`. `None` when it says nothing, or not to this cache.
+    pub(crate) fn read_surrogate(field: &[u8]) -> Option<Self> {
+        let mut read = Self::default();
+        for member in members(field) {
+            let mut parts = member.split(|byte| *byte == b';').map(<[u8]>::trim_ascii);
+            let directive = directives(parts.next().unwrap_or_default()).next();
+            let (Some(Directive { name, value }), None) = (directive, parts.next()) else {
+                continue;
+            };
+            let value = value.as_deref();
+            let plus = value.and_then(|value| value.iter().position(|byte| *byte == b'+'));
+            match (&*name, value.zip(plus)) {
+                ("max-age", Some((value, plus))) => {
+                    read.take(&name, Some(&value[..plus]));
+                    read.take("stale-while-revalidate", Some(&value[plus + 1..]));
+                }
+                ("max-age" | "no-store", _) => read.take(&name, value),
+                _ => {}
+            }
+        }
+        (read != Self::default()).then_some(read)
     }
 
     fn take(&mut self, name: &str, value: Option<&[u8]>) {
@@ -328,6 +353,21 @@ mod tests {
         assert_eq!(read("max-age=x").max_age, Some(0));
         assert_eq!(read("min-fresh=7").min_fresh, Some(7));
         assert!(read("only-if-cached, no-store, no-cache").only_if_cached);
+    }
+
+    #[test]
+    fn what_surrogates_are_told_is_for_all_or_for_one_of_them() {
+        let read = |field: &str| ResponseDirectives::read_surrogate(field.as_bytes());
+        assert_eq!(read("foobar, MaX-aGe=3600").unwrap().max_age, Some(3600));
+        let extended = read("content=\"ESI/1.0\", max-age=3600+600").unwrap();
+        assert_eq!((extended.max_age, extended.stale_while_revalidate), (Some(3600), Some(600)));
+        assert_eq!(read("max-age=10;other, max-age=20").unwrap().max_age, Some(20));
+        assert!(read("no-store").unwrap().no_store);
+        for nothing in
+            ["", "max-age=3600;other", "no-store;other", "content=\"ESI/1.0\"", "private"]
+        {
+            assert_eq!(read(nothing), None, "{nothing}");
+        }
     }
 
     #[test]

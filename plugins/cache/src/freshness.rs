@@ -31,6 +31,7 @@ fn is_understood(status: u16) -> bool {
 pub(crate) struct Fields<'a> {
     pub(crate) cache_control: Option<&'a [u8]>,
     pub(crate) targeted: Option<&'a [u8]>,
+    pub(crate) surrogate: Option<&'a [u8]>,
     pub(crate) pragma: Option<&'a [u8]>,
     pub(crate) expires: Option<&'a [u8]>,
     pub(crate) date: Option<&'a [u8]>,
@@ -68,9 +69,12 @@ fn is_about_the_request(status: u16) -> bool {
     matches!(status, 0..=199 | 206 | 304 | 412 | 416 | 417 | 431)
 }
 
-/// The directives that count: of the targeted field, if there is one (RFC 9213 §2.2).
+/// The directives that count: of the targeted field, if there is one (RFC 9213 §2.2), else of that which there was
+/// before it.
 fn read(fields: &Fields<'_>) -> (ResponseDirectives, bool) {
-    match fields.targeted.and_then(ResponseDirectives::read_targeted) {
+    let targeted = fields.targeted.and_then(ResponseDirectives::read_targeted);
+    let surrogate = || fields.surrogate.and_then(ResponseDirectives::read_surrogate);
+    match targeted.or_else(surrogate) {
         Some(targeted) => (targeted, true),
         None => (ResponseDirectives::read(fields.cache_control.unwrap_or_default()), false),
     }
@@ -235,6 +239,7 @@ mod tests {
         Fields {
             cache_control: get("cache-control"),
             targeted: get("cdn-cache-control"),
+            surrogate: get("surrogate-control"),
             pragma: get("pragma"),
             expires: get("expires"),
             date: get("date"),
@@ -269,6 +274,14 @@ mod tests {
         assert_eq!(lifetime(&[cc("max-age=9"), ("cdn-cache-control", "no-store")]), None);
         assert_eq!(lifetime(&[cc("max-age=9"), ("cdn-cache-control", "max-age=\"7\"")]), Some(9));
         assert_eq!(lifetime(&[("cdn-cache-control", "foo"), ("expires", LATER)]), None);
+        let surrogate = |value| ("surrogate-control", value);
+        assert_eq!(lifetime(&[cc("no-store"), surrogate("max-age=7")]), Some(7));
+        assert_eq!(lifetime(&[cc("max-age=9"), surrogate("no-store"), ("expires", LATER)]), None);
+        assert_eq!(
+            lifetime(&[surrogate("max-age=7"), ("cdn-cache-control", "max-age=8")]),
+            Some(8)
+        );
+        assert_eq!(lifetime(&[cc("max-age=9"), surrogate("max-age=7;other")]), Some(9));
         assert_eq!(lifetime(&[]), None);
     }
 

@@ -29,7 +29,7 @@ mod respond;
 use std::time::Duration;
 
 use zproxy_sdk::cache::{self, Outcome, Turn};
-use zproxy_sdk::{Flow, Middleware, Reply, Request, Response, clock, context, export};
+use zproxy_sdk::{Flow, Middleware, Problem, Reply, Request, Response, clock, context, export};
 
 use conditions::{Conditions, Wanted};
 use config::{Config, Policy};
@@ -37,9 +37,10 @@ use directives::RequestDirectives;
 use key::{Part, Url};
 use note::{Kept, Note};
 use plan::{Forward, Plan, Seen};
+use respond::LONGEST;
 
 /// Fields that the hook for requests is handed.
-const REQUEST_FIELDS: [&str; 12] = [
+const REQUEST_FIELDS: [&str; 13] = [
     ":method",
     ":scheme",
     ":authority",
@@ -52,6 +53,8 @@ const REQUEST_FIELDS: [&str; 12] = [
     "if-unmodified-since",
     "range",
     key::FORWARDED_HOST,
+    // What most variants differ by: so that their answers depend on nothing that is not here.
+    "accept-encoding",
 ];
 
 /// Plugins that know who asks say so in a note of this name.
@@ -70,15 +73,16 @@ const UNKEYED: [&str; 8] = [
     "x-forwarded-prefix",
 ];
 
-/// The plugin: a configuration whose values have been checked.
+/// The plugin: a configuration, and what is wrong with it.
 #[derive(Debug, serde::Deserialize)]
-#[serde(try_from = "Config")]
+#[serde(from = "Config")]
 struct Cache {
     policy: Policy,
     body_bytes_max: Option<u64>,
     parts: Vec<Part>,
     bypass: Option<String>,
     wait_ms: u32,
+    problems: Vec<Problem>,
 }
 
 impl Middleware for Cache {
@@ -97,6 +101,10 @@ impl Middleware for Cache {
 
     fn response_fields(&self) -> Vec<&str> {
         respond::FIELDS.to_vec()
+    }
+
+    fn validate(&self) -> Vec<Problem> {
+        self.problems.clone()
     }
 
     fn on_request(&self, request: &mut Request) -> Flow {
@@ -244,6 +252,11 @@ impl Cache {
             };
             if let Some(reply) = serve(&plan, kept, age, stored, &status, &[]) {
                 cache::count(outcome);
+                if outcome == Outcome::Hit && asked.is_silent() && self.is_all_declared(&plan) {
+                    let [lifetime, age] = [kept.lifetime, kept.age].map(Duration::from_secs);
+                    let left = lifetime.saturating_sub(age).saturating_sub(stored.age);
+                    cache::repeat(left.min(LONGEST), age, outcome);
+                }
                 return Found::Answer(reply);
             }
             return self.miss(request, plan, asked, true);
@@ -286,6 +299,13 @@ impl Cache {
         plan.stored = true;
         validate(request, &mut plan, kept);
         upstream(plan)
+    }
+
+    /// Whether the fields that the hook is handed are all that the answer depends on.
+    fn is_all_declared(&self, plan: &Plan) -> bool {
+        let declared = self.request_fields();
+        let vary = plan.vary.iter().flat_map(|vary| &vary.names);
+        plan.conditions.is_empty() && vary.into_iter().all(|name| declared.contains(&name.as_str()))
     }
 
     /// Nothing is stored that fits.

@@ -13,9 +13,10 @@ use crate::plan::{Forward, Plan};
 use crate::{Cache, serve};
 
 /// Fields that the hook for responses is handed.
-pub(crate) const FIELDS: [&str; 14] = [
+pub(crate) const FIELDS: [&str; 15] = [
     "cache-control",
     "cdn-cache-control",
+    "surrogate-control",
     "pragma",
     "expires",
     "date",
@@ -34,7 +35,7 @@ pub(crate) const FIELDS: [&str; 14] = [
 const PASS_TIME: Duration = Duration::from_secs(120);
 
 /// The longest that the host keeps anything.
-const LONGEST: Duration = Duration::from_millis(u32::MAX as u64);
+pub(crate) const LONGEST: Duration = Duration::from_millis(u32::MAX as u64);
 
 /// Fields that responses of one URL may be told apart by.
 const VARY_MAX: usize = 16;
@@ -152,13 +153,15 @@ impl Cache {
         let new = |name: &str| response.header_bytes(name).map(std::borrow::Cow::into_owned);
         let get = |name: &str| new(name).or_else(|| stored_field(name));
         let (cache_control, expires) = (get("cache-control"), get("expires"));
-        let (targeted, last_modified) = (get("cdn-cache-control"), get("last-modified"));
+        let (targeted, surrogate) = (get("cdn-cache-control"), get("surrogate-control"));
+        let last_modified = get("last-modified");
         let (etag, date, age) =
             (stored_field("etag").or_else(|| new("etag")), new("date"), new("age"));
         let pragma = get("pragma");
         let fields = Fields {
             cache_control: cache_control.as_deref(),
             targeted: targeted.as_deref(),
+            surrogate: surrogate.as_deref(),
             pragma: pragma.as_deref(),
             expires: expires.as_deref(),
             date: date.as_deref(),
@@ -241,11 +244,13 @@ fn asked(plan: &Plan, now_ms: u64) -> Asked {
 fn with_fields<T>(response: &Response, use_them: impl FnOnce(&Fields<'_>) -> T) -> T {
     let get = |name| response.header_bytes(name);
     let (cache_control, targeted) = (get("cache-control"), get("cdn-cache-control"));
+    let surrogate = get("surrogate-control");
     let (pragma, expires, date) = (get("pragma"), get("expires"), get("date"));
     let (age, etag, last_modified) = (get("age"), get("etag"), get("last-modified"));
     use_them(&Fields {
         cache_control: cache_control.as_deref(),
         targeted: targeted.as_deref(),
+        surrogate: surrogate.as_deref(),
         pragma: pragma.as_deref(),
         expires: expires.as_deref(),
         date: date.as_deref(),

@@ -70,6 +70,57 @@ fn a_fresh_response_is_served_with_its_age() {
     assert_eq!(site.get(&[], ok(&[], "three")).body(), b"three");
 }
 
+/// A hit that depends on nothing but the fields that the hook is handed may be given again, to the end of its freshness.
+#[test]
+fn plain_hits_may_be_given_again_until_they_are_stale() {
+    let site =
+        Site::new(r#"{ "key": ["host", "path", "cookie:lang"], "bypass_header": "x-past" }"#);
+    let repeats = |fields: &[(&str, &str)]| site.get(fields, ok(&[], "new")).repeats_for();
+    assert_eq!(
+        site.get(&[], ok(&[FRESH, ("age", "20"), ("etag", "\"1\"")], "one")).repeats_for(),
+        None
+    );
+    site.wait(7);
+
+    assert_eq!(repeats(&[]), Some(Duration::from_secs(73)));
+
+    for told in [
+        ("cache-control", "max-age=50"),
+        ("if-none-match", "\"1\""),
+        ("if-modified-since", "Sun, 06 Nov 1994 08:49:37 GMT"),
+        ("range", "bytes=0-0"),
+        ("x-past", "1"),
+    ] {
+        assert_eq!(repeats(&[told]), None, "{told:?}");
+    }
+}
+
+/// Which variant it is must be seen in the declared fields.
+#[test]
+fn variants_may_be_given_again_when_their_field_is_declared() {
+    for (vary, repeats) in
+        [("accept-encoding", true), ("accept", false), ("accept-encoding, x", false)]
+    {
+        let site = Site::new("{}");
+        site.get(&[], ok(&[FRESH, ("vary", vary)], "one"));
+        let again = site.get(&[], ok(&[], "two"));
+        assert_eq!((again.body(), again.repeats_for().is_some()), (&b"one"[..], repeats), "{vary}");
+    }
+    let site = Site::new(r#"{ "vary": ["accept"] }"#);
+    site.get(&[], ok(&[FRESH, ("vary", "accept")], "one"));
+    assert!(site.get(&[], ok(&[], "two")).repeats_for().is_some(), "the operator has named it");
+}
+
+/// What is stale is served for as long as its upstream is away, which nobody knows beforehand.
+#[test]
+fn what_is_stale_is_not_given_again() {
+    let site = Site::new("{}");
+    site.get(&[], ok(&[("cache-control", "max-age=1, stale-while-revalidate=60")], "one"));
+    site.wait(5);
+    let stale = site.get(&[], ok(&[], "two"));
+    assert_eq!((stale.body(), stale.repeats_for()), (&b"one"[..], None));
+}
+
 #[test]
 fn requests_may_want_less_or_more_than_what_is_stored() {
     let site = Site::new("{}");
@@ -183,6 +234,82 @@ fn an_upstream_that_fails_is_covered_by_what_is_stale() {
     assert_eq!(site.ask(Request::get("/strict"), Response::status(503)).status(), 503);
 }
 
+/// RFC 9211 §2: every answer says what the cache did, or why it did nothing.
+#[test]
+fn every_outcome_is_said() {
+    let site = Site::new(r#"{ "bypass_header": "x-past" }"#);
+    let stale = ("cache-control", "max-age=10, stale-while-revalidate=5, stale-if-error=20");
+    let fields = [stale, ("etag", "\"1\""), ("vary", "a")];
+    let page = || ok(&fields, "page");
+    let asks = |fields: &[(&str, &str)], upstream| said(&site.get(fields, upstream)).to_owned();
+
+    assert_eq!(asks(&[("a", "1")], page()), "zproxy; fwd=uri-miss; stored");
+    assert_eq!(asks(&[("a", "2")], page()), "zproxy; fwd=vary-miss; stored");
+    assert_eq!(asks(&[("a", "1")], page()), "zproxy; hit");
+    assert_eq!(
+        asks(&[("a", "1"), ("cache-control", "no-cache")], Response::status(304)),
+        "zproxy; fwd=request; fwd-status=304"
+    );
+    assert_eq!(asks(&[("a", "1"), ("x-past", "1")], page()), "zproxy; fwd=bypass");
+    assert_eq!(
+        asks(&[("a", "3"), ("cache-control", "only-if-cached")], page()),
+        "zproxy; detail=only-if-cached"
+    );
+    site.wait(12);
+    assert_eq!(asks(&[("a", "1")], page()), "zproxy; hit; ttl=-2");
+    site.wait(5);
+    assert_eq!(
+        asks(&[("a", "1")], Response::status(503)),
+        "zproxy; fwd=stale; fwd-status=503; detail=stale-if-error"
+    );
+    assert_eq!(asks(&[("a", "1")], Response::status(304)), "zproxy; fwd=stale; fwd-status=304");
+    site.wait(60);
+    assert_eq!(asks(&[("a", "1")], page()), "zproxy; fwd=stale; stored");
+    let own = ("cache-control", "no-store");
+    assert_eq!(said(&site.ask(Request::get("/own"), ok(&[own], ""))), "zproxy; fwd=uri-miss");
+    let post = site.ask(Request::new("POST", "/"), ok(&[], ""));
+    assert_eq!(said(&post), "zproxy; fwd=method");
+    let behind = ok(&[FRESH, ("cache-status", "inner; hit")], "");
+    let behind = site.ask(Request::get("/behind"), behind);
+    assert_eq!(said(&behind), "inner; hit", "the first of two lines");
+    assert_eq!(said(&site.ask(Request::get("/behind"), page())), "inner; hit, zproxy; hit");
+}
+
+/// As many as there are: each stays, and none is another's.
+#[test]
+fn a_url_may_have_many_variants() {
+    let site = Site::new("{}");
+    let ask = |number: u32| {
+        let value = number.to_string();
+        let answer = site.get(&[("x-user", &value)], ok(&[FRESH, ("vary", "x-user")], &value));
+        (answer.body() == value.as_bytes(), said(&answer).ends_with("hit"))
+    };
+    assert!((0..1000).all(|number| ask(number) == (true, false)));
+    assert!((0..1000).all(|number| ask(number) == (true, true)));
+}
+
+/// One client's cookie must not come with everybody's page, unless its server says that it may.
+#[test]
+fn pages_with_cookies_are_kept_when_they_say_so() {
+    let site = Site::new("{}");
+    let cookie = ("set-cookie", "session=1");
+    for (path, asked, answered, kept) in [
+        ("/sets", None, vec![cookie], false),
+        ("/reads", Some("session=1"), vec![], false),
+        ("/neither", None, vec![], true),
+        ("/stated", Some("session=1"), vec![FRESH], true),
+        ("/public", Some("session=1"), vec![("cache-control", "public")], true),
+    ] {
+        let mut request = Request::get(path);
+        if let Some(cookie) = asked {
+            request = request.with_header("cookie", cookie);
+        }
+        site.ask(request, ok(&answered, "one"));
+        let next = site.ask(Request::get(path), ok(&[], "two"));
+        assert_eq!(next.body() == b"one", kept, "{path}");
+    }
+}
+
 #[test]
 fn writing_to_a_url_forgets_what_is_stored_for_it() {
     let site = Site::new("{}");
@@ -282,13 +409,17 @@ fn configurations_are_refused_by_the_key_that_is_wrong() {
     for (config, message) in [
         (r#"{ "ttl": 1 }"#, "unknown field `ttl`"),
         (r#"{ "ttl_seconds": -1 }"#, "ttl_seconds"),
-        (r#"{ "key": ["host"] }"#, "without `path`"),
-        (r#"{ "key": ["path", "hots"] }"#, "`hots` is no part"),
-        (r#"{ "vary": ["a b"] }"#, "vary: `a b`"),
-        (r#"{ "bypass_header": "" }"#, "bypass_header"),
-        (r#"{ "negative_ttl_seconds": { "4x4": 1 } }"#, "`4x4`"),
+        (r#"{ "key": ["host"] }"#, "/key: without `path`"),
+        (r#"{ "key": ["path", "hots"] }"#, "/key/1: `hots` is no part"),
+        (r#"{ "vary": ["a", "a b"] }"#, "/vary/1: `a b`"),
+        (r#"{ "bypass_header": "" }"#, "/bypass_header: "),
+        (r#"{ "negative_ttl_seconds": { "4x4": 1 } }"#, "/negative_ttl_seconds/4x4: `4x4`"),
         (r#"{ "negative_ttl_seconds": { "304": 1 } }"#, "`304`"),
         (r#"{ "heuristic_percent": 101 }"#, "0 to 100"),
+        (
+            r#"{ "heuristic_percent": 101, "vary": [""] }"#,
+            "/heuristic_percent: write 0 to 100; /vary/0: ",
+        ),
         (r#"{ "max_body_bytes": 0 }"#, "max_body_bytes"),
     ] {
         let error = testing::load::<Cache>(config).unwrap_err();

@@ -1,7 +1,6 @@
 //! What claims must say (RFC 7519 §4.1), and how they go into fields.
 
-use serde_json::{Map, Value};
-
+use crate::json::{Json, Object};
 use crate::refusal::{Kind, Refusal};
 
 /// What the claims of an issuer's tokens must say.
@@ -22,20 +21,16 @@ pub(crate) struct Times {
 
 impl Policy {
     /// Whether these claims are good at this time; when they are.
-    pub(crate) fn check(
-        &self,
-        claims: &Map<String, Value>,
-        unix_ms: u64,
-    ) -> Result<Times, Refusal> {
+    pub(crate) fn check(&self, claims: &Object<'_>, unix_ms: u64) -> Result<Times, Refusal> {
         for claim in &self.required {
-            if claims.get(claim).is_none_or(Value::is_null) {
+            if claims.get(claim).is_none_or(|claim| matches!(claim, Json::Null)) {
                 return Err(Kind::Claims.because("a required claim is missing"));
             }
         }
         let times = self.times(claims)?;
         times.check(unix_ms)?;
         if let Some(issuer) = &self.issuer
-            && claims.get("iss").and_then(Value::as_str) != Some(issuer)
+            && claims.get("iss").and_then(Json::as_str) != Some(issuer)
         {
             return Err(Kind::Claims.because("the issuer is another"));
         }
@@ -47,7 +42,7 @@ impl Policy {
         Ok(times)
     }
 
-    fn times(&self, claims: &Map<String, Value>) -> Result<Times, Refusal> {
+    fn times(&self, claims: &Object<'_>) -> Result<Times, Refusal> {
         let leeway = f64::from(self.leeway_seconds);
         // RFC 7519 §4.1.4: on or after this moment it must not be accepted.
         let ends = date(claims, "exp")?.map(|expires| (expires + leeway) * 1000.0);
@@ -79,7 +74,7 @@ impl Times {
 }
 
 /// A claim that is a date, if it is there.
-fn date(claims: &Map<String, Value>, name: &str) -> Result<Option<f64>, Refusal> {
+fn date(claims: &Object<'_>, name: &str) -> Result<Option<f64>, Refusal> {
     match claims.get(name) {
         None => Ok(None),
         Some(value) => {
@@ -89,12 +84,13 @@ fn date(claims: &Map<String, Value>, name: &str) -> Result<Option<f64>, Refusal>
 }
 
 /// Whether `aud`, a string or an array of strings (RFC 7519 §4.1.3), names one of `wanted`.
-fn is_for(aud: Option<&Value>, wanted: &[String]) -> bool {
+fn is_for(aud: Option<&Json<'_>>, wanted: &[String]) -> bool {
+    let is_wanted = |one: &str| wanted.iter().any(|wanted| wanted == one);
     match aud {
-        Some(Value::String(one)) => wanted.contains(one),
-        Some(Value::Array(many)) => {
-            many.iter().all(Value::is_string)
-                && many.iter().filter_map(Value::as_str).any(|one| wanted.iter().any(|w| w == one))
+        Some(Json::Text(one)) => is_wanted(one),
+        Some(Json::List(many)) => {
+            many.iter().all(|one| one.as_str().is_some())
+                && many.iter().filter_map(Json::as_str).any(is_wanted)
         }
         _ => false,
     }
@@ -106,12 +102,12 @@ pub(crate) struct Scopes(pub(crate) Vec<String>);
 
 impl Scopes {
     /// Whether all of them are in `scope` (RFC 8693 §4.2: one string) or in `scp`, which others write.
-    pub(crate) fn check(&self, claims: &Map<String, Value>) -> Result<(), Refusal> {
+    pub(crate) fn check(&self, claims: &Object<'_>) -> Result<(), Refusal> {
         let has = |wanted: &String| {
             let claims = [claims.get("scope"), claims.get("scp")];
             claims.into_iter().flatten().any(|claim| match claim {
-                Value::String(text) => text.split(' ').any(|one| one == wanted),
-                Value::Array(list) => list.iter().any(|one| one == wanted.as_str()),
+                Json::Text(text) => text.split(' ').any(|one| one == wanted),
+                Json::List(list) => list.iter().any(|one| one.as_str() == Some(wanted)),
                 _ => false,
             })
         };
@@ -129,11 +125,12 @@ impl Scopes {
 
 /// A claim as the value of a field: strings as they are, everything else as JSON. None when there
 /// is no such claim; an error for one that would not stay a single value.
-pub(crate) fn field(claims: &Map<String, Value>, name: &str) -> Result<Option<String>, Refusal> {
+pub(crate) fn field(claims: &Object<'_>, name: &str) -> Result<Option<String>, Refusal> {
     let value = match claims.get(name) {
-        None | Some(Value::Null) => return Ok(None),
-        Some(Value::String(text)) => text.clone(),
-        Some(other) => other.to_string(),
+        None | Some(Json::Null) => return Ok(None),
+        Some(Json::Text(text)) => text.clone().into_owned(),
+        // Writing to memory cannot fail.
+        Some(other) => serde_json::to_string(other).unwrap_or_default(),
     };
     // RFC 9110 §5.5: control characters have no place in a field.
     if value.chars().any(char::is_control) {

@@ -34,6 +34,7 @@ use zproxy_sdk::{Flow, Middleware, Problem, Request, clock, context, debug, expo
 
 use claims::{Policy, Scopes};
 use config::Config;
+use json::{Json, Object};
 use keys::{Found, KeyRing};
 use refusal::{Kind, Outcomes, Refusal};
 use remote::Remote;
@@ -140,11 +141,23 @@ impl Jwt {
             return Ok(known);
         }
         let parsed = Token::parse(&token)?;
-        let (issuer, claims) = self.find_issuer(&parsed)?;
-        self.check_signature(issuer, &parsed)?;
-        let (payload, claims) = match claims {
-            Some(read) => read,
-            None => read_claims(&parsed)?,
+        let payload;
+        let (issuer, claims) = match self.issuers.as_slice() {
+            [only] => {
+                self.check_signature(only, &parsed)?;
+                payload = parsed.payload()?;
+                (only, read_claims(&payload)?)
+            }
+            several => {
+                if !several.iter().any(|one| one.keys.borrow().takes(parsed.algorithm)) {
+                    return Err(NOT_ALLOWED);
+                }
+                payload = parsed.payload()?;
+                let claims = read_claims(&payload)?;
+                let issuer = self.find_issuer(&claims)?;
+                self.check_signature(issuer, &parsed)?;
+                (issuer, claims)
+            }
         };
         let times = issuer.policy.check(&claims, unix_ms)?;
         self.scopes.check(&claims)?;
@@ -155,21 +168,12 @@ impl Jwt {
         Ok(verified)
     }
 
-    /// Whose keys a token has to be signed with, and its claims, if they say that. Of several issuers the one
-    /// that it names; that it may name him only his keys can tell.
-    fn find_issuer(&self, token: &Token<'_>) -> Result<(&Issuer, Option<Claims>), Refusal> {
-        if let [only] = self.issuers.as_slice() {
-            return Ok((only, None));
-        }
-        let takes = |issuer: &Issuer| issuer.keys.borrow().takes(token.algorithm);
-        if !self.issuers.iter().any(takes) {
-            return Err(NOT_ALLOWED);
-        }
-        let (payload, claims) = read_claims(token)?;
-        let named = claims.get("iss").and_then(serde_json::Value::as_str);
+    /// Whose keys a token has to be signed with, of several: the one that it names. That it may name him only his
+    /// keys can tell.
+    fn find_issuer(&self, claims: &Object<'_>) -> Result<&Issuer, Refusal> {
+        let named = claims.get("iss").and_then(Json::as_str);
         let issuer = self.issuers.iter().find(|issuer| issuer.policy.issuer.as_deref() == named);
-        let issuer = issuer.ok_or(Kind::Claims.because("the issuer is another"))?;
-        Ok((issuer, Some((payload, claims))))
+        issuer.ok_or(Kind::Claims.because("the issuer is another"))
     }
 
     /// Checks a token by its issuer's keys. One may be new, or none have come yet: somebody may have fetched
@@ -257,14 +261,8 @@ impl Issuer {
     }
 }
 
-/// A payload as it is in the token, and what it says.
-type Claims = (Vec<u8>, serde_json::Map<String, serde_json::Value>);
-
-fn read_claims(token: &Token<'_>) -> Result<Claims, Refusal> {
-    let payload = token.payload()?;
-    let claims = json::object(&payload);
-    let claims = claims.ok_or(Kind::Malformed.because("the claims are not one JSON object"))?;
-    Ok((payload, claims))
+fn read_claims(payload: &[u8]) -> Result<Object<'_>, Refusal> {
+    json::object(payload).ok_or(Kind::Malformed.because("the claims are not one JSON object"))
 }
 
 const NOT_ALLOWED: Refusal = Refusal { kind: Kind::Algorithm, why: "the algorithm is not allowed" };

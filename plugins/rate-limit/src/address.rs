@@ -36,11 +36,7 @@ impl Network {
     }
 }
 
-/// Reads an address; one of IPv4 that is written as one of IPv6 is the same client.
-pub(crate) fn parse(text: &str) -> Option<IpAddr> {
-    text.parse().ok().map(plain)
-}
-
+/// One of IPv4 that is written as one of IPv6 is the same client.
 fn plain(address: IpAddr) -> IpAddr {
     match address {
         IpAddr::V6(v6) => v6.to_ipv4_mapped().map_or(address, IpAddr::V4),
@@ -82,7 +78,7 @@ mod tests {
             ("::ffff:10.0.0.1", "10.0.0.1", true),
             ("10.0.0.0/8", "::ffff:10.2.3.4", true),
         ] {
-            let found = Network::parse(network).unwrap().holds(parse(address).unwrap());
+            let found = Network::parse(network).unwrap().holds(plain(address.parse().unwrap()));
             assert_eq!(found, expected, "{network} {address}");
         }
         for text in [

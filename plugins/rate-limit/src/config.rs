@@ -144,7 +144,8 @@ impl From<Config> for RateLimit {
             dry_run: config.dry_run,
             policy: config.headers.then(|| policy.join(", ")),
             refused: Counter::new(name, help).map_err(|error| problems.add("", error)).ok(),
-            scratch: RefCell::default(),
+            key: RefCell::default(),
+            left: RefCell::default(),
             limits,
             problems: problems.0,
         }

@@ -12,7 +12,7 @@ use zproxy_sdk::{Request, context, crypto};
 use crate::address;
 
 /// The client's address.
-pub(crate) const CLIENT: &str = ":client-ip";
+pub(crate) const CLIENT: &str = ":client-address";
 
 /// Where `jwt` leaves the claims of a token that it has checked.
 const CLAIMS: &str = "jwt.claims";
@@ -52,7 +52,7 @@ impl Part {
     pub(crate) fn write(&self, request: &Request, key: &mut Vec<u8>) {
         match self {
             Self::Client { bits_v4, bits_v6 } => {
-                match address::parse(&request.client_ip()) {
+                match request.client_address() {
                     Some(IpAddr::V4(v4)) => {
                         key.push(b'4');
                         write_network(v4.into(), *bits_v4, key);

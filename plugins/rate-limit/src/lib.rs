@@ -41,8 +41,10 @@ struct RateLimit {
     policy: Option<String>,
     /// `None` beside a problem that says why.
     refused: Option<Counter>,
-    /// A key in the making.
-    scratch: RefCell<Vec<u8>>,
+    /// A key in the making,
+    key: RefCell<Vec<u8>>,
+    /// and a value of `RateLimit`.
+    left: RefCell<Vec<u8>>,
 }
 
 /// A quota for each key.
@@ -83,9 +85,10 @@ impl Middleware for RateLimit {
             return Flow::Next;
         }
         let cost = self.cost.of(request);
-        let mut left = String::with_capacity(48 * self.limits.len());
+        let mut left = self.left.borrow_mut();
+        left.clear();
         if let [limit] = self.limits.as_slice() {
-            let mut key = self.scratch.borrow_mut();
+            let mut key = self.key.borrow_mut();
             limit.write_key(request, &mut key);
             let decision = counters::take(&*key, limit.quota, cost);
             if !decision.allowed {
@@ -113,7 +116,8 @@ impl Middleware for RateLimit {
             }
         }
         if let Some(policy) = self.policy.as_ref().filter(|_| !self.dry_run) {
-            request.append_to_response([("ratelimit-policy", policy), ("ratelimit", &left)]);
+            let fields = [("ratelimit-policy", policy.as_bytes()), ("ratelimit", &left)];
+            request.append_to_response(fields);
         }
         Flow::Next
     }
@@ -128,7 +132,7 @@ impl RateLimit {
         if self.allow_list.is_empty() {
             return false;
         }
-        let client = address::parse(&request.client_ip());
+        let client = request.client_address();
         client.is_some_and(|client| self.allow_list.iter().any(|network| network.holds(client)))
     }
 
@@ -154,7 +158,7 @@ impl RateLimit {
             reply = reply.header("retry-after", seconds(decision.retry_after).max(1).to_string());
         }
         if let Some(policy) = &self.policy {
-            let mut left = String::new();
+            let mut left = Vec::new();
             limit.write_left(decision, &mut left);
             reply = reply.header("ratelimit-policy", policy).header("ratelimit", left);
         }
@@ -173,19 +177,19 @@ impl Limit {
     }
 
     /// Adds this limit to the value of `RateLimit` (draft-ietf-httpapi-ratelimit-headers-10).
-    fn write_left(&self, decision: &Decision, value: &mut String) {
+    fn write_left(&self, decision: &Decision, value: &mut Vec<u8>) {
         if !value.is_empty() {
-            value.push_str(", ");
+            value.extend_from_slice(b", ");
         }
         // `t` of a refusal is not later than `Retry-After`, which a client is to believe first.
         let reset = if decision.allowed { decision.reset_after } else { decision.retry_after };
         let left = if decision.allowed { decision.remaining } else { 0 };
-        value.push('"');
-        value.push_str(&self.name);
-        value.push_str("\";r=");
+        value.push(b'"');
+        value.extend_from_slice(self.name.as_bytes());
+        value.extend_from_slice(b"\";r=");
         write_number(left.into(), value);
         if reset != Duration::MAX {
-            value.push_str(";t=");
+            value.extend_from_slice(b";t=");
             write_number(seconds(reset), value);
         }
     }
@@ -205,7 +209,7 @@ impl Cost {
 }
 
 /// Writes a number, without the machinery of `fmt`, which takes longer than everything else here.
-fn write_number(mut number: u64, text: &mut String) {
+fn write_number(mut number: u64, text: &mut Vec<u8>) {
     let mut digits = [0; 20];
     let mut first = digits.len();
     loop {
@@ -216,12 +220,12 @@ fn write_number(mut number: u64, text: &mut String) {
             break;
         }
     }
-    text.extend(digits[first..].iter().copied().map(char::from));
+    text.extend_from_slice(&digits[first..]);
 }
 
 /// In whole seconds, never too early.
 fn seconds(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis().div_ceil(1000)).unwrap_or(u64::MAX)
+    duration.as_secs().saturating_add((duration.subsec_nanos() > 0).into())
 }
 
 export!(RateLimit: on_request, validate);

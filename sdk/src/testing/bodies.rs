@@ -204,9 +204,14 @@ impl Middleware for Asking {
     fn on_log(&self, _: &crate::Request, _: &crate::Response, _: &Summary) {
         see(format!("{:?}", callout::get("upstream://auth/").send()));
     }
+
+    fn on_tick(&self) {
+        let asked = (0..20).take_while(|_| callout::get("upstream://auth/").send().is_ok());
+        see(asked.count().to_string());
+    }
 }
 
-crate::export!(Asking: on_request, on_log);
+crate::export!(Asking: on_request, on_log, on_tick);
 
 #[test]
 fn callouts_are_answered_by_the_test_where_hooks_may_wait() {
@@ -219,4 +224,7 @@ fn callouts_are_answered_by_the_test_where_hooks_may_wait() {
     let answer = ask();
     assert_eq!((answer.status(), answer.body()), (202, b"upstream://auth/".as_slice()));
     assert!(seen().iter().all(|answer| answer.contains("Denied")), "on_log may not wait");
+    plugin.tick();
+    plugin.tick();
+    assert_eq!(seen(), ["16", "16"], "more are refused, as in the gateway");
 }

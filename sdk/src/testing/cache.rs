@@ -166,6 +166,11 @@ pub(crate) fn refetch(key: &[u8]) -> bool {
 /// Nobody asks.
 pub(crate) fn count(_: Outcome) {}
 
+/// Here every hook is called; a test may ask whether it need not have been.
+pub(crate) fn repeat(ms: u32, _age: u64, _: Outcome) {
+    Host::with(|host| host.repeat_ms = Some(ms));
+}
+
 pub(crate) fn refresh(key: &[u8], note: &[u8], ttl_ms: u32) -> bool {
     let refreshed = with_kept(key, |host, mut kept| {
         for (name, _) in &host.response.head.0 {

@@ -3,6 +3,7 @@
 use std::rc::Rc;
 
 use hmac::{Hmac, Mac};
+use serde_json::Value;
 use sha2::{Digest, Sha256, Sha384, Sha512};
 
 use super::host::{HOST, Host};
@@ -27,54 +28,115 @@ pub(super) enum Key {
     },
 }
 
+/// Every algorithm, with `kty` and `crv` of its keys (RFC 7518 §3.1, RFC 8037 §3.1).
+const ALGORITHMS: [(&str, &str, &str); 12] = [
+    ("HS256", "oct", ""),
+    ("HS384", "oct", ""),
+    ("HS512", "oct", ""),
+    ("RS256", "RSA", ""),
+    ("RS384", "RSA", ""),
+    ("RS512", "RSA", ""),
+    ("PS256", "RSA", ""),
+    ("PS384", "RSA", ""),
+    ("PS512", "RSA", ""),
+    ("ES256", "EC", "P-256"),
+    ("ES384", "EC", "P-384"),
+    ("EdDSA", "OKP", "Ed25519"),
+];
+
 pub(crate) fn key(algorithm: &str, format: &str, material: &[u8]) -> Result<u32, String> {
-    if format != "secret" {
-        return keep_other(algorithm, material);
+    let known = ALGORITHMS.iter().find(|(name, ..)| *name == algorithm);
+    let Some((_, kind, _)) = known else {
+        return Err(format!("algorithm `{algorithm}` is not known"));
+    };
+    match (format, *kind) {
+        ("secret", "oct") => keep_secret(algorithm, material),
+        ("pem", "RSA" | "EC" | "OKP") => keep_other(algorithm, material),
+        ("jwk", _) => {
+            let jwk = serde_json::from_slice(material).map_err(|_| "this is no JWK".to_owned())?;
+            keep_jwk(algorithm, &jwk, material)
+        }
+        ("secret" | "pem", _) => Err(format!("format `{format}` does not go with {algorithm}")),
+        _ => Err(format!("format `{format}` is not known; known are secret, pem, jwk")),
     }
-    if material.is_empty() {
+}
+
+fn keep_secret(algorithm: &str, secret: &[u8]) -> Result<u32, String> {
+    if secret.is_empty() {
         return Err("the secret is empty".to_owned());
     }
     let bad_length = |_| "a key of this length is not taken".to_owned();
-    let key = match algorithm {
-        "HS256" => Key::Hs256(Hmac::new_from_slice(material).map_err(bad_length)?),
-        "HS384" => Key::Hs384(Hmac::new_from_slice(material).map_err(bad_length)?),
-        "HS512" => Key::Hs512(Hmac::new_from_slice(material).map_err(bad_length)?),
-        _ => {
-            return Err(format!(
-                "a unit test does not know `{algorithm}`; write HS256, HS384 or HS512"
-            ));
-        }
-    };
-    Host::with(|host| {
-        if host.keys.len() == KEYS_MAX {
-            return Err(format!("more than {KEYS_MAX} keys"));
-        }
-        let handle = host.next_key;
-        host.next_key += 1;
-        host.keys.insert(handle, key);
-        Ok(handle)
+    keep(match algorithm {
+        "HS256" => Key::Hs256(Hmac::new_from_slice(secret).map_err(bad_length)?),
+        "HS384" => Key::Hs384(Hmac::new_from_slice(secret).map_err(bad_length)?),
+        _ => Key::Hs512(Hmac::new_from_slice(secret).map_err(bad_length)?),
     })
 }
 
 /// Keeps a key that only what a test has said can check.
 fn keep_other(algorithm: &str, material: &[u8]) -> Result<u32, String> {
+    if Host::with(|host| host.signatures.is_none()) {
+        return Err("a unit test knows secrets only, before `check_signatures`".to_owned());
+    }
+    keep(Key::Other { algorithm: algorithm.to_owned(), material: material.to_vec() })
+}
+
+fn keep(key: Key) -> Result<u32, String> {
     Host::with(|host| {
-        if host.signatures.is_none() {
-            return Err("a unit test knows secrets only, before `check_signatures`".to_owned());
-        }
         if host.keys.len() == KEYS_MAX {
             return Err(format!("more than {KEYS_MAX} keys"));
         }
         let handle = host.next_key;
         host.next_key += 1;
-        let key = Key::Other { algorithm: algorithm.to_owned(), material: material.to_vec() };
         host.keys.insert(handle, key);
         Ok(handle)
     })
 }
 
+/// Keeps a JWK as the host would; `text` is what it was read from.
+fn keep_jwk(algorithm: &str, jwk: &Value, text: &[u8]) -> Result<u32, String> {
+    let is = |name: &str, wanted: &str| jwk[name].as_str() == Some(wanted);
+    let fits = ALGORITHMS.iter().any(|(name, kind, curve)| {
+        *name == algorithm && is("kty", kind) && (curve.is_empty() || is("crv", curve))
+    });
+    let verifies = |ops: &Vec<Value>| ops.iter().any(|op| op == "verify" || op == "sign");
+    if !fits || jwk["alg"].as_str().is_some_and(|alg| alg != algorithm) {
+        return Err(format!("the key is not one for {algorithm}"));
+    }
+    if jwk["use"].as_str().is_some_and(|usage| usage != "sig")
+        || !jwk["key_ops"].as_array().is_none_or(verifies)
+    {
+        return Err("the key says that it is not for signatures".to_owned());
+    }
+    if !jwk["d"].is_null() {
+        return Err("this is a private key; give the public one".to_owned());
+    }
+    if !is("kty", "oct") {
+        return keep_other(algorithm, text);
+    }
+    let secret = jwk["k"].as_str().and_then(decode);
+    keep_secret(algorithm, &secret.ok_or("`k` of the key is not base64url without padding")?)
+}
+
+/// Base64url without padding (RFC 7515 §2).
+fn decode(text: &str) -> Option<Vec<u8>> {
+    const SYMBOLS: &[u8] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
+    let mut bytes = Vec::new();
+    let (mut bits, mut count) = (0_u32, 0);
+    for symbol in text.bytes() {
+        let value = SYMBOLS.iter().position(|known| *known == symbol)?;
+        bits = bits << 6 | u32::try_from(value).ok()?;
+        count += 6;
+        if count >= 8 {
+            count -= 8;
+            bytes.push(u8::try_from(bits >> count & 0xff).ok()?);
+        }
+    }
+    (count < 6 && bits & ((1 << count) - 1) == 0).then_some(bytes)
+}
+
 pub(crate) fn key_set(jwks: &[u8]) -> Result<Vec<SetKey>, String> {
-    let set: serde_json::Value =
+    let set: Value =
         serde_json::from_slice(jwks).map_err(|_| "this is no set of JWKs".to_owned())?;
     let keys = set["keys"].as_array().ok_or("this is no set of JWKs")?;
     let mut taken = Vec::new();
@@ -83,15 +145,20 @@ pub(crate) fn key_set(jwks: &[u8]) -> Result<Vec<SetKey>, String> {
             (Some("RSA"), _) => Some("RS256"),
             (Some("EC"), Some("P-256")) => Some("ES256"),
             (Some("EC"), Some("P-384")) => Some("ES384"),
-            (Some("OKP"), _) => Some("EdDSA"),
+            (Some("OKP"), Some("Ed25519")) => Some("EdDSA"),
             _ => None,
         };
         let Some(algorithm) = jwk["alg"].as_str().or(usual) else { continue };
-        taken.push(SetKey {
-            key: keep_other(algorithm, jwk.to_string().as_bytes())?,
-            id: jwk["kid"].as_str().map(str::to_owned),
-            algorithm: algorithm.to_owned(),
-        });
+        match keep_jwk(algorithm, jwk, jwk.to_string().as_bytes()) {
+            Ok(key) => taken.push(SetKey {
+                key,
+                id: jwk["kid"].as_str().map(str::to_owned),
+                algorithm: algorithm.to_owned(),
+            }),
+            // What the test has to say first is no fault of the key.
+            Err(error) if error.contains("check_signatures") => return Err(error),
+            Err(_) => {}
+        }
     }
     Ok(taken)
 }

@@ -66,12 +66,16 @@ pub(crate) struct Host {
     pub(crate) signatures: Option<Signatures>,
     /// Whether the running hook may send any.
     pub(crate) may_wait: bool,
+    /// Sent for this request, or in this tick.
+    pub(crate) sent: u32,
     edit_bytes: usize,
     context: HashMap<String, Vec<u8>>,
     pub(super) keys: BTreeMap<u32, Key>,
     pub(super) next_key: u32,
     pub(crate) state: State,
     pub(crate) cache: Responses,
+    /// For how long the running hook lets its answer be given again.
+    pub(crate) repeat_ms: Option<u32>,
 }
 
 /// What a message hook asks for.
@@ -112,6 +116,7 @@ impl Host {
             callouts: None,
             signatures: None,
             may_wait: false,
+            sent: 0,
             edit_bytes: 0,
             context: HashMap::new(),
             keys: BTreeMap::new(),
@@ -120,6 +125,7 @@ impl Host {
             later: Vec::new(),
             state: State::default(),
             cache: Responses::default(),
+            repeat_ms: None,
         }
     }
 
@@ -138,7 +144,9 @@ impl Host {
         self.failure = None;
         self.wish = None;
         self.replacement = None;
+        self.sent = 0;
         self.edit_bytes = 0;
+        self.repeat_ms = None;
         self.context.clear();
     }
 
@@ -394,11 +402,18 @@ pub(crate) mod callout {
     use super::Host;
     use crate::callout::{Error, Request, Response};
 
+    /// `limits.callouts_max`, where the operator says nothing.
+    const CALLOUTS_MAX: u32 = 16;
+
     pub(crate) fn send(request: Request) -> Result<Response, Error> {
         // Taken out while it runs: it is the test's own code, which may use this host.
-        let answer = Host::with(|host| match host.may_wait {
-            true => Ok(host.callouts.take()),
-            false => Err(Error::Denied("this hook may not send requests".to_owned())),
+        let answer = Host::with(|host| match (host.may_wait, host.sent < CALLOUTS_MAX) {
+            (false, _) => Err(Error::Denied("this hook may not send requests".to_owned())),
+            (true, false) => Err(Error::Busy),
+            (true, true) => {
+                host.sent += 1;
+                Ok(host.callouts.take())
+            }
         })?;
         let Some(mut answer) = answer else {
             return Err(Error::Denied("the test answers no callouts".to_owned()));

@@ -161,6 +161,13 @@ impl Request {
             ":authority" => self.head.joined("host"),
             ":scheme" => text("http"),
             ":client-ip" => text(&self.client_ip),
+            ":client-address" => {
+                let address = self.client_ip.parse::<std::net::IpAddr>().ok()?;
+                Some(match address.to_canonical() {
+                    std::net::IpAddr::V4(v4) => v4.octets().to_vec(),
+                    std::net::IpAddr::V6(v6) => v6.octets().to_vec(),
+                })
+            }
             ":route" => text(&self.route),
             name => self.head.joined(name),
         }

@@ -28,6 +28,7 @@ pub(crate) mod host;
 pub(crate) mod state;
 
 use std::fmt;
+use std::time::Duration;
 
 pub use message::{Request, Response};
 
@@ -188,6 +189,7 @@ impl<M: Slot> Loaded<M> {
     /// What the gateway does about once a second.
     pub fn tick(&self) {
         if M::HOOKS.contains(&Hook::Tick) {
+            Host::with(|host| host.sent = 0);
             waiting(|| self.running.on_tick());
         }
     }
@@ -348,12 +350,14 @@ pub struct Answer {
     request: Option<Request>,
     failure: Option<String>,
     log: Vec<(log::Level, String)>,
+    repeats_for: Option<Duration>,
 }
 
 impl Answer {
     fn new(response: Response) -> Self {
-        let log = Host::with(|host| std::mem::take(&mut host.log));
-        Self { response, request: None, failure: None, log }
+        let (log, repeat_ms) = Host::with(|host| (std::mem::take(&mut host.log), host.repeat_ms));
+        let repeats_for = repeat_ms.map(|ms| Duration::from_millis(ms.into()));
+        Self { response, request: None, failure: None, log, repeats_for }
     }
 
     /// The status code.
@@ -384,6 +388,13 @@ impl Answer {
     #[must_use]
     pub fn failure(&self) -> Option<&str> {
         self.failure.as_deref()
+    }
+
+    /// For how long the gateway may give this answer again, when the plugin has said so
+    /// ([`cache::repeat`](crate::cache::repeat)). In a test every hook is called all the same.
+    #[must_use]
+    pub fn repeats_for(&self) -> Option<Duration> {
+        self.repeats_for
     }
 
     /// The lines that the plugin wrote to the log since the last exchange ended.

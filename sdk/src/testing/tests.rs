@@ -231,6 +231,47 @@ fn a_key_knows_its_signature_and_no_other() {
     assert!(crypto::Key::new("HS256", "secret", b"").is_err());
 }
 
+/// RFC 7515 A.1, and what the gateway says to keys that are not what they are taken for.
+#[test]
+fn secrets_come_as_jwks_too() {
+    let k =
+        "AyM1SysPpbyDfgZld3umj1qzKObwVMkoqQ-EstJQLr_T-1qS0gZH75aKtMN3Yj0iPS4hcgUuTwjAzZr1Z9CAow";
+    let jwk = |more: &str| format!(r#"{{"kty":"oct","k":"{k}"{more}}}"#);
+    let data = b"eyJ0eXAiOiJKV1QiLA0KICJhbGciOiJIUzI1NiJ9.eyJpc3MiOiJqb2UiLA0KICJleHAiOjEzMDA4MTkzODAsDQogImh0dHA6Ly9leGFtcGxlLmNvbS9pc19yb290Ijp0cnVlfQ";
+    let signature = [0x74, 0x18, 0xdf, 0xb4];
+
+    let key = crypto::Key::new("HS256", "jwk", jwk("").as_bytes()).unwrap();
+    assert_eq!(key.sign(data).unwrap()[..4], signature);
+    let set = format!(
+        r#"{{"keys":[{}, {}, {}, {{"kty":"RSA","use":"enc"}}]}}"#,
+        jwk(r#","alg":"HS256","kid":"a""#),
+        jwk(r#","alg":"HS512","use":"enc""#),
+        jwk("")
+    );
+    let set = crypto::key_set(set.as_bytes()).unwrap();
+    assert_eq!(set.len(), 1, "the others are not for signatures, or do not say which");
+    assert_eq!((set[0].id.as_deref(), &*set[0].algorithm), (Some("a"), "HS256"));
+    assert_eq!(set[0].key.sign(data).unwrap()[..4], signature);
+    for (algorithm, format, material) in [
+        ("HS512", "jwk", jwk(r#","alg":"HS256""#)),
+        ("RS256", "jwk", jwk("")),
+        ("HS256", "jwk", jwk(r#","key_ops":["encrypt"]"#)),
+        ("HS256", "jwk", r#"{"kty":"oct","k":"a+b="}"#.to_owned()),
+        ("HS256", "jwk", "x".to_owned()),
+        ("RS256", "secret", "x".to_owned()),
+        ("HS256", "der", "x".to_owned()),
+    ] {
+        assert!(crypto::Key::new(algorithm, format, material.as_bytes()).is_err(), "{material}");
+    }
+
+    super::check_signatures(|algorithm, _, _, _| algorithm == "ES256");
+    let ec = r#"{"kty":"EC","crv":"P-256","x":"AA","y":"AA"}"#;
+    assert!(crypto::Key::new("ES256", "jwk", ec.as_bytes()).unwrap().verify(b"", b""));
+    assert!(crypto::Key::new("ES384", "jwk", ec.as_bytes()).is_err());
+    let private = r#"{"kty":"EC","crv":"P-256","x":"AA","y":"AA","d":"AA"}"#;
+    assert!(crypto::Key::new("ES256", "jwk", private.as_bytes()).is_err());
+}
+
 /// Uses all that a plugin can keep; answers with what came of it.
 #[derive(serde::Deserialize)]
 struct Keeping {}

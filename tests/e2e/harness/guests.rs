@@ -15,7 +15,8 @@ pub const JWT_SAMPLE: &str = "eyJhbGciOiJIUzI1NiIsInR5cCI6IkpXVCJ9.\
     SflKxwRJSMeKKF2QT4fwpMeJf36POk6yJV_adQssw5c";
 
 /// Guests of `tests/guests`, by the names of their files.
-const GUESTS: [&str; 22] = [
+const GUESTS: [&str; 23] = [
+    "again",
     "ask",
     "bad_header",
     "body",

@@ -29,7 +29,8 @@ pub(super) fn response(section: &Section<'_>) -> Result<Message, Mistake> {
     // What the status is called is nobody's business.
     message.start.truncate(1);
     match message.start.first().map(|status| status.parse()) {
-        Some(Ok(200..=599_u16)) => Ok(message),
+        // 101 is what opens a WebSocket.
+        Some(Ok(101 | 200..=599_u16)) => Ok(message),
         _ => Err(mistake(section.line, "begin with a status line: `HTTP/1.1 200`")),
     }
 }

@@ -19,14 +19,17 @@
 //! ```
 //!
 //! Given: `config`, `client-ip`, `scheme`, `route`, `upstreams`, `request` (from the client), `answer` (of
-//! the upstream, a 200 when left out), `chunks` (in which bodies come) and `answers` (of others to
-//! callouts). Expected: `verdict`, `upstream`, `forwarded` (what the upstream is sent), `callout` (what
-//! others are asked), `response` (what the client is sent), `cut`, `log`, `fails`, `refuses`.
-//! `sdk/README.md` is the manual.
+//! the upstream, a 200 when left out), `chunks` (in which bodies come), `answers` (of others to callouts),
+//! `client` and `server` (messages of a WebSocket). Expected: `verdict`, `upstream`, `forwarded` (what the
+//! upstream is sent), `callout` (what others are asked), `response` (what the client is sent), `cut`,
+//! `passes`, `becomes`, `dropped` and `closes` (of a message), `log`, `fails`, `refuses`. `sdk/README.md` is
+//! the manual.
 //!
-//! Not here: messages (`message`), playing a case (`play`) and comparing (`compare`).
+//! Not here: heads and bodies (`message`), WebSockets (`socket`), playing a case (`play`) and comparing
+//! (`compare`).
 
 mod message;
+mod socket;
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -35,6 +38,8 @@ use serde_json::{Map, Value};
 
 use crate::plugin::body::CHUNK_BYTES_MAX;
 use crate::plugin::callout::CalloutError;
+
+pub(super) use socket::{Becomes, Shown};
 
 /// One golden request.
 #[derive(Clone, Debug)]
@@ -55,6 +60,8 @@ pub(super) struct Case {
     pub(super) chunks: Vec<usize>,
     /// In the order in which they are to be made.
     pub(super) callouts: Vec<Callout>,
+    /// Messages of the WebSocket that the request has opened.
+    pub(super) messages: Vec<Shown>,
     pub(super) expected: Expected,
 }
 
@@ -134,7 +141,8 @@ struct Section<'a> {
 }
 
 const SECTIONS: &str = "config, client-ip, scheme, route, upstreams, request, answer, chunks, answers, \
-                        verdict, upstream, forwarded, callout, response, cut, log, fails and refuses";
+                        client, server, verdict, upstream, forwarded, callout, response, cut, passes, \
+                        becomes, dropped, closes, log, fails and refuses";
 
 /// Reads a file of cases.
 pub(super) fn parse(text: &str) -> Result<Vec<Case>, Mistake> {
@@ -156,7 +164,7 @@ pub(super) fn parse(text: &str) -> Result<Vec<Case>, Mistake> {
             };
             let name = name.trim();
             let again = |section: &Section<'_>| kind(section.name) == kind(name);
-            if kind(name) != CALLOUTS && sections.iter().any(again) {
+            if ![CALLOUTS, MESSAGES].contains(&kind(name)) && sections.iter().any(again) {
                 return Err(mistake(number, format!("`{name}` is there twice")));
             }
             sections.push(Section { line: number, name, value, lines: Vec::new() });
@@ -175,13 +183,20 @@ pub(super) fn parse(text: &str) -> Result<Vec<Case>, Mistake> {
     cases.into_iter().map(|(line, name, own)| case(line, name, &common, own)).collect()
 }
 
-/// Those that a case may have several of: questions, each with its answer.
+/// Those that a case may have several of: questions, each with its answer, and messages, each with what
+/// becomes of it.
 const CALLOUTS: &str = "callout";
+const MESSAGES: &str = "client";
+
+fn first_word(name: &str) -> &str {
+    name.split(' ').next().unwrap_or(name)
+}
 
 /// What a section is about, however it is written.
 fn kind(name: &str) -> &str {
-    match name.split(' ').next().unwrap_or(name) {
+    match first_word(name) {
         "answers" => CALLOUTS,
+        first if socket::SECTIONS.contains(&first) => MESSAGES,
         first => first,
     }
 }
@@ -216,10 +231,16 @@ fn case(
         answer: Message { start: vec!["200".to_owned()], ..Message::default() },
         chunks: vec![CHUNK_BYTES_MAX],
         callouts: Vec::new(),
+        messages: Vec::new(),
         expected: Expected::default(),
     };
+    let mut answered = false;
     for section in inherited.cloned().chain(own.iter().cloned()) {
+        answered |= section.name == "answer";
         take(&mut case, &section)?;
+    }
+    if !case.messages.is_empty() && !answered {
+        case.answer.start = vec!["101".to_owned()];
     }
     let expected = &case.expected;
     if case.request.start.is_empty() && expected.refuses.is_none() {
@@ -228,6 +249,7 @@ fn case(
     let nothing = expected.verdict.is_none()
         && expected.upstream.is_none()
         && case.callouts.is_empty()
+        && case.messages.iter().all(|shown| shown.expected.is_none())
         && !expected.cut
         && expected.forwarded.is_none()
         && expected.response.is_none()
@@ -281,6 +303,16 @@ fn take(case: &mut Case, section: &Section<'_>) -> Result<(), Mistake> {
             let before =
                 mistake(section.line, "what is answered? Write the `--- callout` before it");
             case.callouts.last_mut().ok_or(before)?.answer = answer;
+        }
+        name if socket::SECTIONS[..2].iter().any(|peer| first_word(name) == *peer) => {
+            case.messages.push(socket::shown(section)?);
+        }
+        name if socket::SECTIONS.contains(&first_word(name)) => {
+            let before = mistake(
+                section.line,
+                "of which message? Write `--- client: …` or `--- server: …` before",
+            );
+            case.messages.last_mut().ok_or(before)?.expected = Some(socket::becomes(section)?);
         }
         "upstream" => {
             expected.upstream = Some(match value(section)? {
@@ -375,6 +407,7 @@ fn answers(section: &Section<'_>) -> Result<Result<Message, CalloutError>, Mista
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::plugin::Peer;
 
     #[test]
     fn a_file_is_read_section_by_section() {
@@ -428,6 +461,31 @@ mod tests {
     }
 
     #[test]
+    fn messages_of_a_websocket_are_read_with_what_becomes_of_them() {
+        let cases = parse(
+            "=== chat\n--- request\nGET /\n--- client: hello\n--- becomes\ntwo\nlines\n\n--- client:\n\
+             --- dropped\n--- server binary: 00 fF\n--- becomes binary: 01\n--- server: x\n\
+             --- closes: 1008 not * here\n--- client: y\n",
+        )
+        .unwrap();
+
+        let case = &cases[0];
+        assert_eq!(case.answer.start, ["101"], "which opens a WebSocket");
+        let shown = |index: usize| {
+            let Shown { from, message, expected } = &case.messages[index];
+            (*from, Becomes::of(message), expected.clone())
+        };
+        let text = |text: &str| Becomes::Text(text.to_owned());
+        assert_eq!(shown(0), (Peer::Client, text("hello"), Some(text("two\nlines"))));
+        assert_eq!(shown(1), (Peer::Client, text(""), Some(Becomes::Nothing)));
+        let bytes = Becomes::Binary(vec![0, 255]);
+        assert_eq!(shown(2), (Peer::Server, bytes, Some(Becomes::Binary(vec![1]))));
+        let close = Becomes::Close(1008, Some("not * here".to_owned()));
+        assert_eq!(shown(3), (Peer::Server, text("x"), Some(close)));
+        assert_eq!(shown(4), (Peer::Client, text("y"), None));
+    }
+
+    #[test]
     fn mistakes_are_named_with_their_lines() {
         for (text, line, words) in [
             ("hello\n", 1, "begin a section"),
@@ -442,6 +500,10 @@ mod tests {
             ("=== a\n--- verdict: next\n", 1, "no `--- request`"),
             ("=== a\n--- log: x\n--- log\n", 3, "twice"),
             ("=== a\n--- response\nHTTP/1.1 99\n", 2, "status line"),
+            ("=== a\n--- client binary: 0\n", 2, "pairs of digits"),
+            ("=== a\n--- client loud: x\n", 2, "not `binary`"),
+            ("=== a\n--- passes\n", 2, "of which message?"),
+            ("=== a\n--- client: x\n--- closes: now\n", 3, "no code"),
             ("=== a\n--- chunks: 0\n", 2, "write sizes"),
             ("=== a\n--- chunks: many\n", 2, "write sizes"),
             ("=== a\n--- answers: timeout\n", 2, "what is answered?"),

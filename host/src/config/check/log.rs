@@ -38,6 +38,9 @@ const FIELDS: &[&str] = &[
     "attempts",
 ];
 
+/// The longest key that a plugin can give a note (`wit/context.wit`).
+const NOTE_KEY_BYTES_MAX: usize = 256;
+
 /// Fields that lines will have: (field, what comes later).
 const LATER: &[(&str, &str)] =
     &[("cache", "the response cache comes later"), ("plugins", "what each plugin did comes later")];
@@ -58,6 +61,13 @@ pub(super) fn check(
             report.problem(&at.key("redact").index(index), message, "write one like \"cookie\"");
         }
     }
+    for (index, key) in log.context.iter().enumerate() {
+        if key.is_empty() || key.len() > NOTE_KEY_BYTES_MAX {
+            let message = format!("{} is not the key of a note", quote(key));
+            let cure = "write the key that the plugin gives it, of 1 to 256 bytes";
+            report.problem(&at.key("context").index(index), message, cure);
+        }
+    }
     AccessLog {
         path: report
             .take(&at.key("path"), path(&log.path, environment))
@@ -65,6 +75,7 @@ pub(super) fn check(
         format: report
             .take(&at.key("format"), format(&log.format))
             .unwrap_or(AccessLogFormat::Json),
+        context: log.context.clone(),
         sample: log.sample,
         redact,
     }
@@ -122,6 +133,9 @@ fn check_fields(template: &str) -> Result<(), Refusal> {
     for place in template.split('{').skip(1) {
         let name = place.split('}').next().unwrap_or_default();
         if name.strip_prefix("request_header.").is_some_and(is_field_name) {
+            known.push(name);
+        }
+        if name.strip_prefix("context.").is_some_and(|key| !key.is_empty()) {
             known.push(name);
         }
         if let Some((_, comes)) = LATER.iter().find(|(later, _)| *later == name) {

@@ -444,9 +444,14 @@ fn limits(entry: &PluginConfig) -> PluginLimits {
     PluginLimits {
         memory_bytes_max: entry.limits.memory_bytes_max,
         time_max: Duration::from_millis(entry.limits.time_ms_max.into()),
+        request_time_max: entry
+            .limits
+            .request_time_ms_max
+            .map(|ms| Duration::from_millis(ms.into())),
         fuel_max: entry.limits.fuel_max,
         body_bytes_max: entry.limits.body_bytes_max,
         instances_max: entry.limits.instances_max,
+        callouts_max: entry.limits.callouts_max,
     }
 }
 

@@ -290,9 +290,14 @@ pub struct AccessLogConfig {
 
     /// `"json"`: one object per line; `"combined"`: the Combined Log Format of Apache and
     /// nginx; anything else is a template such as `{client} {method} {path} {status}`, whose
-    /// places are named as the JSON fields (`{upstream_us}` for the one in `phases`), or
-    /// `{request_header.NAME}`.
+    /// places are named as the JSON fields (`{upstream_us}` for the one in `phases`),
+    /// `{request_header.NAME}`, or `{context.KEY}` for a note that a plugin has made.
     pub format: String,
+
+    /// Notes of plugins that a line of JSON shows, by their keys: what plugins tell each other of a request by
+    /// `context` of `wit/`, and the log only when it is named here.
+    #[schemars(example = ["user", "tenant"])]
+    pub context: Vec<String>,
 
     /// Share of the requests that leave a line, from 0 to 1.
     #[schemars(range(min = 0.0, max = 1.0))]
@@ -309,6 +314,7 @@ impl Default for AccessLogConfig {
         Self {
             path: "off".into(),
             format: "json".into(),
+            context: Vec::new(),
             sample: 1.0,
             redact: redact.map(String::from).to_vec(),
         }

@@ -48,6 +48,14 @@ pub struct PluginLimitsConfig {
     #[schemars(range(min = 1, max = 60_000))]
     pub time_ms_max: u32,
 
+    /// Longest time in all hooks of one request for its heads and bodies, in milliseconds: a body of any length has any
+    /// number of chunks. A plugin that has had it is called for no more of that request and fails. Hooks that
+    /// wait for callouts, of which a request has four at most, and those for messages of WebSockets and the end of
+    /// exchanges are left out. When left out nothing is added up, which makes calls cheaper.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 86_400_000), example = 1000)]
+    pub request_time_ms_max: Option<u32>,
+
     /// Most fuel in one call of a hook: about a unit for each instruction, so that the limit is the same on
     /// every machine and for every run. When left out nothing is counted, which makes calls cheaper.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -64,6 +72,10 @@ pub struct PluginLimitsConfig {
     /// in it at a time, and others for them. Other plugins have one instance.
     #[schemars(range(min = 1, max = 1024))]
     pub instances_max: usize,
+
+    /// Requests of its own that a plugin may send for one request, or in one tick. More are refused it.
+    #[schemars(range(max = 1024))]
+    pub callouts_max: u32,
 }
 
 impl Default for PluginLimitsConfig {
@@ -71,9 +83,11 @@ impl Default for PluginLimitsConfig {
         Self {
             memory_bytes_max: 16 * 1024 * 1024,
             time_ms_max: 10,
+            request_time_ms_max: None,
             fuel_max: None,
             body_bytes_max: 4 * 1024 * 1024,
             instances_max: 32,
+            callouts_max: 16,
         }
     }
 }

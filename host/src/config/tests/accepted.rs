@@ -262,6 +262,8 @@ fn a_chain_takes_its_own_config_before_the_plugins() {
         fuel_max: Some(5000),
         body_bytes_max: 4 << 20,
         instances_max: 32,
+        callouts_max: 16,
+        request_time_max: None,
     };
     assert_eq!(settings.plugins[0].limits, limits);
     let chain: Vec<_> = settings.routes[0]
@@ -416,13 +418,14 @@ fn admin_can_be_off_moved_and_guarded() {
 fn logs_and_proxies_are_parsed() {
     let settings = settings(
         r#"{"access_log": {"path": "/var/log/z", "sample": 0.5, "redact": ["X-Key"],
-             "format": "{client} {request_header.User-Agent} {status}"},
+             "format": "{client} {request_header.User-Agent} {status} {context.user}", "context": ["a b"]},
             "trusted_proxies": ["10.0.0.0/8", "::1", "192.0.2.1"]}"#,
     );
 
     let log = &settings.access_log;
     assert_eq!(log.path, AccessLogPath::File("/var/log/z".into()));
-    let template = "{client} {request_header.User-Agent} {status}";
+    let template = "{client} {request_header.User-Agent} {status} {context.user}";
+    assert_eq!(log.context, ["a b"]);
     assert_eq!(log.format, AccessLogFormat::Template(template.into()));
     assert_eq!(log.redact, ["x-key"]);
     let trusted: Vec<_> = settings.trusted_proxies.iter().map(ToString::to_string).collect();

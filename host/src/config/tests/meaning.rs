@@ -506,6 +506,13 @@ fn limits_logs_and_proxies_are_cured() {
             ],
         ),
         (
+            r#"{"access_log": {"context": ["user", ""]}}"#,
+            &[
+                "1:37: access_log.context[1]: `` is not the key of a note; write the key that the plugin gives \
+                 it, of 1 to 256 bytes",
+            ],
+        ),
+        (
             r#"{"access_log": {"format": "{methd} {status}"}}"#,
             &[
                 "1:27: access_log.format: `{methd}` is not a field of the access log; did you mean `{method}`?",

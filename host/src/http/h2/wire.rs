@@ -21,7 +21,14 @@ use crate::io::{Buffer, Deadlines, Stream};
 /// What is written before it goes out, at most. As much as TLS sends by one call.
 const OUT_BYTES_MAX: usize = 64 * 1024;
 
+/// What is read in one go, at most. Crate `h2` has room for half of it as long as frames are small.
+const IN_BYTES_MAX: usize = 16 * 1024;
+
 thread_local! {
+    /// What has been read, until it is where crate `h2` wants it. Reading to there would begin with making all of
+    /// that memory zeros: more work than the copy, and pages that an idle connection does not need.
+    static READ: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+
     /// What is written hardly ever waits for longer than it takes to write it: one buffer does for all.
     static SPARE: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
 }
@@ -163,6 +170,17 @@ impl<S: BorrowMut<Stream>> Line<S> {
         count
     }
 
+    /// Receives what there is room for.
+    fn poll_read(&mut self, cx: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        READ.with_borrow_mut(|read| {
+            read.resize(IN_BYTES_MAX, 0);
+            let room = into.remaining().min(IN_BYTES_MAX);
+            let count = ready!(self.stream.borrow_mut().poll_read(cx, &mut read[..room]))?;
+            into.put_slice(&read[..count]);
+            Poll::Ready(Ok(()))
+        })
+    }
+
     /// Sends what has been written.
     fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let mut sent = 0;
@@ -219,8 +237,7 @@ impl<S: BorrowMut<Stream> + Unpin> AsyncRead for Wire<S> {
             into.put_slice(&early.filled()[..count]);
             crate::http::connection::consume(&mut line.early, count);
         } else {
-            let count = ready!(line.stream.borrow_mut().poll_read(cx, into.initialize_unfilled()))?;
-            into.advance(count);
+            ready!(line.poll_read(cx, into))?;
         }
         line.account.see(&into.filled()[before..]);
         Poll::Ready(Ok(()))
@@ -264,5 +281,138 @@ impl<S: BorrowMut<Stream> + Unpin> AsyncWrite for Wire<S> {
         let line = &mut *RefCell::borrow_mut(&self.0);
         ready!(line.poll_send(cx))?;
         line.stream.borrow_mut().poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+    use std::time::Duration;
+
+    use bytes::Bytes;
+    use tokio::net::UnixStream;
+
+    use super::*;
+    use crate::io::Multiplexed;
+
+    /// A client's socket that now and then has nothing though something is there, and else a little.
+    struct Slow(UnixStream, fastrand::Rng);
+
+    impl AsyncRead for Slow {
+        fn poll_read(
+            mut self: Pin<&mut Self>,
+            cx: &mut Context<'_>,
+            into: &mut ReadBuf<'_>,
+        ) -> Poll<io::Result<()>> {
+            let Self(socket, random) = &mut *self;
+            if random.u8(..4) == 0 {
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+            let room = random.usize(1..20_000).min(into.remaining());
+            let mut some = ReadBuf::new(into.initialize_unfilled_to(room));
+            ready!(Pin::new(socket).poll_read(cx, &mut some))?;
+            let count = some.filled().len();
+            into.advance(count);
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    impl AsyncWrite for Slow {
+        fn poll_write(
+            mut self: Pin<&mut Self>,
+            cx: &mut Context<'_>,
+            bytes: &[u8],
+        ) -> Poll<io::Result<usize>> {
+            Pin::new(&mut self.0).poll_write(cx, bytes)
+        }
+        fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Pin::new(&mut self.0).poll_flush(cx)
+        }
+        fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Pin::new(&mut self.0).poll_shutdown(cx)
+        }
+    }
+
+    /// Answers every request with as much as its path says, as the gateway does: by tasks of their own.
+    async fn serve(stream: Stream) {
+        let account = Account::new(Watch::client, &Rc::default());
+        let wire = Wire::new(stream, None, account);
+        let outlet = wire.outlet();
+        let mut handshake = std::pin::pin!(h2::server::Builder::new().handshake::<_, Bytes>(wire));
+        let made = poll_fn(|cx| outlet.poll(cx, |cx| handshake.as_mut().poll(cx))).await;
+        let mut connection = made.unwrap();
+        while let Some(asked) = poll_fn(|cx| outlet.poll(cx, |cx| connection.poll_accept(cx))).await
+        {
+            let Ok((request, respond)) = asked else { return };
+            let bytes = vec![b'x'; request.uri().path()[1..].parse().unwrap()];
+            let stream = Multiplexed::asked(request.into_body(), respond, Rc::default(), None);
+            tokio::task::spawn_local(async move {
+                stream.respond(http::Response::new(()), bytes.is_empty()).unwrap();
+                let mut sent = 0;
+                while sent < bytes.len() {
+                    let write = |cx: &mut Context<'_>| stream.poll_write(cx, &bytes[sent..], true);
+                    sent += poll_fn(write).await.unwrap();
+                }
+            });
+        }
+    }
+
+    /// Asks for so many pieces at a time, and takes them.
+    async fn ask(socket: UnixStream, mut random: fastrand::Rng) {
+        let mut builder = h2::client::Builder::new();
+        builder
+            .initial_window_size(random.u32(1..300_000))
+            .initial_connection_window_size(random.u32(65_535..2_000_000))
+            .max_frame_size(random.u32(16_384..100_000));
+        let socket = Slow(socket, random.fork());
+        let (requests, connection) = builder.handshake::<_, Bytes>(socket).await.unwrap();
+        tokio::task::spawn_local(connection);
+        let mut running = Vec::new();
+        for _ in 0..random.usize(1..60) {
+            let mut requests = requests.clone();
+            let wanted = if random.bool() { random.usize(..200) } else { random.usize(..200_000) };
+            running.push(tokio::task::spawn_local(async move {
+                let request = http::Request::get(format!("http://a/{wanted}")).body(()).unwrap();
+                let (response, _) = requests.send_request(request, true).unwrap();
+                let mut body = response.await.unwrap().into_body();
+                let mut got = 0;
+                while let Some(data) = body.data().await {
+                    let count = data.unwrap().len();
+                    body.flow_control().release_capacity(count).unwrap();
+                    got += count;
+                }
+                assert_eq!(got, wanted);
+            }));
+        }
+        for one in running {
+            one.await.unwrap();
+        }
+    }
+
+    /// Whatever the sizes of buffers, windows and frames, and however slowly the client reads: nothing that has
+    /// been written stays, for want of somebody who is waked.
+    #[test]
+    fn all_that_is_written_arrives() {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build_local(tokio::runtime::LocalOptions::default())
+            .unwrap();
+        for seed in 0..60 {
+            let mut random = fastrand::Rng::with_seed(seed);
+            let (near, far) = std::os::unix::net::UnixStream::pair().unwrap();
+            for socket in [&near, &far] {
+                socket.set_nonblocking(true).unwrap();
+                let socket = socket2::SockRef::from(socket);
+                socket.set_send_buffer_size(random.usize(1..100_000)).unwrap();
+            }
+            runtime.block_on(async {
+                let stream = Stream::new(near.into(), false).unwrap();
+                tokio::task::spawn_local(serve(stream));
+                let asking = ask(UnixStream::from_std(far).unwrap(), random);
+                let ended = tokio::time::timeout(Duration::from_secs(60), asking).await;
+                assert!(ended.is_ok(), "seed {seed}: something has not arrived");
+            });
+        }
     }
 }

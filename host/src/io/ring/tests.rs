@@ -237,9 +237,9 @@ fn an_end_a_reset_and_bytes_show_on_an_idle_stream() {
         }
         assert!(!ended.holds_bytes() && !reset.holds_bytes() && spoken.holds_bytes());
         assert!(!silent.is_readable() && !silent.is_dead());
-        assert!(reset.split().0.error().is_some());
-        assert!(poll_fn(|cx| reset.split().0.poll_event(cx)).await.is_err());
-        assert!(poll_fn(|cx| spoken.split().0.poll_event(cx)).await.is_ok());
+        assert!(poll_fn(|cx| reset.split().0.poll_left(cx)).await);
+        assert!(!poll_fn(|cx| ended.split().0.poll_left(cx)).await);
+        assert!(!poll_fn(|cx| spoken.split().0.poll_left(cx)).await);
         assert_eq!(read(&mut spoken, &mut [0; 9]).await.unwrap(), 1);
         assert_eq!(read(&mut ended, &mut [0; 9]).await.unwrap(), 0);
         assert!(read(&mut reset, &mut [0; 9]).await.is_err());

@@ -223,7 +223,7 @@ impl Secure {
         }
     }
 
-    /// As [`Reader::poll_event`](super::Reader::poll_event).
+    /// As [`Reader::poll_left`](super::Reader::poll_left), with an error for a peer that has left.
     pub(super) fn poll_event(
         &self,
         cx: &mut Context<'_>,
@@ -239,7 +239,9 @@ impl Secure {
                 }
             }
         }
-        Poll::Ready(Ok(()))
+        // RFC 8446 §6.1: who only finishes sending says so; who is gone without a word has left.
+        let end = if state.taken < state.plain.len() { None } else { state.ended() };
+        Poll::Ready(end.unwrap_or(Ok(())))
     }
 
     /// Whether there is content that nobody has taken, or an end.

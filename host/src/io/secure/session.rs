@@ -14,7 +14,7 @@ use rustls::server::UnbufferedServerConnection;
 use rustls::unbuffered::{
     ConnectionState, EncodeError, EncryptError, InsufficientSizeError, UnbufferedStatus,
 };
-use rustls::{CommonState, HandshakeKind, ProtocolVersion};
+use rustls::{AlertDescription, CommonState, HandshakeKind, InvalidMessage};
 
 use crate::tls::Hello;
 
@@ -91,12 +91,14 @@ impl Session {
                 Ok(Step::Wait(wait)) => return (used, Ok((wait, closed))),
                 Err(error) => {
                     // Its alert is there for the taking, after what was to be sent before it.
+                    let at = outgoing.len();
                     while self.common().wants_write()
                         && with!(self, connection => {
                             let status = connection.process_tls_records(&mut []);
                             step_alert(status, outgoing)
                         })
                     {}
+                    correct_alert(&error, &mut outgoing[at..]);
                     return (used, Err(error));
                 }
             }
@@ -180,11 +182,6 @@ impl Session {
     /// What the handshake came to.
     pub(super) fn facts(&self, hello: Option<Hello>) -> TlsFacts {
         let common = self.common();
-        let version = match common.protocol_version() {
-            Some(ProtocolVersion::TLSv1_2) => "TLSv1.2",
-            Some(ProtocolVersion::TLSv1_3) => "TLSv1.3",
-            _ => "",
-        };
         let cipher = common.negotiated_cipher_suite().and_then(|suite| suite.suite().as_str());
         let (own, chain) = match (self, common.peer_certificates()) {
             (Self::Server(_), Some([own, chain @ ..])) => (Some(own), chain),
@@ -194,7 +191,7 @@ impl Session {
         let item = |one: &CertificateDer<'_>| format!(":{}:", STANDARD.encode(one));
         let items: Vec<String> = chain.iter().map(item).collect();
         TlsFacts {
-            version,
+            version: crate::tls::version_name(common.protocol_version()),
             cipher: cipher.unwrap_or_default(),
             resumed: common.handshake_kind() == Some(HandshakeKind::Resumed),
             alpn: common.alpn_protocol().map(Into::into),
@@ -251,6 +248,23 @@ fn step_alert<D>(status: UnbufferedStatus<'_, '_, D>, outgoing: &mut Vec<u8>) ->
     let Ok(ConnectionState::EncodeTlsData(mut data)) = status.state else { return false };
     encode(outgoing, |place| data.encode(place));
     true
+}
+
+/// RFC 8446 §5, §5.1 have alerts of their own for what is wrong with a record's header, where rustls says that it cannot
+/// be decoded. Once there are keys, nothing can be changed any more.
+fn correct_alert(error: &rustls::Error, record: &mut [u8]) {
+    let alert = match error {
+        rustls::Error::InvalidMessage(InvalidMessage::MessageTooLarge) => {
+            AlertDescription::RecordOverflow
+        }
+        rustls::Error::InvalidMessage(
+            InvalidMessage::InvalidContentType | InvalidMessage::InvalidEmptyPayload,
+        ) => AlertDescription::UnexpectedMessage,
+        _ => return,
+    };
+    if let [21, _, _, 0, 2, _, description] = record {
+        *description = alert.into();
+    }
 }
 
 /// Appends a record of the session itself.

@@ -28,9 +28,6 @@ use crate::config::{Allow, Destination, HostPattern};
 use crate::route::path;
 pub use client::{Answer, Callouts, Outside, Scope};
 
-/// Callouts of one request of a client, all its plugins together. Real ones make one or two.
-pub const CALLOUTS_MAX: u32 = 16;
-
 /// Longest body of an answer.
 pub const ANSWER_BYTES_MAX: usize = 1024 * 1024;
 
@@ -39,6 +36,23 @@ const TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Longest time for one.
 const TIMEOUT_MAX: Duration = Duration::from_secs(30);
+
+/// What can come of a callout, as metrics name it.
+pub const OUTCOMES: [&str; 7] =
+    ["answered", "denied", "invalid", "unreachable", "timeout", "too-large", "busy"];
+
+/// The place of an answer in [`OUTCOMES`].
+pub(super) fn outcome_of(answer: &Answer) -> usize {
+    match answer {
+        Ok(_) => 0,
+        Err(CalloutError::Denied(_)) => 1,
+        Err(CalloutError::Invalid(_)) => 2,
+        Err(CalloutError::Unreachable(_)) => 3,
+        Err(CalloutError::Timeout) => 4,
+        Err(CalloutError::TooLarge) => 5,
+        Err(CalloutError::Busy) => 6,
+    }
+}
 
 /// What a plugin asks.
 #[derive(Clone, Debug)]

@@ -3,11 +3,11 @@
 //! Not here: the order of links (`chain`).
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::super::body::{BodyStop, ChunkFlow, Halt, Showing, Stage, Wish};
 use super::super::exchange::{Exchange, Flow, Summary};
-use super::super::failure::Failure;
+use super::super::failure::{Failure, FailureKind};
 use super::super::instance::Hook;
 use super::super::message::{MessageFlow, Peer, SocketMessage};
 use super::super::native;
@@ -132,13 +132,16 @@ impl Link {
         }
     }
 
-    /// One call in some is timed.
+    /// One call in some is timed, and each where time is added up.
     pub(super) fn timed<R>(
         &self,
         hook: Hook,
         place: &mut Option<Box<Exchange>>,
-        call: impl FnOnce(&Self, &mut Option<Box<Exchange>>) -> R,
-    ) -> R {
+        call: impl FnOnce(&Self, &mut Option<Box<Exchange>>) -> Result<R, Box<Failure>>,
+    ) -> Result<R, Box<Failure>> {
+        if self.adds_up && !matches!(hook, Hook::Message | Hook::Log) {
+            return self.timed_within(hook, place, call);
+        }
         let began = self.meter.is_timed(hook).then(clock);
         let result = call(self, place);
         if let Some(began) = began {
@@ -147,6 +150,34 @@ impl Link {
             if let Some(exchange) = place {
                 exchange.add_time(&self.meter.plugin, took);
             }
+        }
+        result
+    }
+
+    /// Calls a hook, unless those before have taken all the time that this plugin has for a request.
+    fn timed_within<R>(
+        &self,
+        hook: Hook,
+        place: &mut Option<Box<Exchange>>,
+        call: impl FnOnce(&Self, &mut Option<Box<Exchange>>) -> Result<R, Box<Failure>>,
+    ) -> Result<R, Box<Failure>> {
+        let max = match &self.runner {
+            Runner::Wasm(instance) => instance.plugin().limits().request_time_max,
+            Runner::Native(_) => None,
+        };
+        let max = max.unwrap_or(Duration::MAX);
+        let plugin = &self.meter.plugin;
+        if place.as_deref().is_some_and(|exchange| exchange.time_of(plugin) >= max) {
+            let message =
+                format!("its hooks have taken all of the {max:?} that they have for a request");
+            return Err(Failure::new(FailureKind::Unavailable, message));
+        }
+        let began = clock();
+        let result = call(self, place);
+        let took = began.elapsed();
+        self.meter.record_time(hook, took);
+        if let Some(exchange) = place {
+            exchange.add_time(plugin, took);
         }
         result
     }

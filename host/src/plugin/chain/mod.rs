@@ -16,6 +16,7 @@
 //! Not here: what plugins are (`load`), how they are called (`instance`), and the gateway's own
 //! answers (`proxy`).
 
+mod beginning;
 mod link;
 
 use std::collections::BTreeMap;
@@ -30,6 +31,7 @@ use super::body::BodyStop;
 use super::body::ChunkFlow;
 use super::body::Showing;
 use super::callout::Scope;
+use super::engine::Ticks;
 use super::exchange::Exchange;
 use super::exchange::Flow;
 use super::exchange::Summary;
@@ -48,6 +50,7 @@ use super::stats::Meter;
 use super::stats::PluginStats;
 use crate::config::OnError;
 use crate::state::redis::RemoteCounts;
+use beginning::Beginning;
 use link::PUT_BACK;
 
 /// Makes native middleware from its configuration. Called once per worker and configuration.
@@ -205,7 +208,11 @@ impl Instances {
         self.wasm.retain(|instance| instance.strong_count() > 0);
         self.native.retain(|native| native.made.strong_count() > 0);
         let links = plan.links.iter().map(|link| self.link(link)).collect::<Result<_, _>>()?;
-        Ok(Chain { links })
+        let ticks = plan.links.iter().find_map(|link| match &link.plugin {
+            PlanSource::Wasm(plugin) => Some(plugin.engine.ticks().clone()),
+            PlanSource::Native(_) => None,
+        });
+        Ok(Chain { links, ticks: ticks.unwrap_or_default() })
     }
 
     /// What was counted on this worker, by plugin.
@@ -261,8 +268,14 @@ impl Instances {
                 (Runner::Native(native), hooks, bodies)
             }
         };
-        let waits = matches!(&plan.plugin, PlanSource::Wasm(plugin) if plugin.waits);
-        Ok(Link { runner, hooks, bodies, waits, on_error: plan.on_error, meter })
+        let wasm = match &plan.plugin {
+            PlanSource::Wasm(plugin) => Some(plugin),
+            PlanSource::Native(_) => None,
+        };
+        let waits = wasm.is_some_and(|plugin| plugin.waits);
+        let adds_up = wasm.is_some_and(|plugin| plugin.limits().request_time_max.is_some());
+        let on_error = plan.on_error;
+        Ok(Link { runner, hooks, bodies, waits, adds_up, on_error, meter })
     }
 
     fn meter(&mut self, plugin: &Arc<str>) -> Rc<Meter> {
@@ -327,6 +340,8 @@ impl Instances {
 /// A route's chain on one worker.
 pub struct Chain {
     links: Rc<[Link]>,
+    /// Of the plugins' clock.
+    ticks: Ticks,
 }
 
 /// A plugin's place in a chain on one worker.
@@ -337,6 +352,8 @@ pub(super) struct Link {
     bodies: bool,
     /// Its head hooks may wait, and are not called from here.
     waits: bool,
+    /// What its hooks take of a request is added up, for it is limited.
+    adds_up: bool,
     on_error: OnError,
     meter: Rc<Meter>,
 }
@@ -368,8 +385,7 @@ impl Chain {
         now: Instant,
     ) -> (Box<Exchange>, Passed) {
         let mut place = Some(exchange);
-        // The first link begins now; what the ones before it took is not a later link's time.
-        let mut now = Some(now);
+        let mut beginning = Beginning::new(&self.ticks, now);
         let mut passed = Passed { outcome: Ok(Flow::Next), entered: self.links.len() };
         for (index, link) in self.links.iter().enumerate().skip(from) {
             if link.hooks.has(Hook::Request) {
@@ -377,7 +393,7 @@ impl Chain {
                     passed.entered = index;
                     break;
                 }
-                let now = now.take().unwrap_or_else(clock);
+                let now = beginning.next();
                 let outcome = link.on_head(Hook::Request, &mut place, now);
                 if let Some(exchange) = place.as_deref_mut() {
                     exchange.note_later(index);
@@ -416,7 +432,7 @@ impl Chain {
         now: Instant,
     ) -> (Box<Exchange>, Result<Flow, Broken>) {
         let mut place = Some(exchange);
-        let mut now = Some(now);
+        let mut beginning = Beginning::new(&self.ticks, now);
         let mut flow = Ok(Flow::Next);
         let floor = place.as_deref().map_or(0, |exchange| exchange.floor);
         for (index, link) in self.links.iter().enumerate().take(entered).skip(floor).rev() {
@@ -427,7 +443,7 @@ impl Chain {
                 if link.waits && link.waits_at(index, &mut place) {
                     break;
                 }
-                let now = now.take().unwrap_or_else(clock);
+                let now = beginning.next();
                 match link.on_head(Hook::Response, &mut place, now) {
                     Ok(Flow::Next) => {}
                     // It is not shown its own answer.

@@ -9,6 +9,7 @@ use super::bindings::zproxy::gateway::cache::{Host, Outcome, Stored, Terms, Turn
 use super::reply::From;
 use crate::http::Method;
 use crate::plugin::exchange::{LookedUp, Waiting};
+use crate::plugin::repeat::Wish;
 use crate::state::cache::{
     self, Cache, KEY_BYTES_MAX, Label, NOTE_BYTES_MAX, TAG_BYTES_MAX, TAGS_MAX,
 };
@@ -70,7 +71,11 @@ impl State {
         }
         let Some(stored) = self.find(key) else { return false };
         match self.reply.take_stored(&stored, from, fields) {
-            Ok(taken) => taken,
+            Ok(taken) => {
+                let whole = taken && matches!(from, From::All) && stored.body().is_some();
+                self.course.serves(whole.then_some(stored));
+                taken
+            }
             Err(error) => {
                 self.violate(format_args!("{what}"), error);
                 true
@@ -104,6 +109,20 @@ impl State {
     }
 }
 
+impl std::convert::From<Outcome> for cache::Outcome {
+    fn from(outcome: Outcome) -> Self {
+        match outcome {
+            Outcome::Hit => Self::Hit,
+            Outcome::Collapsed => Self::Collapsed,
+            Outcome::Stale => Self::Stale,
+            Outcome::Revalidated => Self::Revalidated,
+            Outcome::Expired => Self::Expired,
+            Outcome::Miss => Self::Miss,
+            Outcome::Bypass => Self::Bypass,
+        }
+    }
+}
+
 impl Host for State {
     fn lookup(&mut self, key: Vec<u8>) -> Option<Stored> {
         if !self.takes("cache.lookup", &key, b"", &[]) {
@@ -113,13 +132,15 @@ impl Host for State {
         if let Some(exchange) = self.exchange.as_deref_mut() {
             exchange.looked_since.get_or_insert_with(Cache::begun);
         }
-        let stored = match self.kept.cache().lookup(&key, now) {
-            Some(stored) => stored,
-            None => self.looked_up(&key)?,
+        let found = self.kept.cache().lookup(&key, now).or_else(|| self.looked_up(&key));
+        let Some(stored) = found else {
+            self.course.found_nothing();
+            return None;
         };
         if let Some(exchange) = self.exchange.as_deref_mut() {
             let cache = Arc::clone(self.kept.cache());
-            exchange.looked_up = Some(LookedUp { cache, key, stored: Arc::clone(&stored) });
+            let new = LookedUp { cache, key, stored: Arc::clone(&stored) };
+            self.course.found(exchange.looked_up.replace(new));
         }
         Some(Stored {
             status: stored.status,
@@ -140,6 +161,11 @@ impl Host for State {
 
     fn serve(&mut self, key: Vec<u8>, fields: Vec<(String, Vec<u8>)>) -> bool {
         self.answer_from("cache.serve", &key, From::All, &fields)
+    }
+
+    fn repeat(&mut self, ms: u32, age: u64, outcome: Outcome) {
+        let until_us = self.passed().monotonic_us.saturating_add(u64::from(ms) * 1000);
+        self.course.wish(Wish { until_us, age, outcome: outcome.into() });
     }
 
     fn serve_not_modified(&mut self, key: Vec<u8>, fields: Vec<(String, Vec<u8>)>) -> bool {
@@ -226,15 +252,7 @@ impl Host for State {
     }
 
     fn count(&mut self, outcome: Outcome) {
-        let outcome = match outcome {
-            Outcome::Hit => cache::Outcome::Hit,
-            Outcome::Collapsed => cache::Outcome::Collapsed,
-            Outcome::Stale => cache::Outcome::Stale,
-            Outcome::Revalidated => cache::Outcome::Revalidated,
-            Outcome::Expired => cache::Outcome::Expired,
-            Outcome::Miss => cache::Outcome::Miss,
-            Outcome::Bypass => cache::Outcome::Bypass,
-        };
+        let outcome = outcome.into();
         self.kept.cache().count(outcome);
         if let Some(exchange) = self.exchange.as_deref_mut() {
             exchange.cached = Some(outcome);

@@ -18,7 +18,6 @@ use wasmtime::component::Lower;
 use super::State;
 use crate::plugin::callout::Ask;
 use crate::plugin::callout::Asks;
-use crate::plugin::callout::CALLOUTS_MAX;
 use crate::plugin::callout::CalloutError;
 use crate::plugin::callout::CalloutRequest;
 use crate::plugin::callout::CalloutResponse;
@@ -85,18 +84,34 @@ pub(in crate::plugin) struct Waits {
     ran: Duration,
     /// Its callouts, when it belongs to no exchange.
     asked: u32,
+    /// How many it may make.
+    asked_max: u32,
+    /// Those that were too many.
+    refused: u32,
 }
 
 impl Waits {
+    /// Of an instance that may make so many callouts for one request.
+    pub(super) fn new(asked_max: u32) -> Self {
+        Self { asked_max, ..Self::default() }
+    }
+
     /// A call begins that may wait and run for so long.
     pub(in crate::plugin) fn begin(&mut self, asks: Asks, time_max: Duration) {
         let running_since = Some(Instant::now());
-        *self = Self { asks: Some(asks), time_max, running_since, ran: Duration::ZERO, asked: 0 };
+        let (ran, asked_max) = (Duration::ZERO, self.asked_max);
+        let (asks, asked, refused) = (Some(asks), 0, 0);
+        *self = Self { asks, time_max, running_since, ran, asked, asked_max, refused };
     }
 
     /// It has ended.
     pub(in crate::plugin) fn end(&mut self) {
         self.asks = None;
+    }
+
+    /// Callouts of the last call that were too many.
+    pub(in crate::plugin) fn take_refused(&mut self) -> u32 {
+        std::mem::take(&mut self.refused)
     }
 
     /// Whether the current call may wait.
@@ -126,15 +141,19 @@ impl State {
             let what = "callouts are for hooks that are shown a head, or a body that is held, and for `on-tick`";
             return Err(CalloutError::Denied(what.to_owned()));
         };
-        // A tick is nobody's request, and has as many for itself.
-        let asked = match self.exchange.as_deref_mut() {
-            Some(exchange) => &mut exchange.callouts,
-            None => &mut self.waits.asked,
+        let max = self.waits.asked_max;
+        let may = match self.exchange.as_deref_mut() {
+            Some(exchange) => exchange.add_callout(self.kept.name(), max),
+            // A tick is nobody's request, and has as many for itself.
+            None => {
+                self.waits.asked = self.waits.asked.saturating_add(1);
+                self.waits.asked <= max
+            }
         };
-        if *asked >= CALLOUTS_MAX {
+        if !may {
+            self.waits.refused = self.waits.refused.saturating_add(1);
             return Err(CalloutError::Busy);
         }
-        *asked += 1;
         let (answer, answered) = oneshot::channel();
         asks.send(Ask { request, answer }).map_err(|_| CalloutError::Busy)?;
         self.waits.pause();

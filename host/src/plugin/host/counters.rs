@@ -76,7 +76,7 @@ impl Host for State {
 
     fn give_back(&mut self, key: Vec<u8>, quota: Quota, cost: u32) {
         if self.takes_key("counters.give-back", &key) {
-            self.kept.counters().give_back(&key, quota.into(), cost);
+            self.kept.counters().give_back(&key, quota.into(), cost, self.passed());
         }
     }
 

@@ -44,11 +44,12 @@ use super::exchange::Exchange;
 use super::exchange::ExchangeMark;
 use super::exchange::Waiting;
 use super::remote::Handle;
+use super::repeat::Course;
 use crate::config::Allow;
 use crate::config::PluginLimits;
 use crate::state::Now;
 use crate::state::PluginState;
-use crate::state::cache::{Capture, Fetch};
+use crate::state::cache::{Cache, Capture, Fetch};
 use crate::state::metrics::Registered;
 pub(super) use body::Phase;
 use journal::Journal;
@@ -125,6 +126,8 @@ pub(super) struct State {
     pub(super) waiting: Option<Waiting>,
     /// and to fetch in the background.
     pub(super) refetch: Option<Fetch>,
+    /// What its answer comes from, and whether that may be given again.
+    pub(super) course: Course,
     /// What the plugin keeps outside of its instances.
     kept: Arc<PluginState>,
     allow: Arc<Allow>,
@@ -149,7 +152,7 @@ impl State {
             reply: reply::Reply::default(),
             body: body::BodyCalls::new(limits.body_bytes_max),
             websocket: websocket::MessageCalls::default(),
-            waits: callout::Waits::default(),
+            waits: callout::Waits::new(limits.callouts_max),
             overran_at: None,
             violation: None,
             later: Vec::new(),
@@ -163,6 +166,7 @@ impl State {
             fetches: Vec::new(),
             waiting: None,
             refetch: None,
+            course: Course::default(),
             kept: Arc::clone(kept),
             allow: Arc::clone(allow),
             table,
@@ -184,12 +188,24 @@ impl State {
         Now { unix_ms: 0, monotonic_us: u64::try_from(micros).unwrap_or(u64::MAX) }
     }
 
+    /// What time that was, for what only asks how much has passed.
+    pub(super) fn at(&self, moment: Instant) -> Now {
+        let micros = moment.saturating_duration_since(self.started).as_micros();
+        Now { unix_ms: 0, monotonic_us: u64::try_from(micros).unwrap_or(u64::MAX) }
+    }
+
+    /// The plugin's responses.
+    pub(super) fn cache(&self) -> &Arc<Cache> {
+        self.kept.cache()
+    }
+
     /// Forgets what the hook wanted of the cache.
     pub(super) fn forget_cached(&mut self) {
         self.captures.clear();
         self.fetches.clear();
         self.waiting = None;
         self.refetch = None;
+        self.course.clear();
     }
 
     pub(super) fn journal(&self) -> MutexGuard<'_, Journal> {

@@ -115,7 +115,7 @@ impl State {
         match ask {
             Ask::Take(wanted) => Told::Taken(counters.take_all(wanted, now)),
             Ask::GiveBack(one) => {
-                counters.give_back(&one.key, one.quota, one.cost);
+                counters.give_back(&one.key, one.quota, one.cost, now);
                 Told::Done
             }
             Ask::Add { key, delta, window_ms, .. } => {

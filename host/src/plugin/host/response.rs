@@ -76,6 +76,9 @@ impl Host for State {
             return;
         };
         let there = exchange.response.status != 0;
+        if packed.is_empty() {
+            return;
+        }
         let left: usize = self.later.iter().map(Vec::len).sum();
         if left + packed.len() > LATER_BYTES_MAX {
             self.violate(what, "more than 64 KiB");

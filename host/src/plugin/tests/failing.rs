@@ -242,6 +242,37 @@ fn a_plugin_that_has_to_wait_is_not_called() {
     assert!(used < Duration::from_millis(900), "{used:?}");
 }
 
+/// Each call may be short, and a body have any number of chunks.
+#[test]
+fn what_all_hooks_of_a_request_take_together_can_be_limited() {
+    let guest = Guest { request_fields: vec!["x-bad".to_owned()], ..Guest::noop() };
+    let run = |request_time_max| {
+        let limits = PluginLimits { request_time_max, ..LIMITS };
+        let chain = chain_of(&guest, &limits);
+        let once = || {
+            let (mut exchange, passed) = down(&chain, request(&[]));
+            passed.outcome.unwrap();
+            exchange.response.assign(200);
+            up(&chain, exchange, 1).1.map_err(|broken| *broken.failure)
+        };
+        (once(), once())
+    };
+
+    let (first, second) = run(Some(Duration::from_nanos(1)));
+    for failure in [first.unwrap_err(), second.unwrap_err()] {
+        // The first hook has taken longer than that; a request begins anew.
+        assert_eq!((failure.kind, failure.hook), (FailureKind::Unavailable, Hook::Response));
+        assert_eq!(
+            &*failure.message,
+            "its hooks have taken all of the 1ns that they have for a request"
+        );
+    }
+    for enough in [None, Some(Duration::from_secs(60))] {
+        let (first, second) = run(enough);
+        assert_eq!((first.unwrap(), second.unwrap()), (Flow::Next, Flow::Next));
+    }
+}
+
 /// The same number of instructions wherever and whenever it runs.
 #[test]
 fn a_limit_of_fuel_ends_a_loop_at_the_same_instruction() {

@@ -24,9 +24,29 @@ pub(crate) struct Guest {
     pub(crate) on_request: Option<String>,
     /// Instructions of `on-response`, likewise.
     pub(crate) on_response: Option<String>,
+    /// Instructions of `on-message`, which leave its answer: 0 to pass, 1 for replaced, 2 to drop, 3 to close.
+    pub(crate) on_message: Option<String>,
     /// Further items of the core module.
     pub(crate) core: String,
 }
+
+/// What `on-message` speaks of, within the import of `types`.
+const MESSAGE_TYPES: &str = "
+    (type $p (enum \"client\" \"server\")) (export \"peer\" (type (eq $p)))
+    (type $k (enum \"text\" \"binary\")) (export \"message-kind\" (type (eq $k)))
+    (type $m (enum \"pass\" \"replaced\" \"drop\" \"close\")) (export \"message-action\" (type (eq $m)))";
+
+const MESSAGE_EXPORT: &str = "
+  (alias export $types \"peer\" (type $peer))
+  (alias export $types \"message-kind\" (type $message-kind))
+  (alias export $types \"message-action\" (type $message-action))
+  (func $on-message (param \"sender\" $peer) (param \"kind\" $message-kind) (param \"data\" (list u8))
+    (result $message-action)
+    (canon lift (core func $main \"on-message\") (memory (core memory $libc \"memory\"))
+      (realloc (core func $libc \"realloc\"))))
+  (instance $websocket-filter (export \"on-message\" (func $on-message)))
+  (export \"zproxy:gateway/websocket-filter@0.1.0\" (instance $websocket-filter))
+";
 
 impl Guest {
     /// Both hooks do nothing.
@@ -46,6 +66,11 @@ impl Guest {
     /// `on-response` alone.
     pub(crate) fn on_response(instructions: &str) -> Self {
         Self { on_response: Some(instructions.to_owned()), ..Self::default() }
+    }
+
+    /// `on-message` alone.
+    pub(crate) fn on_message(instructions: &str) -> Self {
+        Self { on_message: Some(instructions.to_owned()), ..Self::default() }
     }
 
     /// Imports an interface of the gateway: label, function name, its type, its core type.
@@ -130,6 +155,15 @@ impl Guest {
                  (export \"zproxy:gateway/{interface}@0.1.0\" (instance ${interface}))\n"
             ));
         }
+        let mut types = "";
+        if let Some(body) = &self.on_message {
+            types = MESSAGE_TYPES;
+            hooks.push_str(&format!(
+                "(func (export \"on-message\") (param $sender i32) (param $kind i32) (param $data i32) \
+                 (param $length i32) (result i32) {body} (global.set $top (i32.const 8192)))\n"
+            ));
+            exports.push_str(MESSAGE_EXPORT);
+        }
         let (init, core, imports) = (self.init, &self.core, &self.imports);
         let on_realloc = self.on_realloc;
         let registration = self.registration();
@@ -139,7 +173,8 @@ impl Guest {
     (type $a (enum \"next\" \"respond\")) (export \"action\" (type (eq $a)))
     (type $r (record (field \"request-fields\" (list string))
       (field \"response-fields\" (list string))))
-    (export \"registration\" (type (eq $r)))))
+    (export \"registration\" (type (eq $r)))
+    {types}))
   (alias export $types \"action\" (type $action))
   (alias export $types \"registration\" (type $registration))
   {imports}

@@ -5,6 +5,7 @@ mod failing;
 pub(crate) mod guest;
 mod imports;
 mod loading;
+mod messages;
 mod native;
 mod probing;
 mod sharing;
@@ -31,6 +32,8 @@ const LIMITS: PluginLimits = PluginLimits {
     fuel_max: None,
     body_bytes_max: 1 << 20,
     instances_max: 4,
+    callouts_max: 16,
+    request_time_max: None,
 };
 
 fn load(guest: &Guest) -> Arc<Plugin> {

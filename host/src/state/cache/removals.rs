@@ -6,30 +6,44 @@
 //! against the removals since. Time is a count of removals.
 //!
 //! Removals are remembered by the first line of a key, the URL, of which a response may have many
-//! variants, in a table of fixed size: two URLs that share a place cost each other a response that could have
-//! been kept, and nothing else.
+//! variants: the last few of each of so many digests, and of what was before those only when the last of them
+//! was. So what is removed here costs nothing there, unless very much is removed at once.
 
 use std::hash::{BuildHasher, RandomState};
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Places, of 8 bytes each.
-const PLACES: usize = 1024;
+use crate::state::lock;
+
+/// Places: 18 KiB altogether.
+const PLACES: usize = 256;
+
+/// Removals that a place remembers one by one.
+const LAST: usize = 4;
 
 /// Of all caches: an exchange may meet several.
 static REMOVALS: AtomicU64 = AtomicU64::new(0);
 
 /// The last removals of a cache.
 pub(super) struct Removals {
-    places: Box<[AtomicU64]>,
+    places: Box<[Mutex<Place>]>,
     /// Of all that there was.
     all: AtomicU64,
     hasher: RandomState,
 }
 
+#[derive(Default)]
+struct Place {
+    /// Digests of names, and when they were removed last.
+    last: [(u64, u64); LAST],
+    /// The last of those that are forgotten.
+    before: u64,
+}
+
 impl Default for Removals {
     fn default() -> Self {
         Self {
-            places: (0..PLACES).map(|_| AtomicU64::new(0)).collect(),
+            places: (0..PLACES).map(|_| Mutex::default()).collect(),
             all: AtomicU64::new(0),
             hasher: RandomState::new(),
         }
@@ -51,13 +65,24 @@ pub(super) fn url(key: &[u8]) -> &[u8] {
 }
 
 impl Removals {
-    fn place(&self, name: &[u8]) -> &AtomicU64 {
-        &self.places[usize::from((self.hasher.hash_one(name) >> 48) as u16) % PLACES]
+    fn digest(&self, name: &[u8]) -> (u64, &Mutex<Place>) {
+        let digest = self.hasher.hash_one(name);
+        (digest, &self.places[usize::from((digest >> 48) as u16) % PLACES])
     }
 
     /// What belongs under this name (a URL, or a tag) is being removed.
     pub(super) fn note(&self, name: &[u8]) {
-        self.place(name).fetch_max(next(), Ordering::AcqRel);
+        let (digest, place) = self.digest(name);
+        let mut place = lock(place);
+        let Place { last, before } = &mut *place;
+        let known = last.iter().position(|(known, _)| *known == digest);
+        let oldest =
+            || (1..LAST).fold(0, |old, at| if last[at].1 < last[old].1 { at } else { old });
+        let at = known.unwrap_or_else(oldest);
+        if known.is_none() {
+            *before = last[at].1.max(*before);
+        }
+        last[at] = (digest, next());
     }
 
     /// Everything is being looked through for what is to be removed.
@@ -67,7 +92,33 @@ impl Removals {
 
     /// Whether something of that name may have been removed since.
     pub(super) fn since(&self, then: u64, name: &[u8]) -> bool {
-        let last = self.place(name).load(Ordering::Acquire).max(self.all.load(Ordering::Acquire));
-        last > then
+        let (digest, place) = self.digest(name);
+        let place = lock(place);
+        let known = place.last.iter().find(|(known, _)| *known == digest);
+        let last = known.map_or(place.before, |(_, when)| *when);
+        last.max(self.all.load(Ordering::Acquire)) > then
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// One site's writes must not keep another's pages out of the cache.
+    #[test]
+    fn what_was_removed_is_known_and_hardly_anything_else() {
+        let removals = Removals::default();
+        let names = |of: &str| (0..500).map(move |n| format!("{of}{n}")).collect::<Vec<_>>();
+        let then = now();
+
+        names("gone").iter().for_each(|name| removals.note(name.as_bytes()));
+
+        assert!(names("gone").iter().all(|name| removals.since(then, name.as_bytes())));
+        let suspected =
+            names("here").iter().filter(|name| removals.since(then, name.as_bytes())).count();
+        assert!(suspected < 150, "{suspected}");
+        assert!(!removals.since(now(), b"gone1"));
+        removals.note_all();
+        assert!(removals.since(then, b"here1"));
     }
 }

@@ -2,6 +2,8 @@
 //!
 //! Not here: what is in a component's way at load (`plugins`).
 
+mod languages;
+
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
