@@ -52,9 +52,12 @@ use zproxy::plugin::Exchange;
 use zproxy::plugin::Flow;
 use zproxy::plugin::Instances;
 use zproxy::plugin::LinkPlan;
+use zproxy::plugin::MessagePassed;
 use zproxy::plugin::Middleware;
+use zproxy::plugin::Peer;
 use zproxy::plugin::PlanSource;
 use zproxy::plugin::PluginEngine;
+use zproxy::plugin::SocketMessage;
 use zproxy::state::Now;
 use zproxy::state::counters::Counters;
 use zproxy::state::counters::Quota;
@@ -165,6 +168,9 @@ fn cases() -> Vec<Case> {
         ("body: sdk replaces, 16 KiB", body(REPLACE, 16 * 1024)),
         ("body: sdk replaces, 64 KiB", body(REPLACE, 64 * 1024)),
         ("body: sdk looks, 5 plugins, 16 KiB", bodies(5, "{}", 16 * 1024)),
+        ("message: sdk passes, 128 bytes", message(r#"{"from":"server"}"#, 128)),
+        ("message: sdk passes, 64 KiB", message(r#"{"from":"server"}"#, 64 * 1024)),
+        ("message: sdk replaces, 128 bytes", message(r#"{"mark":"!"}"#, 128)),
     ]
 }
 
@@ -395,6 +401,26 @@ fn bodies(links: usize, config: &str, bytes: usize) -> Box<dyn FnMut()> {
         out.clear();
         filter.show(&mut place, black_box(&chunk), false, &mut out).unwrap();
         assert_eq!(out.len(), chunk.len());
+    })
+}
+
+/// A text of a WebSocket, shown by the chain.
+fn message(config: &str, bytes: usize) -> Box<dyn FnMut()> {
+    let plugin = ENGINE.load("messages", &sdk("messages"), &LIMITS, &Arc::default()).unwrap();
+    let link = LinkPlan {
+        plugin: PlanSource::Wasm(plugin),
+        name: "messages".into(),
+        config: config.into(),
+        on_error: OnError::Closed,
+    };
+    let chain = Instances::new().chain(&ChainPlan { links: vec![link] }).unwrap();
+    let mut exchange = Box::new(Exchange::default());
+    small_get(&mut exchange);
+    let mut place = Some(exchange);
+    let shown = SocketMessage { is_text: true, data: vec![b'x'; bytes].into() };
+    Box::new(move || {
+        let passed = chain.on_message(&mut place, Peer::Client, black_box(&shown).clone()).unwrap();
+        assert!(matches!(passed, MessagePassed::On(_)));
     })
 }
 

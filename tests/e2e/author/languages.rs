@@ -5,7 +5,10 @@
 
 use std::path::Path;
 
-use super::{CLANG_PROBE, INTERPRETED, can_build, good, is_cut_off, json, new_project, plugin};
+use super::{
+    CLANG_PROBE, INTERPRETED, can_build, good, is_cut_off, json, new_project,
+    new_project_that_keeps, plugin,
+};
 
 /// Text, binary, drop and close, in both directions: the same for every language.
 const CHAT: &str = "\
@@ -116,7 +119,7 @@ fn messages_in_javascript() {
     if !can_build("JavaScript", "npm", &["--version"]) {
         return;
     }
-    let (_dir, project) = new_project("js");
+    let (_dir, project) = new_project_that_keeps("js", "js-chat");
     let source = "\
 import { appendLater } from 'zproxy:gateway/response@0.1.0';
 import { close, replace } from 'zproxy:gateway/websocket@0.1.0';
@@ -154,7 +157,7 @@ fn messages_in_python() {
     if !can_build("Python", "python3", &["-c", "import venv, ensurepip"]) {
         return;
     }
-    let (_dir, project) = new_project("python");
+    let (_dir, project) = new_project_that_keeps("python", "python-chat");
     let source = "\
 from wit_world.imports import response, websocket
 from zproxy import (

@@ -4,6 +4,7 @@ mod chains;
 mod failing;
 pub(crate) mod guest;
 mod imports;
+mod lists;
 mod loading;
 mod messages;
 mod native;
