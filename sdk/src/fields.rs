@@ -50,7 +50,11 @@ impl Pushed {
 /// looks absent.
 pub(crate) fn text(value: Cow<'_, [u8]>) -> Cow<'_, str> {
     match value {
-        Cow::Borrowed(bytes) => String::from_utf8_lossy(bytes),
+        // Asked first, since what is lossy goes byte by byte.
+        Cow::Borrowed(bytes) => match std::str::from_utf8(bytes) {
+            Ok(text) => Cow::Borrowed(text),
+            Err(_) => String::from_utf8_lossy(bytes),
+        },
         Cow::Owned(bytes) => match String::from_utf8(bytes) {
             Ok(text) => Cow::Owned(text),
             Err(error) => Cow::Owned(String::from_utf8_lossy(error.as_bytes()).into_owned()),

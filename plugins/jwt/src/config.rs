@@ -148,6 +148,7 @@ impl From<Config> for Jwt {
             source: config.token_from,
             forward_token: config.forward_token,
             challenge,
+            headers: RefCell::default(),
             verified: RefCell::default(),
             turn: Cell::default(),
             outcomes: Outcomes::new().map_err(|error| problems.add("", error)).ok(),

@@ -39,7 +39,7 @@ use keys::{Found, KeyRing};
 use refusal::{Kind, Outcomes, Refusal};
 use remote::Remote;
 use source::Source;
-use token::Token;
+use token::{Headers, Token};
 use verified::{Verified, VerifiedTokens};
 
 /// The plugin: a configuration that is good when it has no problems.
@@ -56,6 +56,7 @@ struct Jwt {
     forward_token: bool,
     /// What a challenge begins with: the scheme, and the realm if there is one.
     challenge: String,
+    headers: RefCell<Headers>,
     verified: RefCell<VerifiedTokens>,
     /// Whose turn it is among issuers that do not answer.
     turn: Cell<usize>,
@@ -140,7 +141,7 @@ impl Jwt {
             known.check_time(unix_ms)?;
             return Ok(known);
         }
-        let parsed = Token::parse(&token)?;
+        let parsed = Token::parse(&token, &mut self.headers.borrow_mut())?;
         let payload;
         let (issuer, claims) = match self.issuers.as_slice() {
             [only] => {

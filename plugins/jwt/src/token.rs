@@ -1,5 +1,7 @@
 //! A token's three parts (RFC 7515 §5.2).
 
+use std::rc::Rc;
+
 use crate::json::{self, Json};
 use crate::refusal::{Kind, Refusal};
 
@@ -53,32 +55,26 @@ impl Algorithm {
     }
 }
 
-/// A token whose header has been read, and nothing else.
-#[derive(Debug)]
-pub(crate) struct Token<'a> {
-    pub(crate) algorithm: Algorithm,
-    /// `kid`.
-    pub(crate) key_id: Option<String>,
-    /// What the signature is over.
-    pub(crate) signed: &'a str,
-    pub(crate) signature: Vec<u8>,
-    payload: &'a str,
+/// What a header says.
+#[derive(Clone, Debug)]
+struct Header {
+    algorithm: Algorithm,
+    key_id: Option<Rc<str>>,
 }
 
-impl<'a> Token<'a> {
-    pub(crate) fn parse(token: &'a str) -> Result<Self, Refusal> {
-        let malformed = |why| Kind::Malformed.because(why);
-        if token.len() > TOKEN_BYTES_MAX {
-            return Err(malformed("the token is longer than 16 KiB"));
-        }
-        let three = malformed("the token has no three parts");
-        let (signed, signature) = token.rsplit_once('.').ok_or(three)?;
-        let (header, payload) = signed.split_once('.').ok_or(three)?;
-        if payload.contains('.') {
-            return Err(malformed("the token has more than three parts"));
-        }
+/// The last header that was good: tokens of one issuer have the same.
+#[derive(Debug, Default)]
+pub(crate) struct Headers(Option<(Box<str>, Header)>);
 
-        let header = decode(header).ok_or(malformed("the header is not base64url"))?;
+impl Headers {
+    fn read(&mut self, text: &str) -> Result<Header, Refusal> {
+        if let Some((known, header)) = &self.0
+            && **known == *text
+        {
+            return Ok(header.clone());
+        }
+        let malformed = |why| Kind::Malformed.because(why);
+        let header = decode(text).ok_or(malformed("the header is not base64url"))?;
         let header = json::object(&header).ok_or(malformed("the header is not one JSON object"))?;
         // RFC 7515 §4.1.11: who does not understand a critical extension must refuse; none is.
         if header.get("crit").is_some() {
@@ -91,9 +87,41 @@ impl<'a> Token<'a> {
         };
         let key_id = match header.get("kid") {
             None => None,
-            Some(Json::Text(id)) => Some(id.clone().into_owned()),
+            Some(Json::Text(id)) => Some(Rc::from(&**id)),
             Some(_) => return Err(malformed("the key's name is no text")),
         };
+        let header = Header { algorithm, key_id };
+        self.0 = Some((text.into(), header.clone()));
+        Ok(header)
+    }
+}
+
+/// A token whose header has been read, and nothing else.
+#[derive(Debug)]
+pub(crate) struct Token<'a> {
+    pub(crate) algorithm: Algorithm,
+    /// `kid`.
+    pub(crate) key_id: Option<Rc<str>>,
+    /// What the signature is over.
+    pub(crate) signed: &'a str,
+    pub(crate) signature: Vec<u8>,
+    payload: &'a str,
+}
+
+impl<'a> Token<'a> {
+    pub(crate) fn parse(token: &'a str, headers: &mut Headers) -> Result<Self, Refusal> {
+        let malformed = |why| Kind::Malformed.because(why);
+        if token.len() > TOKEN_BYTES_MAX {
+            return Err(malformed("the token is longer than 16 KiB"));
+        }
+        let three = malformed("the token has no three parts");
+        let (signed, signature) = token.rsplit_once('.').ok_or(three)?;
+        let (header, payload) = signed.split_once('.').ok_or(three)?;
+        if payload.contains('.') {
+            return Err(malformed("the token has more than three parts"));
+        }
+
+        let Header { algorithm, key_id } = headers.read(header)?;
         let signature = decode(signature).ok_or(malformed("the signature is not base64url"))?;
         Ok(Self { algorithm, key_id, signed, signature, payload })
     }

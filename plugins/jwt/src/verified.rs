@@ -1,7 +1,8 @@
 //! Tokens that were found good, so that the next request with the same one costs a look.
 //!
 //! A table of places; a token's place is said by the end of its signature, which is as good as random and
-//! which nobody can choose who cannot sign. Whatever comes to a taken place takes it. A token is compared
+//! which nobody can choose who cannot sign. Whatever comes to a taken place takes it, when it comes for the second
+//! time: a copy of a token that never comes again would cost more than a look for it. A token is compared
 //! as a whole. What was found is good for as long as the token says, and as long as the keys stay the same.
 
 use std::rc::Rc;
@@ -37,6 +38,8 @@ impl Verified {
 pub(crate) struct VerifiedTokens {
     /// Empty until the first token comes.
     places: Vec<Option<(Box<str>, Rc<Verified>)>>,
+    /// The end of the token that came to each place last.
+    came: Vec<u64>,
     bytes: usize,
 }
 
@@ -46,8 +49,13 @@ impl VerifiedTokens {
         (**known == *token).then(|| Rc::clone(verified))
     }
 
+    /// Takes a token in, if it has come before.
     pub(crate) fn keep(&mut self, token: &str, verified: &Rc<Verified>) {
         if token.len() > TOKEN_BYTES_MAX {
+            return;
+        }
+        self.came.resize(PLACES, 0);
+        if std::mem::replace(&mut self.came[place(token)], end(token)) != end(token) {
             return;
         }
         if self.bytes + bytes(token, verified) > BYTES_MAX {
@@ -75,10 +83,13 @@ fn bytes(token: &str, verified: &Verified) -> usize {
     token.len() + verified.claims.len() + fields + 32 * verified.fields.len() + 160
 }
 
+fn end(token: &str) -> u64 {
+    u64::from_le_bytes(token.as_bytes().last_chunk().copied().unwrap_or_default())
+}
+
 fn place(token: &str) -> usize {
-    let end = token.as_bytes().last_chunk::<8>().copied().unwrap_or_default();
     // The last symbol of base64url does not use all of its bits.
-    let mixed = u64::from_le_bytes(end).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    let mixed = end(token).wrapping_mul(0x9e37_79b9_7f4a_7c15);
     usize::try_from(mixed >> 32).unwrap_or(0) % PLACES
 }
 
@@ -95,6 +106,8 @@ mod tests {
     fn tokens_are_found_as_a_whole() {
         let mut tokens = VerifiedTokens::default();
         tokens.keep("a.b.cccccccc", &verified());
+        assert!(tokens.find("a.b.cccccccc").is_none(), "once is not enough");
+        tokens.keep("a.b.cccccccc", &verified());
 
         assert!(tokens.find("a.b.cccccccc").is_some());
         for other in ["A.b.cccccccc", "a.b.cccccccd", "b.cccccccc", "", "a.b.cccccccc "] {
@@ -109,7 +122,9 @@ mod tests {
     fn memory_has_an_end() {
         let mut tokens = VerifiedTokens::default();
         for number in 0..20_000_u64 {
-            tokens.keep(&format!("{:0>2000}{number:020}", ""), &verified());
+            let token = format!("{:0>2000}{number:020}", "");
+            tokens.keep(&token, &verified());
+            tokens.keep(&token, &verified());
             let held = tokens.places.iter().flatten().map(|(token, one)| bytes(token, one));
             if number % 500 == 0 {
                 assert_eq!(held.sum::<usize>(), tokens.bytes);
@@ -117,6 +132,7 @@ mod tests {
             assert!(tokens.bytes <= BYTES_MAX);
         }
         assert!(tokens.bytes > BYTES_MAX / 8);
+        tokens.keep(&"x".repeat(TOKEN_BYTES_MAX + 1), &verified());
         tokens.keep(&"x".repeat(TOKEN_BYTES_MAX + 1), &verified());
         assert!(tokens.find(&"x".repeat(TOKEN_BYTES_MAX + 1)).is_none());
     }

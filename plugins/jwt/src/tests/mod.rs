@@ -94,7 +94,7 @@ fn the_example_of_rfc_7515_is_verified() {
     let algorithm = Algorithm::parse("HS256").unwrap();
     let key = Key::new("HS256", "secret", &secret).unwrap();
     let keys = KeyRing::new(vec![Entry { algorithm, id: None, key }], vec![algorithm]);
-    let token = Token::parse(token).unwrap();
+    let token = Token::parse(token, &mut Headers::default()).unwrap();
 
     assert_eq!(keys.verify(&token), Found::Signed);
     let payload = token.payload().unwrap();
@@ -488,6 +488,31 @@ fn a_known_token_ends_with_its_time() {
     assert_eq!(ask(NOW - 7).status(), 401, "the clock was set back");
     assert_eq!(metric("expired"), Some(2.0));
     assert_eq!(ask(NOW).status(), 200);
+}
+
+/// Tokens of one issuer have the same header, which is read once; another one is read for itself.
+#[test]
+fn a_header_that_is_known_vouches_for_no_other() {
+    let plugin = plugin(r#""algorithms": ["HS256", "HS512"]"#);
+    let ask = |token: &str| {
+        let request = Request::get("/").with_header("authorization", format!("Bearer {token}"));
+        plugin.exchange(request, Response::status(200)).status()
+    };
+    let good = hs256(r#"{"sub":"a"}"#);
+    let (_, rest) = good.split_once('.').unwrap();
+
+    for (token, expected) in [
+        (good.clone(), 200),
+        (hs256(r#"{"sub":"b"}"#), 200),
+        (sign(r#"{"alg":"HS512"}"#, "{}"), 200),
+        (format!("{}.{rest}", encode(br#"{"alg":"HS512"}"#)), 401),
+        (sign(r#"{"alg":"none"}"#, "{}"), 401),
+        (sign(r#"{"alg":"HS256","crit":["exp"]}"#, "{}"), 401),
+        (format!("{}.{rest}", encode(br#"{"alg":"none"}"#)), 401),
+        (good, 200),
+    ] {
+        assert_eq!(ask(&token), expected, "{token}");
+    }
 }
 
 #[test]
