@@ -79,8 +79,10 @@ impl Course {
 
     /// It has found something; `last` is what it had found before.
     pub(super) fn found(&mut self, last: Option<LookedUp>) {
-        self.before.extend(last);
         self.is_lost |= self.before.len() >= LOOK_UPS_MAX;
+        if !self.is_lost {
+            self.before.extend(last);
+        }
     }
 
     /// It has found nothing.
