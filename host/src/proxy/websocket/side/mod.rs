@@ -201,15 +201,16 @@ impl<'a> Side<'a> {
         self.unsent = Some((note, true));
     }
 
-    /// Writes what waits to be written. An error, once: nothing can be, now or later. What it has said before
-    /// may still be here to be heard.
+    /// Writes what waits to be written. An error: nothing can be, now or later. What it has said before may
+    /// still be here to be heard.
     pub(super) fn poll_sent(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), ()>> {
-        let sent = self.poll_written(cx);
-        if let Poll::Ready(Err(())) = sent {
+        let written = self.poll_written(cx);
+        if self.is_deaf() || matches!(written, Poll::Ready(Err(()))) {
             self.socket.get_mut().deaf = true;
             self.unsent = None;
+            return Poll::Ready(Err(()));
         }
-        sent
+        written
     }
 
     fn poll_written(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), ()>> {
@@ -287,8 +288,8 @@ struct Metered<'a> {
     reads: usize,
     read: u64,
     written: u64,
-    /// Nothing can be written any more; what is, is thrown away. For tungstenite, which answers pings and
-    /// closes before it reads on.
+    /// Nothing can be written any more; what is, is thrown away. Not an error to tungstenite, which answers
+    /// pings before it reads on.
     deaf: bool,
 }
 
@@ -321,7 +322,10 @@ impl AsyncWrite for Metered<'_> {
         if self.deaf {
             return Poll::Ready(Ok(bytes.len()));
         }
-        let count = ready!(self.stream.poll_write(cx, bytes))?;
+        let Ok(count) = ready!(self.stream.poll_write(cx, bytes)) else {
+            self.deaf = true;
+            return Poll::Ready(Ok(bytes.len()));
+        };
         self.written += count as u64;
         Poll::Ready(Ok(count))
     }
