@@ -16,7 +16,7 @@ use crate::harness::tls::{Authority, shake};
 use crate::harness::websocket::{
     Seen, Server, close_code, closed, frame, head, next_frame, open, open_raw, say, upgrade,
 };
-use crate::harness::{DEADLINE, Gateway, Upstream, Wire};
+use crate::harness::{DEADLINE, Gateway, Upstream, Wire, eventually};
 
 fn inspect() -> Value {
     json!({ "inspect": true })
@@ -180,6 +180,46 @@ fn a_side_that_is_lost_is_told_of_to_the_other() {
     assert_eq!(server.sees(), Seen::Closed(Some((1001, String::new()))));
 }
 
+/// The client is slow, and still writes to a server that has said why it leaves, and left.
+#[test]
+fn the_last_words_of_a_server_are_heard() {
+    const LARGE: usize = 20_000_000;
+    let accept = derive_accept_key(b"dGhlIHNhbXBsZSBub25jZQ==");
+    let upstream = Upstream::start(move |connection| {
+        connection.request()?;
+        connection.try_send(format!(
+            "HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\
+             Sec-WebSocket-Accept: {accept}\r\n\r\n"
+        ))?;
+        let mut large = head(0x82, 0, LARGE);
+        large.resize(large.len() + LARGE, 7);
+        connection.try_send(large)?;
+        connection.try_send([&[0x89, 0, 0x81, 4][..], b"last", &[0x88, 5, 3, 240], b"why"].concat())
+    });
+    let mut settings = with("message_bytes_max", 2 * LARGE);
+    settings["ping_interval_ms"] = 0.into();
+    let routes = json!([{ "path": "/", "upstream": upstream.url(), "websocket": settings }]);
+    let gateway = Gateway::start(json!({ "routes": routes }));
+    let mut client = open_raw(&gateway);
+    eventually("the server has left", || (upstream.ended() == 1).then_some(()));
+
+    // The first of these is answered by a reset, and the next cannot be written.
+    for _ in 0..20 {
+        client.send(frame(0x81, b"x"));
+        std::thread::sleep(Duration::from_millis(20));
+    }
+
+    let mut bytes = 0;
+    while bytes < LARGE {
+        let (first, part) = next_frame(&mut client);
+        assert!(first & 0x0f < 3, "{first:x} after {bytes} bytes: {part:x?}");
+        bytes += part.len();
+    }
+    assert_eq!(next_frame(&mut client), (0x81, b"last".to_vec()));
+    assert_eq!(next_frame(&mut client), (0x88, [&[3, 240][..], b"why"].concat()));
+    gateway.counts("zproxy_websocket_closes_total", &[("by", "server"), ("code", "1008")], 1.0);
+}
+
 #[test]
 fn a_client_that_sends_too_often_is_closed() {
     let server = Server::start();
@@ -192,6 +232,27 @@ fn a_client_that_sends_too_often_is_closed() {
 
     assert_eq!(close_code(&mut client), Some(1008));
     assert_eq!(server.sees(), Seen::Closed(Some((1001, String::new()))));
+
+    // So do pongs that nobody has asked for.
+    let mut client = open_raw(&gateway);
+    client.send(frame(0x8a, b"").repeat(6));
+    assert_eq!(close_code(&mut client), Some(1008));
+}
+
+#[test]
+fn answers_to_pings_of_the_gateway_are_no_messages() {
+    let server = Server::start();
+    let mut settings = with("messages_per_second", 1);
+    settings["ping_interval_ms"] = 20.into();
+    let gateway = server.gateway(settings, json!({}));
+    let mut socket = open(&gateway);
+
+    // More than come at once, and each is answered.
+    for _ in 0..20 {
+        assert_eq!(socket.read().unwrap(), Message::Ping(Vec::new().into()));
+    }
+    say(&mut socket, "x");
+    while socket.read().unwrap() != Message::text("x") {}
 }
 
 /// Who is silent is asked; who answers stays, who does not is taken for gone.
@@ -211,6 +272,52 @@ fn silent_sides_are_asked_whether_they_are_there() {
     // From now on it reads nothing, and answers nothing.
     assert_eq!(server.sees(), Seen::Closed(Some((1001, String::new()))));
     gateway.counts("zproxy_websocket_closes_total", &[("by", "client"), ("code", "lost")], 1.0);
+}
+
+/// A message is something said, whatever came with it.
+#[test]
+fn a_message_behind_a_pong_keeps_a_websocket_open() {
+    let server = Server::start();
+    let mut settings = with("ping_interval_ms", 0);
+    settings["idle_ms"] = 2500.into();
+    let gateway = server.gateway(settings, json!({}));
+    let mut client = open_raw(&gateway);
+
+    for _ in 0..8 {
+        client.send([frame(0x8a, b""), frame(0x81, b"quiet")].concat());
+        std::thread::sleep(Duration::from_millis(500));
+    }
+
+    client.send(frame(0x81, b"x"));
+    assert_eq!(next_frame(&mut client), (0x81, b"x".to_vec()));
+}
+
+/// It cannot answer a ping that stands behind what it has still to read.
+#[test]
+fn who_reads_slowly_is_not_taken_for_gone() {
+    const LARGE: usize = 40_000_000;
+    let server = Server::start();
+    let mut settings = with("ping_interval_ms", 100);
+    settings["pong_timeout_ms"] = 2500.into();
+    settings["message_bytes_max"] = LARGE.into();
+    let gateway = server.gateway(settings, json!({}));
+    let mut client = open_raw(&gateway);
+    client.send(frame(0x81, format!("big {LARGE}").as_bytes()));
+
+    // Slow for longer than a ping and its answer may take, and never answered.
+    let (mut bytes, mut frames) = (0, 0);
+    while bytes < LARGE {
+        let (first, part) = next_frame(&mut client);
+        frames += 1;
+        if frames < 300 {
+            std::thread::sleep(Duration::from_millis(15));
+        }
+        if first & 0x0f < 3 {
+            bytes += part.len();
+        } else {
+            assert_eq!(first, 0x89, "after {bytes} bytes");
+        }
+    }
 }
 
 /// Its own pings and what answers them do not make a WebSocket busy.
@@ -360,7 +467,7 @@ fn messages_and_closes_are_counted_and_logged() {
 
     gateway.counts("zproxy_websocket_closes_total", &[("by", "client"), ("code", "4xxx")], 1.0);
     gateway.counts("zproxy_websockets", &[("route", "/")], 0.0);
-    let line = crate::harness::eventually("a line", || {
+    let line = eventually("a line", || {
         let log = std::fs::read_to_string(gateway.dir.path().join("log")).ok()?;
         serde_json::from_str::<Value>(log.lines().next()?).ok()
     });

@@ -244,30 +244,40 @@ impl Relay<'_, '_> {
     fn carry(&mut self, cx: &mut TaskContext<'_>, from: usize, now: Duration) {
         let to = 1 - from;
         for _ in 0..ROUNDS_MAX {
-            match self.sides[to].poll_sent(cx) {
+            // Its last words are heard first, up to its close or its end.
+            if self.sides[to].is_deaf() {
+                return;
+            }
+            let was_full = self.sides[to].is_stalled();
+            let sent = self.sides[to].poll_sent(cx);
+            // It had no room and has some: slow, and at it. A ping would stand behind what it still has to read.
+            if self.sides[to].has_taken() && was_full {
+                self.active = now;
+                self.sides[to].is_there(now);
+            }
+            match sent {
                 Poll::Ready(Ok(())) => {}
-                Poll::Ready(Err(())) => return self.lose(to),
-                Poll::Pending => {
-                    // Slow, and at it.
-                    if self.sides[to].has_taken() {
-                        self.active = now;
-                    }
-                    return;
-                }
+                Poll::Ready(Err(())) => return cx.waker().wake_by_ref(),
+                Poll::Pending => return,
             }
             let heard = self.sides[from].poll_heard(cx);
-            if self.sides[from].has_sent() {
-                self.sides[from].heard = now;
-                self.sides[from].pinged = None;
-                // A part of a message is something said; an answer to a ping is none.
-                if !matches!(heard, Poll::Ready(Heard::Pong)) {
-                    self.active = now;
-                }
+            let has_sent = self.sides[from].has_sent();
+            if has_sent {
+                self.sides[from].is_there(now);
+            }
+            // A part of a message is something said, too; an answer to a ping is none.
+            match &heard {
+                Poll::Ready(Heard::Pong) => {}
+                Poll::Pending if !has_sent => {}
+                _ => self.active = now,
             }
             let Poll::Ready(heard) = heard else { return };
             match heard {
                 Heard::Note(note) => self.pass(from, note, now),
-                Heard::Ping if from == CLIENT && !self.pace.allows(now) => self.hurried(),
+                Heard::Pong if self.sides[from].has_answered() => {}
+                Heard::Ping | Heard::Pong if from == CLIENT && !self.pace.allows(now) => {
+                    self.hurried();
+                }
                 Heard::Ping | Heard::Pong => {}
                 Heard::Close(frame) => self.closed(from, frame),
                 Heard::Broken(code, rule) => self.broken(from, code, &rule),
@@ -330,8 +340,7 @@ impl Relay<'_, '_> {
         for side in [CLIENT, SERVER] {
             // Who is not read from, since the other one takes nothing, cannot answer.
             if self.sides[1 - side].is_behind() {
-                self.sides[side].heard = now;
-                self.sides[side].pinged = None;
+                self.sides[side].is_there(now);
             }
             let one = &mut self.sides[side];
             let mut due = one.pinged.map_or(one.heard + interval, |asked| asked + pong_timeout);
@@ -392,9 +401,11 @@ impl Relay<'_, '_> {
     fn poll_last(&mut self, cx: &mut TaskContext<'_>) -> Poll<Option<SocketMessage>> {
         let [client, server] = &mut self.sides;
         loop {
-            if ready!(client.poll_sent(cx)).is_err() || ready!(server.poll_sent(cx)).is_err() {
+            if ready!(client.poll_sent(cx)).is_err() {
                 return Poll::Ready(None);
             }
+            // An error: it is deaf, and may have spoken.
+            let _ = ready!(server.poll_sent(cx));
             match ready!(server.poll_heard(cx)) {
                 Heard::Note(note) => return Poll::Ready(Some(note)),
                 Heard::Ping | Heard::Pong => {}

@@ -35,7 +35,7 @@ const FRAGMENT_BYTES_MAX: usize = 64 * 1024;
 /// last one is sent.
 const PONG_BYTES_MAX: usize = 16 * 1024;
 
-/// Each side holds a buffer of this size while nothing is said.
+/// Each side holds a buffer of this size while nothing is said. tungstenite keeps what a larger frame took.
 const READ_BYTES: usize = 8 * 1024;
 
 /// Reads in one poll before others get their turn.
@@ -83,6 +83,8 @@ pub(super) struct Side<'a> {
     pub(super) heard: Duration,
     /// When it was asked whether it is there, if it has said nothing since.
     pub(super) pinged: Option<Duration>,
+    /// Our pings that it has not answered.
+    unanswered: u32,
 }
 
 impl<'a> Side<'a> {
@@ -103,7 +105,7 @@ impl<'a> Side<'a> {
         let mut text = Text::new(role, rules.message_bytes_max, rules.frame_bytes_max);
         text.see(&early);
         let read = early.len() as u64;
-        let metered = Metered { stream, text, reads: READS_MAX, read, written: 0 };
+        let metered = Metered { stream, text, reads: READS_MAX, read, written: 0, deaf: false };
         let socket = WebSocketStream::from_partially_read(metered, early, role, Some(config)).await;
         Self {
             socket,
@@ -114,6 +116,7 @@ impl<'a> Side<'a> {
             seen: (0, 0),
             heard: now,
             pinged: None,
+            unanswered: 0,
         }
     }
 
@@ -122,9 +125,32 @@ impl<'a> Side<'a> {
         self.socket.get_ref().written
     }
 
-    /// Whether something waits to be written to it.
+    /// Whether something waits to be written to it, or can never be.
     pub(super) fn is_behind(&self) -> bool {
-        self.stalled || self.unsent.is_some()
+        self.stalled || self.unsent.is_some() || self.is_deaf()
+    }
+
+    /// Whether nothing can be written to it any more.
+    pub(super) fn is_deaf(&self) -> bool {
+        self.socket.get_ref().deaf
+    }
+
+    /// Whether it took nothing when something was last written to it.
+    pub(super) fn is_stalled(&self) -> bool {
+        self.stalled
+    }
+
+    /// It has shown that it is there.
+    pub(super) fn is_there(&mut self, now: Duration) {
+        self.heard = now;
+        self.pinged = None;
+    }
+
+    /// Whether a pong from it can be the answer to a ping of ours.
+    pub(super) fn has_answered(&mut self) -> bool {
+        let asked = self.unanswered > 0;
+        self.unanswered = self.unanswered.saturating_sub(1);
+        asked
     }
 
     /// Begins a poll of the whole.
@@ -175,8 +201,19 @@ impl<'a> Side<'a> {
         self.unsent = Some((note, true));
     }
 
-    /// Writes what waits to be written. An error: it has gone.
+    /// Writes what waits to be written. An error: nothing can be, now or later. What it has said before may
+    /// still be here to be heard.
     pub(super) fn poll_sent(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), ()>> {
+        let written = self.poll_written(cx);
+        if self.is_deaf() || matches!(written, Poll::Ready(Err(()))) {
+            self.socket.get_mut().deaf = true;
+            self.unsent = None;
+            return Poll::Ready(Err(()));
+        }
+        written
+    }
+
+    fn poll_written(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), ()>> {
         loop {
             let flushed = Pin::new(&mut self.socket).poll_flush(cx);
             self.stalled = flushed.is_pending();
@@ -201,6 +238,7 @@ impl<'a> Side<'a> {
     /// Asks whether it is there.
     pub(super) fn ping(&mut self, now: Duration) {
         self.pinged = Some(now);
+        self.unanswered = self.unanswered.saturating_add(1);
         // An error: it has gone, or takes nothing, which will be noticed.
         let _ = Pin::new(&mut self.socket).start_send(Message::Ping(Bytes::new()));
     }
@@ -250,6 +288,9 @@ struct Metered<'a> {
     reads: usize,
     read: u64,
     written: u64,
+    /// Nothing can be written any more; what is, is thrown away. Not an error to tungstenite, which answers
+    /// pings before it reads on.
+    deaf: bool,
 }
 
 impl AsyncRead for Metered<'_> {
@@ -278,7 +319,13 @@ impl AsyncWrite for Metered<'_> {
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        let count = ready!(self.stream.poll_write(cx, bytes))?;
+        if self.deaf {
+            return Poll::Ready(Ok(bytes.len()));
+        }
+        let Ok(count) = ready!(self.stream.poll_write(cx, bytes)) else {
+            self.deaf = true;
+            return Poll::Ready(Ok(bytes.len()));
+        };
         self.written += count as u64;
         Poll::Ready(Ok(count))
     }
