@@ -526,8 +526,8 @@ fn limits_logs_and_proxies_are_cured() {
         ),
         (
             r#"{"access_log": {"format": "{plugins}"}}"#,
-            &["1:27: access_log.format: `{plugins}` is not supported by this version: what each \
-                 plugin did comes later; remove it"],
+            &["1:27: access_log.format: `{plugins}` is a list; remove it, or write \"json\" \
+                 for the whole format"],
         ),
         (
             r#"{"access_log": {"format": "{phases}"}}"#,
