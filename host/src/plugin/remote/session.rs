@@ -140,6 +140,7 @@ impl Session {
                     Poll::Ready(None) | Poll::Pending => break,
                 }
             }
+            let full = pending.len() == PENDING_MAX;
             if sent < out.len() {
                 match self.poll_send(cx, &out, &mut sent) {
                     Poll::Ready(Ok(())) => {
@@ -168,6 +169,10 @@ impl Session {
                 }
             }
             self.received.shrink_to(KEPT_BYTES_MAX);
+            // Nobody was asked for new jobs, so that nobody would wake us for them.
+            if full && pending.len() < PENDING_MAX {
+                cx.waker().wake_by_ref();
+            }
             if changing && pending.is_empty() {
                 return Poll::Ready(End::Changed);
             }
@@ -244,4 +249,100 @@ fn greeting(target: &Target, scripts: &Scripts) -> (Vec<u8>, usize) {
     }
     count += scripts.load(&mut out);
     (out, count)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+    use std::os::unix::net::UnixStream;
+    use std::time::Duration;
+
+    use tokio::sync::{mpsc, oneshot};
+    use tokio::time::timeout;
+
+    use super::super::Facts;
+    use super::*;
+    use crate::config::{Redis, ServerAddress, StateError};
+    use crate::state::redis::{Ask, Told};
+
+    /// Longer than the test may take, so that no alarm goes off meanwhile.
+    const NEVER: Duration = Duration::from_secs(600);
+
+    const PATIENCE: Duration = Duration::from_secs(60);
+
+    /// Answers so many commands at once, then the next one.
+    fn answer(mut stream: UnixStream, at_once: usize) {
+        let mut received = Vec::new();
+        for count in [at_once, 1] {
+            for _ in 0..count {
+                let taken = loop {
+                    if let Some((_, taken)) = read(&received).unwrap() {
+                        break taken;
+                    }
+                    let mut more = [0; 4096];
+                    let got = stream.read(&mut more).unwrap();
+                    assert!(got > 0, "closed");
+                    received.extend(&more[..got]);
+                };
+                received.drain(..taken);
+            }
+            stream.write_all(":7\r\n".repeat(count).as_bytes()).unwrap();
+        }
+    }
+
+    fn job() -> (Job, oneshot::Receiver<Told>) {
+        let (answer, told) = oneshot::channel();
+        let ask = Ask::Add { key: b"k".to_vec(), delta: 1, window_ms: 0, unix_ms: 0 };
+        (Job { plugin: "p".into(), ask, answer: Some(answer) }, told)
+    }
+
+    /// As many commands as may be outstanding, all of them answered in one go, and one more.
+    #[test]
+    fn who_asks_after_a_full_round_is_answered() {
+        let settings = Redis {
+            address: ServerAddress::Unix("unused".into()),
+            tls: None,
+            user: None,
+            password: None,
+            database: 0,
+            prefix: "z".into(),
+            timeout: NEVER,
+            on_error: StateError::Open,
+        };
+        let target = Target { settings: Arc::new(settings), tls: None };
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let local = tokio::task::LocalSet::new();
+        local.block_on(&runtime, async {
+            let (ours, theirs) = UnixStream::pair().unwrap();
+            ours.set_nonblocking(true).unwrap();
+            let server = std::thread::spawn(move || answer(theirs, PENDING_MAX));
+            let session =
+                Session { stream: Stream::new(ours.into(), false).unwrap(), received: Vec::new() };
+            let (jobs, asked) = mpsc::channel(PENDING_MAX);
+            let mut task = Task {
+                shared: Rc::default(),
+                asked,
+                facts: Arc::new(Facts::default()),
+                scripts: Scripts::default(),
+                said: None,
+                says: true,
+            };
+            let mut waiting = Vec::new();
+            for _ in 0..PENDING_MAX {
+                let (job, told) = job();
+                assert!(jobs.try_send(job).is_ok());
+                waiting.push(told);
+            }
+            tokio::task::spawn_local(async move { session.serve(&mut task, &target, 0).await });
+            for told in waiting {
+                assert_eq!(timeout(PATIENCE, told).await.unwrap().unwrap(), Told::Count(7));
+            }
+
+            let (job, told) = job();
+            assert!(jobs.try_send(job).is_ok());
+
+            assert_eq!(timeout(PATIENCE, told).await.unwrap().unwrap(), Told::Count(7));
+            server.join().unwrap();
+        });
+    }
 }
