@@ -289,8 +289,18 @@ fn taken_of(
     if all {
         return Some(Ok(decisions));
     }
-    let index = decisions.iter().position(|decision| !decision.allowed)?;
-    Some(Err(Shortage { index, decision: decisions.swap_remove(index) }))
+    if let Some(index) = decisions.iter().position(|decision| !decision.allowed) {
+        return Some(Err(Shortage { index, decision: decisions.swap_remove(index) }));
+    }
+    // More than a century was cut short for the script, so that it has refused what would be allowed here.
+    let index = wanted.iter().position(|one| span(one.quota, one.quota.burst).0 == SPAN_US_MAX)?;
+    let never = Decision {
+        allowed: false,
+        remaining: 0,
+        retry_after_ms: u32::MAX,
+        reset_after_ms: u32::MAX,
+    };
+    Some(Err(Shortage { index, decision: never }))
 }
 
 /// What so many of a quota take to come back: microseconds, and the rest as parts of the quota's count.
@@ -377,5 +387,24 @@ mod tests {
         assert_eq!(span(quota, u32::MAX), (SPAN_US_MAX, 0));
         let quota = Quota { count: u32::MAX, period_ms: 1, burst: u32::MAX };
         assert_eq!(span(quota, u32::MAX), (1000, 0));
+    }
+
+    /// Such a quota is one plugin's nonsense: the connection, which is everybody's, goes on.
+    #[test]
+    fn a_span_that_was_cut_short_may_be_refused() {
+        let quota = Quota { count: 1, period_ms: u32::MAX, burst: 2200 };
+        let absurd = Wanted { key: b"b".to_vec(), quota, cost: 1100 };
+        let ask = Ask::Take(vec![wanted("a", 60, 1), absurd]);
+        let taken = i64::try_from(SPAN_US_MAX).unwrap();
+        let found = [0, 0, 0, taken, 0].map(Reply::Integer);
+
+        let Some(Told::Taken(Err(short))) = ask.read(&Reply::Array(found.into())) else {
+            panic!("not refused")
+        };
+
+        assert_eq!((short.index, short.decision.allowed), (1, false));
+        // Where nothing was cut short it is no answer.
+        let plain = Ask::Take(vec![wanted("a", 60, 1)]);
+        assert_eq!(plain.read(&Reply::Array([0, 0, 0].map(Reply::Integer).into())), None);
     }
 }
