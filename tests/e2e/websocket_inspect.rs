@@ -213,6 +213,34 @@ fn silent_sides_are_asked_whether_they_are_there() {
     gateway.counts("zproxy_websocket_closes_total", &[("by", "client"), ("code", "lost")], 1.0);
 }
 
+/// It cannot answer a ping that stands behind what it has still to read.
+#[test]
+fn who_reads_slowly_is_not_taken_for_gone() {
+    const LARGE: usize = 40_000_000;
+    let server = Server::start();
+    let mut settings = with("ping_interval_ms", 100);
+    settings["pong_timeout_ms"] = 2500.into();
+    settings["message_bytes_max"] = LARGE.into();
+    let gateway = server.gateway(settings, json!({}));
+    let mut client = open_raw(&gateway);
+    client.send(frame(0x81, format!("big {LARGE}").as_bytes()));
+
+    // Slow for longer than a ping and its answer may take, and never answered.
+    let (mut bytes, mut frames) = (0, 0);
+    while bytes < LARGE {
+        let (first, part) = next_frame(&mut client);
+        frames += 1;
+        if frames < 300 {
+            std::thread::sleep(Duration::from_millis(15));
+        }
+        if first & 0x0f < 3 {
+            bytes += part.len();
+        } else {
+            assert_eq!(first, 0x89, "after {bytes} bytes");
+        }
+    }
+}
+
 /// Its own pings and what answers them do not make a WebSocket busy.
 #[test]
 fn a_websocket_that_says_nothing_is_closed() {

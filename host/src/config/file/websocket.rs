@@ -59,8 +59,8 @@ pub struct WebSocketConfig {
     #[schemars(range(max = 86_400_000), example = 30_000)]
     pub ping_interval_ms: Option<u32>,
 
-    /// A side that sends nothing for so long after a ping is taken for gone, in milliseconds; left
-    /// out: 10000. The other side gets a close: a server 1001, a client 1011.
+    /// A side that sends nothing for so long after a ping, and takes nothing of what waits for it, is taken for
+    /// gone, in milliseconds; left out: 10000. The other side gets a close: a server 1001, a client 1011.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 86_400_000), example = 10_000)]
     pub pong_timeout_ms: Option<u32>,

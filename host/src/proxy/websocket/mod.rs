@@ -244,21 +244,21 @@ impl Relay<'_, '_> {
     fn carry(&mut self, cx: &mut TaskContext<'_>, from: usize, now: Duration) {
         let to = 1 - from;
         for _ in 0..ROUNDS_MAX {
-            match self.sides[to].poll_sent(cx) {
+            let was_full = self.sides[to].is_stalled();
+            let sent = self.sides[to].poll_sent(cx);
+            // It had no room and has some: slow, and at it. A ping would stand behind what it still has to read.
+            if self.sides[to].has_taken() && was_full {
+                self.active = now;
+                self.sides[to].is_there(now);
+            }
+            match sent {
                 Poll::Ready(Ok(())) => {}
                 Poll::Ready(Err(())) => return self.lose(to),
-                Poll::Pending => {
-                    // Slow, and at it.
-                    if self.sides[to].has_taken() {
-                        self.active = now;
-                    }
-                    return;
-                }
+                Poll::Pending => return,
             }
             let heard = self.sides[from].poll_heard(cx);
             if self.sides[from].has_sent() {
-                self.sides[from].heard = now;
-                self.sides[from].pinged = None;
+                self.sides[from].is_there(now);
                 // A part of a message is something said; an answer to a ping is none.
                 if !matches!(heard, Poll::Ready(Heard::Pong)) {
                     self.active = now;
@@ -330,8 +330,7 @@ impl Relay<'_, '_> {
         for side in [CLIENT, SERVER] {
             // Who is not read from, since the other one takes nothing, cannot answer.
             if self.sides[1 - side].is_behind() {
-                self.sides[side].heard = now;
-                self.sides[side].pinged = None;
+                self.sides[side].is_there(now);
             }
             let one = &mut self.sides[side];
             let mut due = one.pinged.map_or(one.heard + interval, |asked| asked + pong_timeout);

@@ -127,6 +127,17 @@ impl<'a> Side<'a> {
         self.stalled || self.unsent.is_some()
     }
 
+    /// Whether it took nothing when something was last written to it.
+    pub(super) fn is_stalled(&self) -> bool {
+        self.stalled
+    }
+
+    /// It has shown that it is there.
+    pub(super) fn is_there(&mut self, now: Duration) {
+        self.heard = now;
+        self.pinged = None;
+    }
+
     /// Begins a poll of the whole.
     pub(super) fn begin(&mut self) {
         self.socket.get_mut().reads = READS_MAX;
