@@ -192,6 +192,27 @@ fn a_client_that_sends_too_often_is_closed() {
 
     assert_eq!(close_code(&mut client), Some(1008));
     assert_eq!(server.sees(), Seen::Closed(Some((1001, String::new()))));
+
+    // So do pongs that nobody has asked for.
+    let mut client = open_raw(&gateway);
+    client.send(frame(0x8a, b"").repeat(6));
+    assert_eq!(close_code(&mut client), Some(1008));
+}
+
+#[test]
+fn answers_to_pings_of_the_gateway_are_no_messages() {
+    let server = Server::start();
+    let mut settings = with("messages_per_second", 1);
+    settings["ping_interval_ms"] = 20.into();
+    let gateway = server.gateway(settings, json!({}));
+    let mut socket = open(&gateway);
+
+    // More than come at once, and each is answered.
+    for _ in 0..20 {
+        assert_eq!(socket.read().unwrap(), Message::Ping(Vec::new().into()));
+    }
+    say(&mut socket, "x");
+    while socket.read().unwrap() != Message::text("x") {}
 }
 
 /// Who is silent is asked; who answers stays, who does not is taken for gone.
@@ -211,6 +232,24 @@ fn silent_sides_are_asked_whether_they_are_there() {
     // From now on it reads nothing, and answers nothing.
     assert_eq!(server.sees(), Seen::Closed(Some((1001, String::new()))));
     gateway.counts("zproxy_websocket_closes_total", &[("by", "client"), ("code", "lost")], 1.0);
+}
+
+/// A message is something said, whatever came with it.
+#[test]
+fn a_message_behind_a_pong_keeps_a_websocket_open() {
+    let server = Server::start();
+    let mut settings = with("ping_interval_ms", 0);
+    settings["idle_ms"] = 2500.into();
+    let gateway = server.gateway(settings, json!({}));
+    let mut client = open_raw(&gateway);
+
+    for _ in 0..8 {
+        client.send([frame(0x8a, b""), frame(0x81, b"quiet")].concat());
+        std::thread::sleep(Duration::from_millis(500));
+    }
+
+    client.send(frame(0x81, b"x"));
+    assert_eq!(next_frame(&mut client), (0x81, b"x".to_vec()));
 }
 
 /// It cannot answer a ping that stands behind what it has still to read.

@@ -49,7 +49,8 @@ pub struct WebSocketConfig {
     pub frame_bytes_max: Option<u32>,
 
     /// Messages and pings that a client may send in a second, a second's worth at once; left out: as
-    /// many as it likes. One more closes with 1008.
+    /// many as it likes. One more closes with 1008. Pongs that answer no ping of the gateway's count, too;
+    /// parts of a message do not.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 1_000_000), example = 100)]
     pub messages_per_second: Option<u32>,

@@ -257,17 +257,23 @@ impl Relay<'_, '_> {
                 Poll::Pending => return,
             }
             let heard = self.sides[from].poll_heard(cx);
-            if self.sides[from].has_sent() {
+            let has_sent = self.sides[from].has_sent();
+            if has_sent {
                 self.sides[from].is_there(now);
-                // A part of a message is something said; an answer to a ping is none.
-                if !matches!(heard, Poll::Ready(Heard::Pong)) {
-                    self.active = now;
-                }
+            }
+            // A part of a message is something said, too; an answer to a ping is none.
+            match &heard {
+                Poll::Ready(Heard::Pong) => {}
+                Poll::Pending if !has_sent => {}
+                _ => self.active = now,
             }
             let Poll::Ready(heard) = heard else { return };
             match heard {
                 Heard::Note(note) => self.pass(from, note, now),
-                Heard::Ping if from == CLIENT && !self.pace.allows(now) => self.hurried(),
+                Heard::Pong if self.sides[from].has_answered() => {}
+                Heard::Ping | Heard::Pong if from == CLIENT && !self.pace.allows(now) => {
+                    self.hurried();
+                }
                 Heard::Ping | Heard::Pong => {}
                 Heard::Close(frame) => self.closed(from, frame),
                 Heard::Broken(code, rule) => self.broken(from, code, &rule),

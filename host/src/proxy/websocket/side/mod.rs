@@ -83,6 +83,8 @@ pub(super) struct Side<'a> {
     pub(super) heard: Duration,
     /// When it was asked whether it is there, if it has said nothing since.
     pub(super) pinged: Option<Duration>,
+    /// Our pings that it has not answered.
+    unanswered: u32,
 }
 
 impl<'a> Side<'a> {
@@ -114,6 +116,7 @@ impl<'a> Side<'a> {
             seen: (0, 0),
             heard: now,
             pinged: None,
+            unanswered: 0,
         }
     }
 
@@ -136,6 +139,13 @@ impl<'a> Side<'a> {
     pub(super) fn is_there(&mut self, now: Duration) {
         self.heard = now;
         self.pinged = None;
+    }
+
+    /// Whether a pong from it can be the answer to a ping of ours.
+    pub(super) fn has_answered(&mut self) -> bool {
+        let asked = self.unanswered > 0;
+        self.unanswered = self.unanswered.saturating_sub(1);
+        asked
     }
 
     /// Begins a poll of the whole.
@@ -212,6 +222,7 @@ impl<'a> Side<'a> {
     /// Asks whether it is there.
     pub(super) fn ping(&mut self, now: Duration) {
         self.pinged = Some(now);
+        self.unanswered = self.unanswered.saturating_add(1);
         // An error: it has gone, or takes nothing, which will be noticed.
         let _ = Pin::new(&mut self.socket).start_send(Message::Ping(Bytes::new()));
     }
