@@ -16,7 +16,7 @@ use crate::harness::tls::{Authority, shake};
 use crate::harness::websocket::{
     Seen, Server, close_code, closed, frame, head, next_frame, open, open_raw, say, upgrade,
 };
-use crate::harness::{DEADLINE, Gateway, Upstream, Wire};
+use crate::harness::{DEADLINE, Gateway, Upstream, Wire, eventually};
 
 fn inspect() -> Value {
     json!({ "inspect": true })
@@ -178,6 +178,46 @@ fn a_side_that_is_lost_is_told_of_to_the_other() {
 
     drop(open(&gateway));
     assert_eq!(server.sees(), Seen::Closed(Some((1001, String::new()))));
+}
+
+/// The client is slow, and still writes to a server that has said why it leaves, and left.
+#[test]
+fn the_last_words_of_a_server_are_heard() {
+    const LARGE: usize = 20_000_000;
+    let accept = derive_accept_key(b"dGhlIHNhbXBsZSBub25jZQ==");
+    let upstream = Upstream::start(move |connection| {
+        connection.request()?;
+        connection.try_send(format!(
+            "HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\
+             Sec-WebSocket-Accept: {accept}\r\n\r\n"
+        ))?;
+        let mut large = head(0x82, 0, LARGE);
+        large.resize(large.len() + LARGE, 7);
+        connection.try_send(large)?;
+        connection.try_send([&[0x89, 0, 0x81, 4][..], b"last", &[0x88, 5, 3, 240], b"why"].concat())
+    });
+    let mut settings = with("message_bytes_max", 2 * LARGE);
+    settings["ping_interval_ms"] = 0.into();
+    let routes = json!([{ "path": "/", "upstream": upstream.url(), "websocket": settings }]);
+    let gateway = Gateway::start(json!({ "routes": routes }));
+    let mut client = open_raw(&gateway);
+    eventually("the server has left", || (upstream.ended() == 1).then_some(()));
+
+    // The first of these is answered by a reset, and the next cannot be written.
+    for _ in 0..20 {
+        client.send(frame(0x81, b"x"));
+        std::thread::sleep(Duration::from_millis(20));
+    }
+
+    let mut bytes = 0;
+    while bytes < LARGE {
+        let (first, part) = next_frame(&mut client);
+        assert!(first & 0x0f < 3, "{first:x} after {bytes} bytes: {part:x?}");
+        bytes += part.len();
+    }
+    assert_eq!(next_frame(&mut client), (0x81, b"last".to_vec()));
+    assert_eq!(next_frame(&mut client), (0x88, [&[3, 240][..], b"why"].concat()));
+    gateway.counts("zproxy_websocket_closes_total", &[("by", "server"), ("code", "1008")], 1.0);
 }
 
 #[test]
@@ -427,7 +467,7 @@ fn messages_and_closes_are_counted_and_logged() {
 
     gateway.counts("zproxy_websocket_closes_total", &[("by", "client"), ("code", "4xxx")], 1.0);
     gateway.counts("zproxy_websockets", &[("route", "/")], 0.0);
-    let line = crate::harness::eventually("a line", || {
+    let line = eventually("a line", || {
         let log = std::fs::read_to_string(gateway.dir.path().join("log")).ok()?;
         serde_json::from_str::<Value>(log.lines().next()?).ok()
     });

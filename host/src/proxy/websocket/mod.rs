@@ -244,6 +244,10 @@ impl Relay<'_, '_> {
     fn carry(&mut self, cx: &mut TaskContext<'_>, from: usize, now: Duration) {
         let to = 1 - from;
         for _ in 0..ROUNDS_MAX {
+            // Its last words are heard first, up to its close or its end.
+            if self.sides[to].is_deaf() {
+                return;
+            }
             let was_full = self.sides[to].is_stalled();
             let sent = self.sides[to].poll_sent(cx);
             // It had no room and has some: slow, and at it. A ping would stand behind what it still has to read.
@@ -253,7 +257,7 @@ impl Relay<'_, '_> {
             }
             match sent {
                 Poll::Ready(Ok(())) => {}
-                Poll::Ready(Err(())) => return self.lose(to),
+                Poll::Ready(Err(())) => return cx.waker().wake_by_ref(),
                 Poll::Pending => return,
             }
             let heard = self.sides[from].poll_heard(cx);
@@ -397,9 +401,11 @@ impl Relay<'_, '_> {
     fn poll_last(&mut self, cx: &mut TaskContext<'_>) -> Poll<Option<SocketMessage>> {
         let [client, server] = &mut self.sides;
         loop {
-            if ready!(client.poll_sent(cx)).is_err() || ready!(server.poll_sent(cx)).is_err() {
+            if ready!(client.poll_sent(cx)).is_err() {
                 return Poll::Ready(None);
             }
+            // An error: it is deaf, and may have spoken.
+            let _ = ready!(server.poll_sent(cx));
             match ready!(server.poll_heard(cx)) {
                 Heard::Note(note) => return Poll::Ready(Some(note)),
                 Heard::Ping | Heard::Pong => {}

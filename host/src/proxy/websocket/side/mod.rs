@@ -105,7 +105,7 @@ impl<'a> Side<'a> {
         let mut text = Text::new(role, rules.message_bytes_max, rules.frame_bytes_max);
         text.see(&early);
         let read = early.len() as u64;
-        let metered = Metered { stream, text, reads: READS_MAX, read, written: 0 };
+        let metered = Metered { stream, text, reads: READS_MAX, read, written: 0, deaf: false };
         let socket = WebSocketStream::from_partially_read(metered, early, role, Some(config)).await;
         Self {
             socket,
@@ -125,9 +125,14 @@ impl<'a> Side<'a> {
         self.socket.get_ref().written
     }
 
-    /// Whether something waits to be written to it.
+    /// Whether something waits to be written to it, or can never be.
     pub(super) fn is_behind(&self) -> bool {
-        self.stalled || self.unsent.is_some()
+        self.stalled || self.unsent.is_some() || self.is_deaf()
+    }
+
+    /// Whether nothing can be written to it any more.
+    pub(super) fn is_deaf(&self) -> bool {
+        self.socket.get_ref().deaf
     }
 
     /// Whether it took nothing when something was last written to it.
@@ -196,8 +201,19 @@ impl<'a> Side<'a> {
         self.unsent = Some((note, true));
     }
 
-    /// Writes what waits to be written. An error: it has gone.
+    /// Writes what waits to be written. An error: nothing can be, now or later. What it has said before may
+    /// still be here to be heard.
     pub(super) fn poll_sent(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), ()>> {
+        let written = self.poll_written(cx);
+        if self.is_deaf() || matches!(written, Poll::Ready(Err(()))) {
+            self.socket.get_mut().deaf = true;
+            self.unsent = None;
+            return Poll::Ready(Err(()));
+        }
+        written
+    }
+
+    fn poll_written(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), ()>> {
         loop {
             let flushed = Pin::new(&mut self.socket).poll_flush(cx);
             self.stalled = flushed.is_pending();
@@ -272,6 +288,9 @@ struct Metered<'a> {
     reads: usize,
     read: u64,
     written: u64,
+    /// Nothing can be written any more; what is, is thrown away. Not an error to tungstenite, which answers
+    /// pings before it reads on.
+    deaf: bool,
 }
 
 impl AsyncRead for Metered<'_> {
@@ -300,7 +319,13 @@ impl AsyncWrite for Metered<'_> {
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        let count = ready!(self.stream.poll_write(cx, bytes))?;
+        if self.deaf {
+            return Poll::Ready(Ok(bytes.len()));
+        }
+        let Ok(count) = ready!(self.stream.poll_write(cx, bytes)) else {
+            self.deaf = true;
+            return Poll::Ready(Ok(bytes.len()));
+        };
         self.written += count as u64;
         Poll::Ready(Ok(count))
     }

@@ -142,3 +142,44 @@ fn what_one_side_writes_another_one_hears() {
         }
     }
 }
+
+/// What has come stays with the kernel when the other end is no more, whether a message cannot be written or
+/// the answer to a ping.
+#[test]
+fn last_words_are_heard_although_nothing_can_be_answered() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build().unwrap();
+    for writes in [true, false] {
+        let said = runtime.block_on(async {
+            let (ours, mut theirs) = UnixStream::pair().unwrap();
+            ours.set_nonblocking(true).unwrap();
+            let mut stream = Stream::new(ours.into(), false).unwrap();
+            let rules = Inspection::default();
+            let mut side =
+                Side::new(&mut stream, Vec::new(), Role::Client, &rules, Duration::ZERO).await;
+            theirs.write_all(&[0x89, 0, 0x81, 3, b'e', b'n', b'd', 0x88, 2, 3, 240]).unwrap();
+            drop(theirs);
+            if writes {
+                side.send(SocketMessage { is_text: false, data: vec![1; 200_000].into() });
+                assert!(poll_fn(|cx| side.poll_sent(cx)).await.is_err());
+            }
+            let mut said = Vec::new();
+            loop {
+                let heard = poll_fn(|cx| {
+                    side.begin();
+                    side.poll_heard(cx)
+                });
+                if push(&mut said, &heard.await) {
+                    break;
+                }
+            }
+            assert!(poll_fn(|cx| side.poll_sent(cx)).await.is_err());
+            assert!(side.is_deaf() && side.is_behind());
+            said
+        });
+
+        assert_eq!(said.len(), 3, "{said:?}");
+        assert_eq!(said[0], "ping");
+        assert!(said[1].starts_with("SocketMessage"), "{said:?}");
+        assert!(said[2].starts_with("close Some(CloseFrame { code: Policy"), "{said:?}");
+    }
+}
