@@ -35,7 +35,7 @@ const FRAGMENT_BYTES_MAX: usize = 64 * 1024;
 /// last one is sent.
 const PONG_BYTES_MAX: usize = 16 * 1024;
 
-/// Each side holds a buffer of this size while nothing is said.
+/// Each side holds a buffer of this size while nothing is said. tungstenite keeps what a larger frame took.
 const READ_BYTES: usize = 8 * 1024;
 
 /// Reads in one poll before others get their turn.
