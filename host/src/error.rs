@@ -89,6 +89,12 @@ pub enum RequestError {
     /// The upstream's bytes are no response, or an ambiguous one.
     #[error("malformed response: {0}")]
     BadResponse(&'static str),
+    /// The upstream has cancelled the request.
+    #[error("the upstream has cancelled the request")]
+    Cancelled,
+    /// The upstream has had enough of what this gateway asks for.
+    #[error("the upstream takes no more")]
+    Exhausted,
     /// The upstream's response head is too large.
     #[error("response head too large")]
     ResponseHeadTooLarge,
@@ -120,6 +126,8 @@ impl RequestError {
             | Self::Unprocessed
             | Self::Aborted
             | Self::BadResponse(_)
+            | Self::Cancelled
+            | Self::Exhausted
             | Self::ResponseHeadTooLarge => 502,
             Self::Overloaded | Self::WebSocketsTaken | Self::Plugin => 503,
             Self::ConnectTimeout | Self::ResponseTimeout => 504,
@@ -156,7 +164,7 @@ impl RequestError {
             Self::ConnectTimeout => "connection_timeout",
             Self::ResponseTimeout => "http_response_timeout",
             Self::Closed | Self::Unprocessed => "connection_terminated",
-            Self::BadResponse(_) => "http_protocol_error",
+            Self::BadResponse(_) | Self::Cancelled | Self::Exhausted => "http_protocol_error",
             Self::ResponseHeadTooLarge => "http_response_header_section_size",
         }
     }

@@ -3,6 +3,7 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderMap, Response};
@@ -206,6 +207,59 @@ fn a_stream_that_a_server_resets_is_a_bad_answer_and_costs_no_other() {
     assert_eq!(client.get("/bad").status, 502);
     assert_eq!(client.get("/good").text(), "good");
     assert!(upstream.seen().iter().all(|one| one.connection == 0));
+}
+
+/// A client can tell who has cancelled, and who has had enough, from a failure; nothing else that a server says of a
+/// stream holds for the client's.
+#[test]
+fn why_a_server_gives_a_stream_up_is_passed_on() {
+    use h2::Reason;
+
+    const REASONS: [Reason; 5] = [
+        Reason::CANCEL,
+        Reason::ENHANCE_YOUR_CALM,
+        Reason::NO_ERROR,
+        Reason::REFUSED_STREAM,
+        Reason::PROTOCOL_ERROR,
+    ];
+    let heads = Arc::new(AtomicUsize::new(0));
+    let seen = Arc::clone(&heads);
+    let upstream = Http2Upstream::start(move |mut asked| {
+        let seen = Arc::clone(&seen);
+        async move {
+            let path = asked.head.uri().path().to_owned();
+            let (when, reason) = path[1..].split_once('/').unwrap();
+            let reason = Reason::from(reason.parse::<u32>().unwrap());
+            if when == "before" {
+                return asked.respond.send_reset(reason);
+            }
+            let before = seen.load(Ordering::SeqCst);
+            let mut stream = asked.respond.send_response(Response::new(()), false).unwrap();
+            while seen.load(Ordering::SeqCst) == before {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+            stream.send_reset(reason);
+        }
+    });
+    let gateway = upstream.gateway(json!({}));
+    let mut client = Http2::connect(gateway.address());
+
+    let after = REASONS.map(|reason| {
+        let (response, _) = client.open(get(&format!("/after/{}", u32::from(reason))), true);
+        let mut body = client.run(response).unwrap().into_body();
+        heads.fetch_add(1, Ordering::SeqCst);
+        client.run(body.data()).unwrap().unwrap_err().reason().unwrap()
+    });
+    let statuses =
+        [Reason::CANCEL, Reason::ENHANCE_YOUR_CALM, Reason::PROTOCOL_ERROR].map(|reason| {
+            let mut call = post(&format!("/before/{}", u32::from(reason)));
+            call.headers_mut().insert("content-type", "application/grpc".parse().unwrap());
+            client.ask(call, Some(b"")).field("grpc-status").map(str::to_owned)
+        });
+
+    let failed = Reason::INTERNAL_ERROR;
+    assert_eq!(after, [Reason::CANCEL, Reason::ENHANCE_YOUR_CALM, failed, failed, failed]);
+    assert_eq!(statuses, ["1", "8", "13"].map(|status| Some(status.to_owned())));
 }
 
 /// A cancelled call is cancelled at its server, and its connection stays.

@@ -40,6 +40,8 @@ const WORK_BYTES: usize = 8 * 1024;
 pub struct Multiplexed {
     receiving: RefCell<Receiving>,
     sending: RefCell<Sending>,
+    /// Why the other side has given up what it was sending.
+    given_up: Cell<Option<Reason>>,
     /// Bytes of content that have been read.
     taken: Cell<u64>,
     /// Pieces of content that its connection has carried, on all of its streams.
@@ -86,6 +88,7 @@ impl Multiplexed {
         tls: Option<Arc<TlsFacts>>,
     ) -> Self {
         Self {
+            given_up: Cell::default(),
             taken: Cell::new(0),
             work,
             tls,
@@ -101,6 +104,7 @@ impl Multiplexed {
         tls: Option<Arc<TlsFacts>>,
     ) -> Self {
         Self {
+            given_up: Cell::default(),
             taken: Cell::new(0),
             work,
             tls,
@@ -184,6 +188,7 @@ impl Multiplexed {
                         *rest = data;
                     }
                     Poll::Ready(Some(Err(error))) if count == 0 => {
+                        self.given_up.set(error.reason().filter(|_| error.is_remote()));
                         return Poll::Ready(Err(io::Error::other(error)));
                     }
                     Poll::Pending if count == 0 => return Poll::Pending,
@@ -272,6 +277,11 @@ impl Multiplexed {
             Sending::Content(stream) => stream.poll_reset(cx).map(drop),
             Sending::Ask(_) | Sending::Ended(_) | Sending::Failed => Poll::Pending,
         }
+    }
+
+    /// Why the other side has given up what it was sending, if a read has told.
+    pub fn given_up(&self) -> Option<Reason> {
+        self.given_up.get()
     }
 
     /// Gives the stream up.

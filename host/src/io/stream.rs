@@ -276,11 +276,24 @@ impl Stream {
         }
     }
 
-    /// Makes the end of the connection a reset, which the peer cannot take for an orderly end.
-    pub fn reset_at_end(&self) {
+    /// Why the peer has given up what it was sending, where it can say so.
+    pub fn given_up(&self) -> Option<h2::Reason> {
+        match &self.lower {
+            Lower::Socket(..) => None,
+            Lower::Multiplexed(stream) => stream.given_up(),
+        }
+    }
+
+    /// Makes the end of the connection a reset, which the peer cannot take for an orderly end. `why` is what another
+    /// peer has said; it is passed on where it means the same to this one.
+    pub fn reset_at_end(&self, why: Option<h2::Reason>) {
+        let known =
+            |why: &h2::Reason| matches!(*why, h2::Reason::CANCEL | h2::Reason::ENHANCE_YOUR_CALM);
         let (socket, secure) = match &self.lower {
             Lower::Socket(socket, secure) => (socket, secure),
-            Lower::Multiplexed(stream) => return stream.reset(h2::Reason::INTERNAL_ERROR),
+            Lower::Multiplexed(stream) => {
+                return stream.reset(why.filter(known).unwrap_or(h2::Reason::INTERNAL_ERROR));
+            }
         };
         if let Some(secure) = secure {
             secure.say_no_goodbye();

@@ -207,7 +207,7 @@ pub async fn shown(
         match shown.run(&[], chunk, chunks.peek().is_none().then_some(&[]), place) {
             Ok(next) => run = next,
             Err(_) => {
-                connection.stream.reset_at_end();
+                connection.stream.reset_at_end(None);
                 let broken = Some(BROKEN_BY_PLUGIN);
                 let delivered = Delivered::new(context, After::Abort, written, head_bytes);
                 return Ok(Delivered { broken, ..delivered });
@@ -355,7 +355,7 @@ pub async fn upstream(
         });
         if framing == Framing::UntilClose || to_frames {
             // An orderly end would be the end of the body.
-            client.connection.stream.reset_at_end();
+            client.connection.stream.reset_at_end(lease.connection.stream.given_up());
         }
     } else if upload.state != UploadState::Whole {
         delivered.after = After::Linger;

@@ -572,13 +572,15 @@ pub(super) fn upload_time(request: Duration, received: u64, passed: Duration) ->
 /// Why a stream has ended without an answer. RFC 9113 §8.7: a stream after the last one that a GOAWAY
 /// names, or one that was refused, has not been begun with.
 fn not_answered(error: &::h2::Error) -> RequestError {
-    let refused = error.is_reset() && error.reason() == Some(::h2::Reason::REFUSED_STREAM);
-    if error.is_remote() && (error.is_go_away() || refused) {
-        RequestError::Unprocessed
-    } else if error.is_io() || error.is_go_away() {
-        RequestError::Closed
-    } else {
-        RequestError::BadResponse("stream reset")
+    use ::h2::Reason;
+
+    match error.reason() {
+        _ if error.is_remote() && error.is_go_away() => RequestError::Unprocessed,
+        _ if error.is_io() || error.is_go_away() => RequestError::Closed,
+        Some(Reason::REFUSED_STREAM) if error.is_remote() => RequestError::Unprocessed,
+        Some(Reason::CANCEL) if error.is_remote() => RequestError::Cancelled,
+        Some(Reason::ENHANCE_YOUR_CALM) if error.is_remote() => RequestError::Exhausted,
+        _ => RequestError::BadResponse("stream reset"),
     }
 }
 

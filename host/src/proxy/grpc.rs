@@ -92,6 +92,7 @@ fn code_of(status: u16) -> u8 {
 
 /// The status of a call, of those that gRPC lists. Clients repeat a call that was `UNAVAILABLE`.
 fn code(error: RequestError) -> u8 {
+    const CANCELLED: u8 = 1;
     const DEADLINE_EXCEEDED: u8 = 4;
     const RESOURCE_EXHAUSTED: u8 = 8;
     const UNIMPLEMENTED: u8 = 12;
@@ -99,9 +100,11 @@ fn code(error: RequestError) -> u8 {
     const UNAVAILABLE: u8 = 14;
     match error {
         RequestError::ClientTimeout | RequestError::ResponseTimeout => DEADLINE_EXCEEDED,
-        RequestError::HeadTooLarge | RequestError::TargetTooLong | RequestError::BodyTooLarge => {
-            RESOURCE_EXHAUSTED
-        }
+        RequestError::Cancelled => CANCELLED,
+        RequestError::HeadTooLarge
+        | RequestError::TargetTooLong
+        | RequestError::BodyTooLarge
+        | RequestError::Exhausted => RESOURCE_EXHAUSTED,
         RequestError::NoRoute
         | RequestError::MethodNotAllowed
         | RequestError::NotImplemented(_) => UNIMPLEMENTED,

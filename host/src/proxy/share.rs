@@ -286,7 +286,7 @@ pub async fn coming(
         Err(Stopped::Client) => return Delivered::nothing(context),
         Err(Stopped::Source(broken)) => {
             // An orderly end could be taken for the end of the body.
-            client.connection.stream.reset_at_end();
+            client.connection.stream.reset_at_end(None);
             let delivered = Delivered::new(context, After::Abort, written, head);
             let broken = match broken {
                 Broken::Source => "upstream left",
