@@ -10,6 +10,8 @@ pub mod error;
 pub mod http;
 #[path = "../../../host/src/io/mod.rs"]
 pub mod io;
+pub mod plugin;
+pub mod proxy;
 #[path = "../../../host/src/route/mod.rs"]
 pub mod route;
 #[path = "../../../host/src/sys/mod.rs"]

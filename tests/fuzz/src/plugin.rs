@@ -1,0 +1,6 @@
+//! What messages are, without plugins that see them.
+
+#[path = "../../../host/src/plugin/message.rs"]
+mod message;
+
+pub use message::SocketMessage;

@@ -1,0 +1,3 @@
+//! What of the proxy needs no plugin host.
+
+pub mod websocket;
