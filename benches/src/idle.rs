@@ -31,9 +31,10 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde_json::{Value, json};
 
 use crate::args::Flags;
-use crate::contender::{EPOLL, HAPROXY, Kind, Lab, NGINX, Running, URING};
+use crate::contender::{EPOLL, HAPROXY, Kind, Lab, NGINX, URING};
 use crate::launch::Place;
 use crate::record::Record;
+use crate::running::Running;
 use crate::{machine, origin, process};
 
 /// Far above what a machine of this size has memory for in its kernel.

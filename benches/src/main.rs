@@ -20,6 +20,7 @@ mod report;
 mod record;
 mod machine;
 mod contender;
+mod running;
 mod scenario;
 mod jwt;
 mod launch;

@@ -24,11 +24,12 @@ use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
 
 use crate::args::Flags;
-use crate::contender::{DIRECT, Kind, Lab, Running};
+use crate::contender::{DIRECT, Kind, Lab};
 use crate::machine::{self, Machine};
 use crate::process;
 use crate::record::Record;
 use crate::report::{self, Measurement};
+use crate::running::Running;
 use crate::scenario::{SCENARIOS, Scenario};
 
 /// Before a window: connections are made, caches and branch predictors know their work.

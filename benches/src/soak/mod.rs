@@ -37,7 +37,7 @@ use rustix::process::{Pid, Signal};
 use serde_json::{Value, json};
 
 use crate::args::Flags;
-use crate::contender::answers;
+use crate::running::answers;
 use crate::{process, tls};
 use client::{Client, Deed, Outcome};
 use upstream::Verdict;
