@@ -7,7 +7,7 @@ use serde_json::json;
 use tokio_tungstenite::tungstenite::protocol::Message;
 
 use crate::harness::websocket::{Server, close_code, frame, open, open_raw, say};
-use crate::harness::{DEADLINE, Gateway};
+use crate::harness::{DEADLINE, Gateway, eventually};
 
 /// What a gateway may grow by: a few messages of the largest size, and what the allocator keeps.
 const GROWN_KIB_MAX: u64 = 12 * 1024;
@@ -136,4 +136,34 @@ fn a_slow_reader_gets_all_of_it() {
     stream.set_nodelay(true).unwrap();
 
     assert_eq!(socket.read().unwrap().len(), 1_000_000);
+}
+
+/// What it took goes back when nothing more comes; and it goes on as before.
+#[test]
+fn a_large_frame_leaves_nothing_behind() {
+    // So large that the allocator keeps none of it.
+    const LARGE: usize = 40 * 1024 * 1024;
+    let server = Server::start();
+    let settings = json!({ "inspect": true, "message_bytes_max": LARGE, "ping_interval_ms": 300 });
+    let gateway = server.gateway(settings, json!({}));
+    let before = gateway.memory_kib();
+    let mut socket = open(&gateway);
+
+    let large = format!("quiet {}", "x".repeat(LARGE - 6));
+    socket.send(Message::binary(large.into_bytes())).unwrap();
+    say(&mut socket, "small");
+    let wait_for = |socket: &mut crate::harness::websocket::Socket, text: &str| {
+        while socket.read().unwrap() != Message::text(text) {}
+    };
+    wait_for(&mut socket, "small");
+
+    eventually("memory that is given back", || {
+        // Pings are answered meanwhile.
+        say(&mut socket, "drop");
+        wait_for(&mut socket, "drop");
+        std::thread::sleep(Duration::from_millis(1000));
+        (gateway.memory_kib() < before + GROWN_KIB_MAX).then_some(())
+    });
+    say(&mut socket, "and now");
+    wait_for(&mut socket, "and now");
 }

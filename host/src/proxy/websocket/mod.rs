@@ -225,7 +225,7 @@ impl Relay<'_, '_> {
             }
         }
         if self.end.is_none() {
-            self.keep_time(now);
+            self.keep_time(cx, now);
         }
         let Some(end) = self.end else { return Poll::Pending };
         self.part_late(cx);
@@ -320,7 +320,7 @@ impl Relay<'_, '_> {
     }
 
     /// Ends what time is up for, asks who is silent, and says when to look again.
-    fn keep_time(&mut self, now: Duration) {
+    fn keep_time(&mut self, cx: &mut TaskContext<'_>, now: Duration) {
         let idle = self.active + self.rules.idle;
         let drain = self
             .context
@@ -349,6 +349,7 @@ impl Relay<'_, '_> {
                 return self.lose(side);
             }
             if due <= now {
+                one.shed(cx);
                 one.ping(now);
                 due = now + pong_timeout;
             }

@@ -15,7 +15,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::{Sink, Stream as _};
+use futures_util::{FutureExt as _, Sink, Stream as _};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::protocol::frame::Frame;
@@ -35,7 +35,8 @@ const FRAGMENT_BYTES_MAX: usize = 64 * 1024;
 /// last one is sent.
 const PONG_BYTES_MAX: usize = 16 * 1024;
 
-/// Each side holds a buffer of this size while nothing is said. tungstenite keeps what a larger frame took.
+/// Each side holds a buffer of this size while nothing is said. tungstenite keeps what a larger frame took
+/// ([`Side::shed`]).
 const READ_BYTES: usize = 8 * 1024;
 
 /// Reads in one poll before others get their turn.
@@ -70,6 +71,12 @@ enum Parting {
 /// One side.
 pub(super) struct Side<'a> {
     socket: WebSocketStream<Metered<'a>>,
+    /// Ours.
+    role: Role,
+    /// Whether tungstenite has handed over all that came and is whole.
+    drained: bool,
+    /// Whether its buffers have grown.
+    grown: bool,
     /// The rest of a message, and whether its first fragment is still to be written.
     unsent: Option<(SocketMessage, bool)>,
     parting: Parting,
@@ -105,10 +112,14 @@ impl<'a> Side<'a> {
         let mut text = Text::new(role, rules.message_bytes_max, rules.frame_bytes_max);
         text.see(&early);
         let read = early.len() as u64;
-        let metered = Metered { stream, text, reads: READS_MAX, read, written: 0, deaf: false };
+        let metered =
+            Metered { stream: Some(stream), text, reads: READS_MAX, read, written: 0, deaf: false };
         let socket = WebSocketStream::from_partially_read(metered, early, role, Some(config)).await;
         Self {
             socket,
+            role,
+            drained: false,
+            grown: false,
             unsent: None,
             parting: Parting::Open,
             stalled: false,
@@ -173,6 +184,10 @@ impl<'a> Side<'a> {
     /// What comes from it next.
     pub(super) fn poll_heard(&mut self, cx: &mut Context<'_>) -> Poll<Heard> {
         let heard = Pin::new(&mut self.socket).poll_next(cx);
+        self.drained = heard.is_pending();
+        if let Poll::Ready(Some(Ok(message))) = &heard {
+            self.grown |= message.len() > READ_BYTES;
+        }
         if matches!(heard, Poll::Pending | Poll::Ready(None | Some(Err(_))))
             && self.socket.get_ref().text.is_bad()
         {
@@ -226,6 +241,7 @@ impl<'a> Side<'a> {
             };
             let part = note.data.split_to(note.data.len().min(FRAGMENT_BYTES_MAX));
             let last = note.data.is_empty();
+            self.grown |= part.len() > READ_BYTES;
             let frame = Frame::message(part, OpCode::Data(kind), last);
             *first = false;
             if last {
@@ -233,6 +249,29 @@ impl<'a> Side<'a> {
             }
             Pin::new(&mut self.socket).start_send(Message::Frame(frame)).map_err(|_| ())?;
         }
+    }
+
+    /// Gives back what large frames have left in tungstenite's buffers, which never shrink: it begins anew,
+    /// where nothing is under way.
+    pub(super) fn shed(&mut self, cx: &mut Context<'_>) {
+        let is_between = self.drained && self.socket.get_ref().text.is_between();
+        let is_open = self.parting == Parting::Open && !self.is_behind();
+        let may = self.grown && is_between && is_open;
+        if !may || !matches!(Pin::new(&mut self.socket).poll_flush(cx), Poll::Ready(Ok(()))) {
+            return;
+        }
+        self.grown = false;
+        let (role, config) = (self.role, *self.socket.get_config());
+        let text = Text::new(role, 0, 0);
+        let nobody = Metered { stream: None, text, reads: 0, read: 0, written: 0, deaf: true };
+        let metered = std::mem::replace(self.socket.get_mut(), nobody);
+        // It waits for nothing.
+        let made = WebSocketStream::from_raw_socket(metered, role, Some(config)).now_or_never();
+        if let Some(socket) = made {
+            self.socket = socket;
+        }
+        // It does not know yet whom to wake.
+        cx.waker().wake_by_ref();
     }
 
     /// Asks whether it is there.
@@ -281,7 +320,8 @@ impl<'a> Side<'a> {
 /// A stream that is read so often in one poll and no more: tungstenite reads for as long as bytes come that
 /// make no message.
 struct Metered<'a> {
-    stream: &'a mut Stream,
+    /// `None`: another one has it.
+    stream: Option<&'a mut Stream>,
     /// Looks at what is read.
     text: Text,
     /// Reads that are left.
@@ -304,7 +344,10 @@ impl AsyncRead for Metered<'_> {
             cx.waker().wake_by_ref();
             return Poll::Pending;
         }
-        let count = ready!(self.stream.poll_read(cx, buffer.initialize_unfilled()))?;
+        let Some(stream) = &mut self.stream else {
+            return Poll::Ready(Err(io::ErrorKind::NotConnected.into()));
+        };
+        let count = ready!(stream.poll_read(cx, buffer.initialize_unfilled()))?;
         self.text.see(&buffer.initialize_unfilled()[..count]);
         buffer.advance(count);
         self.reads -= 1;
@@ -319,10 +362,11 @@ impl AsyncWrite for Metered<'_> {
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        if self.deaf {
+        let deaf = self.deaf;
+        let Some(stream) = self.stream.as_mut().filter(|_| !deaf) else {
             return Poll::Ready(Ok(bytes.len()));
-        }
-        let Ok(count) = ready!(self.stream.poll_write(cx, bytes)) else {
+        };
+        let Ok(count) = ready!(stream.poll_write(cx, bytes)) else {
             self.deaf = true;
             return Poll::Ready(Ok(bytes.len()));
         };
@@ -336,7 +380,10 @@ impl AsyncWrite for Metered<'_> {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.stream.poll_shutdown(cx)
+        match &mut self.stream {
+            Some(stream) => stream.poll_shutdown(cx),
+            None => Poll::Ready(Ok(())),
+        }
     }
 }
 

@@ -20,7 +20,12 @@ async fn hear(role: Role, rules: &Inspection, early: &[u8], parts: &[&[u8]]) -> 
             side.begin();
             Poll::Ready(match side.poll_heard(cx) {
                 Poll::Ready(heard) => Some(heard),
-                Poll::Pending => None,
+                Poll::Pending => {
+                    // Nothing that matters may be lost with what a large message has left.
+                    side.grown = true;
+                    side.shed(cx);
+                    None
+                }
             })
         })
         .await

@@ -68,6 +68,11 @@ impl Text {
         frames.read(bytes, |frame, at, payload| message.see(frame, at, payload));
     }
 
+    /// Whether a message could begin here.
+    pub(super) fn is_between(&self) -> bool {
+        self.frames.is_between() && self.message.kind == Kind::None
+    }
+
     /// Whether there is text that is none.
     pub(super) fn is_bad(&self) -> bool {
         self.message.kind == Kind::Bad
