@@ -111,7 +111,7 @@ fn a_refusal_says_when_to_come_again_and_is_counted_by_route() {
     assert_eq!(first.field("ratelimit"), Some(r#""2-per-hour";r=1;t=1800"#));
     // The same limit on another route is the same limit.
     assert_eq!(gateway.get("/same").status(), 200);
-    let refused = gateway.get("/");
+    let refused = gateway.ask("GET", "/", "Accept: application/json\r\n");
     gateway.get("/same");
     gateway.get("/same");
 
@@ -120,11 +120,12 @@ fn a_refusal_says_when_to_come_again_and_is_counted_by_route() {
     assert!((1700..=1800).contains(&wait), "{wait}");
     assert!(refused.field("ratelimit").unwrap().starts_with(r#""2-per-hour";r=0;t=1"#));
     assert_eq!(refused.json()["status"], 429);
+    assert_eq!(gateway.get("/").field("content-type"), Some("text/plain; charset=utf-8"));
     assert_eq!(gateway.get("/free").status(), 200);
     let name = "zproxy_ratelimit_rejected_total";
-    gateway.counts(name, &[("route", "limited")], 1.0);
+    gateway.counts(name, &[("route", "limited")], 2.0);
     gateway.counts(name, &[("route", "same")], 2.0);
-    gateway.counts("zproxy_plugin_rate_limit_refused_total", &[], 3.0);
+    gateway.counts("zproxy_plugin_rate_limit_refused_total", &[], 4.0);
     gateway.counts("zproxy_plugin_state_entries", &[("plugin", "rate-limit")], 1.0);
 }
 
