@@ -202,6 +202,9 @@ fn the_last_words_of_a_server_are_heard() {
     let gateway = Gateway::start(json!({ "routes": routes }));
     let mut client = open_raw(&gateway);
     eventually("the server has left", || (upstream.ended() == 1).then_some(()));
+    // What its kernel has not sent yet would be lost with the reset.
+    let large = || gateway.metrics().sum("zproxy_websocket_messages_total", &[("from", "server")]);
+    eventually("the large message is here", || (large() >= 1.0).then_some(()));
 
     // The first of these is answered by a reset, and the next cannot be written.
     for _ in 0..20 {
