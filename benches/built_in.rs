@@ -163,7 +163,7 @@ fn tokens(count: u32, algorithm: &str, sign: impl Fn(&[u8]) -> Vec<u8>) -> Vec<S
     let token = |number: u32| {
         let claims = json!({
             "iss": "https://idp.example/realms/shop", "aud": "shop-api", "exp": 4_000_000_000_u32,
-            "iat": 1_800_000_000, "jti": format!("{number:032}"), "sub": format!("user-{number}"),
+            "iat": 1_700_000_000, "jti": format!("{number:032}"), "sub": format!("user-{number}"),
             "scope": "openid profile email",
         });
         let signed = format!("{header}.{}", encode(claims.to_string().as_bytes()));
