@@ -18,6 +18,8 @@ use std::io;
 use std::task::{Context as TaskContext, Poll};
 use std::time::{Duration, Instant};
 
+use ::h2::Reason;
+
 use super::Client;
 use super::context::{Clock, Context};
 use super::relay::{Lanes, Place, Pump, PumpError};
@@ -572,8 +574,6 @@ pub(super) fn upload_time(request: Duration, received: u64, passed: Duration) ->
 /// Why a stream has ended without an answer. RFC 9113 §8.7: a stream after the last one that a GOAWAY
 /// names, or one that was refused, has not been begun with.
 fn not_answered(error: &::h2::Error) -> RequestError {
-    use ::h2::Reason;
-
     match error.reason() {
         _ if error.is_remote() && error.is_go_away() => RequestError::Unprocessed,
         _ if error.is_io() || error.is_go_away() => RequestError::Closed,
