@@ -190,13 +190,14 @@ fn send(admin: SocketAddr, method: &str, path: &str, body: &[u8]) -> Result<(u16
     let length = body.len();
     write!(
         stream,
-        "{method} {path} HTTP/1.1\r\nHost: {admin}\r\nContent-Length: {length}\r\n\r\n"
+        "{method} {path} HTTP/1.0\r\nHost: {admin}\r\nContent-Length: {length}\r\n\r\n"
     )?;
     stream.write_all(body)?;
     let mut reader = BufReader::new(stream);
     let head = Head::read(&mut reader)?.context("closed without an answer")?;
     let mut body = String::new();
-    reader.take(head.length().unwrap_or(0)).read_to_string(&mut body)?;
+    // To HTTP/1.0 what has no length ends with the connection.
+    reader.take(head.length().unwrap_or(u64::MAX)).read_to_string(&mut body)?;
     Ok((head.status(), body))
 }
 
